@@ -1,0 +1,111 @@
+"""What training leaves on disk: checkpoints to go on from, and the weights to use.
+
+    RUN/config.yaml               the configuration
+    RUN/weights.safetensors       the averaged weights of the newest checkpoint, float32
+    RUN/checkpoints/00001000/     weights, average, optimizer (safetensors) and state.json
+    RUN/autoencoder/              a world model carries the autoencoder its latents were made with
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nextframe.errors import UserError
+from nextframe.files import new_file, new_folder, sweep
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.yaml"
+AUTOENCODER = "autoencoder"
+KEPT_CHECKPOINTS = 2
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in training steps, over all runs that continued each other."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a run needs to go on as if it had not stopped. The order of reading follows from the step."""
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    progress: Progress
+
+
+def save_checkpoint(run: Path, state: TrainingState) -> Path:
+    """Write a checkpoint whole or not at all, and drop all but the newest few."""
+    folder = run / "checkpoints"
+    path = folder / f"{state.progress.step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    if path.exists():
+        shutil.rmtree(path)
+    with new_folder(path) as temporary:
+        save_file(state.weights, temporary / "weights.safetensors")
+        save_file(state.average, temporary / "average.safetensors")
+        save_file(state.optimizer, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps(asdict(state.progress)))
+    for old in sorted(folder.iterdir())[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    return path
+
+
+def newest_checkpoint(run: Path) -> TrainingState | None:
+    """The newest checkpoint of a run, or None where there is none yet."""
+    found = sorted((run / "checkpoints").glob("[0-9]*"))
+    if not found:
+        return None
+    path = found[-1]
+    parts = [read_weights(path / f"{name}.safetensors") for name in ("weights", "average", "optimizer")]
+    try:
+        progress = Progress(**json.loads((path / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}): delete that folder to go on from the one before") from None
+    return TrainingState(*parts, progress)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    with new_file(path) as temporary:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, temporary)
+
+
+def load_weights(network: N, path: Path) -> N:
+    """Load a weight file into a network of the same configuration, in the network's own precision.
+
+    Raises UserError listing the first names that are missing, unexpected or of another shape.
+    """
+    weights, wanted = read_weights(path), network.state_dict()
+    missing = [name for name in wanted if name not in weights]
+    unexpected = [name for name in weights if name not in wanted]
+    shapes = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{path} does not fit its configuration: {problem}: {', '.join(names[:3])}{more}")
+    with torch.no_grad():
+        network.load_state_dict(weights)
+    return network

@@ -1,0 +1,175 @@
+"""Every setting of a model, its training and its sampling, as frozen dataclasses. No torch in here.
+
+A configuration is written beside the weights it belongs to (`config.yaml`) and read back strictly: an unknown name
+or a value of the wrong type is refused, with the nearest real name.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Condition = Literal["none", "label", "action"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The FAR transformer (arXiv 2503.19325, section 3); the defaults are FAR-B on 8 x 8 latents."""
+
+    latent_channels: int = 32
+    latent_size: int = 8
+    """Rows and columns of the latent grid."""
+    layers: int = 12
+    heads: int = 12
+    head_dim: int = 64
+    rope_axes: tuple[int, int, int] = (16, 24, 24)
+    """Channels of a head that turn with the frame, the row and the column."""
+    patch: int = 1
+    """Latent rows and columns per token in the fine level (the newest frames)."""
+    coarse_patch: int | None = None
+    """The same in the coarse level (every older frame): a long model. None: a short model, without that level."""
+    window: int = 16
+    """Frames in the fine level, the newest included."""
+    condition: Condition = "none"
+    classes: int = 0
+    """Number of labels or actions; the null condition of guidance is the id after the last."""
+    action_of: Literal["arrival", "departure"] = "arrival"
+    """Which action a frame is given: the one that led to it, or (the published networks) the one taken in it."""
+    temporal_decay: float = 0.0
+    """FlexRoPE: added to the attention logits per frame of distance between key and query."""
+
+    def __post_init__(self) -> None:
+        if sum(self.rope_axes) != self.head_dim:
+            raise ValueError(f"rope_axes {self.rope_axes} must add up to head_dim {self.head_dim}")
+        if self.condition != "none" and self.classes < 1:
+            raise ValueError(f"condition {self.condition!r} needs classes >= 1")
+        for name, patch in (("patch", self.patch), ("coarse_patch", self.coarse_patch or self.patch)):
+            if patch < 1 or self.latent_size % patch:
+                raise ValueError(f"{name} {patch} must divide latent_size {self.latent_size}")
+        if self.coarse_patch is not None and self.coarse_patch % self.patch:
+            raise ValueError(f"coarse_patch {self.coarse_patch} must be a multiple of patch {self.patch}")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def null_condition(self) -> int:
+        return self.classes
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """A DC-AE (`diffusers.AutoencoderDC`); the defaults are the published 8x model for 64 x 64 video."""
+
+    frame_size: int = 64
+    """Height and width of the frames it is trained on, in pixels."""
+    latent_channels: int = 32
+    encoder_channels: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels per stage; every stage after the first halves the resolution."""
+    encoder_layers: tuple[int, ...] = (0, 4, 8, 2)
+    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
+    decoder_layers: tuple[int, ...] = (0, 5, 10, 2)
+    attention_stages: int = 1
+    """How many of the last stages are EfficientViT blocks rather than residual blocks."""
+    decoder_norm: Literal["batch_norm", "rms_norm"] = "batch_norm"
+    """Of the decoder's residual blocks; its attention blocks always have RMS norm."""
+    decoder_activation: Literal["relu", "silu"] = "relu"
+
+    def __post_init__(self) -> None:
+        stages = len(self.encoder_channels)
+        lengths = {len(self.encoder_layers), len(self.decoder_channels), len(self.decoder_layers)}
+        if lengths != {stages}:
+            raise ValueError("encoder and decoder need one number of channels and of layers for each stage")
+        if self.frame_size % self.compression:
+            raise ValueError(f"frame_size {self.frame_size} must be a multiple of {self.compression}")
+
+    @property
+    def compression(self) -> int:
+        """Pixels per latent row or column."""
+        return 2 ** (len(self.encoder_channels) - 1)
+
+    @property
+    def latent_size(self) -> int:
+        return self.frame_size // self.compression
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    """Largest L2 norm of the gradient of all weights together."""
+    warmup_steps: int = 0
+    """Steps over which the rate climbs linearly from zero."""
+    decay: float = 0.0
+    """Last part of the run over which the rate falls linearly to zero; 0: constant to the end."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, which are the ones sampled with; the average is shorter in the first steps."""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """What one training clip is."""
+
+    frames: int = 16
+    interval: int = 1
+    """Every n-th frame of the episode."""
+    min_frames: int | None = None
+    """Long models: the length is drawn uniformly from [min_frames, frames), the same for all clips of a step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; what is trained is the other half of its preset."""
+
+    steps: int = 400_000
+    batch: int = 32
+    """Clips (autoencoder: frames) per optimizer step, over all devices."""
+    accumulate: int = 1
+    """Parts a batch is cut into, one after the other, to save memory. The result is the same."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    seed: int = 0
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` ..."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; the weights and the optimizer are float32. `auto`: bfloat16 where the hardware has it."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network; `auto`: on a GPU, and on a CPU where there is a C++ compiler."""
+    checkpoint_minutes: float = 10.0
+    log_every: int = 20
+    minutes: float | None = None
+    """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How frames are drawn from a model."""
+
+    steps: int = 50
+    """Euler steps per frame."""
+    guidance: float = 1.0
+    """v = v_null + guidance * (v_condition - v_null); 1: no guidance."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A preset of `nextframe train`: the transformer, what it is trained on, and how."""
+
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    clean_context: float = 0.1
+    """Probability that a frame of the window enters training clean (section 3.2 of the paper)."""
+    condition_dropout: float = 0.1
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A preset of `nextframe train`: the autoencoder and its training."""
+
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    latent_noise: float = 0.0
+    """Noise added to the latents in training, in units of their standard deviation; makes the decoder forgiving."""
+    train: TrainConfig = field(default_factory=TrainConfig)

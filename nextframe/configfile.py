@@ -1,0 +1,85 @@
+"""`config.yaml`: a configuration beside the weights it belongs to, written whole and read back strictly."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.errors import UserError
+from nextframe.files import write_atomically
+
+KINDS: dict[str, type] = {"autoencoder": TokenizerConfig, "world-model": WorldModelConfig}
+RunConfig = TokenizerConfig | WorldModelConfig
+T = TypeVar("T")
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    kind = next(name for name, cls in KINDS.items() if isinstance(config, cls))
+    text = yaml.safe_dump({"kind": kind, **_plain(dataclasses.asdict(config))}, sort_keys=False)
+    write_atomically(path, text.encode())
+
+
+def read_config(path: Path) -> RunConfig:
+    """Raises UserError, naming the file and the setting, for anything that does not fit."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run: it has no {path.name}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict) or values.get("kind") not in KINDS:
+        raise UserError(f"{path}: kind must be one of {', '.join(KINDS)}")
+    kind = values.pop("kind")
+    try:
+        return build(KINDS[kind], values, str(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def build(cls: type[T], values: Any, where: str) -> T:
+    """A dataclass from plain values; every name and type is checked."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected settings, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = [name for name in values if name not in hints]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), list(hints), n=1)
+        raise UserError(f"{where}: unknown setting {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where)
+    if origin is tuple and isinstance(value, list):
+        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(hints) == len(value):
+            return tuple(_value(one, item, where) for one, item in zip(hints, value, strict=True))
+    elif origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(argument for argument in arguments if argument is not type(None)), value, where)
+    elif origin is typing.Literal and value in arguments:
+        return value
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads `1e-4` as a string
+        except ValueError:
+            pass
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{where}: {value!r} does not fit {getattr(hint, '__name__', hint)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,147 @@
+"""Latents on disk: safetensors shards of many episodes, and one JSON index.
+
+A shard holds `<episode>.latents` (bfloat16 [f, c, h, w], scaled) and `<episode>.actions` (int64 [f]). Clips are read
+by memory map at the offsets of the header: only the frames of the clip are touched.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nextframe.errors import UserError
+from nextframe.files import new_file, write_atomically
+
+VERSION = 1
+INDEX = "latents.json"
+EPISODES_PER_SHARD = 64
+
+
+@dataclass(frozen=True)
+class LatentEpisode:
+    name: str
+    split: str
+    frames: int
+    shard: str
+    psnr: float
+    """Of the autoencoder's reconstruction, in dB."""
+
+
+@dataclass(frozen=True)
+class LatentIndex:
+    """`latents.json`"""
+
+    autoencoder: str
+    """sha256 of the autoencoder's weights."""
+    shape: tuple[int, int, int]
+    """Channels, rows, columns."""
+    action_names: tuple[str, ...]
+    fps: float
+    episodes: tuple[LatentEpisode, ...] = ()
+
+
+def write_shard(path: Path, episodes: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """`episodes`: name -> (latents [f, c, h, w], actions [f])"""
+    tensors = {}
+    for name, (latents, actions) in episodes.items():
+        tensors[f"{name}.latents"] = latents.to(torch.bfloat16).contiguous()
+        tensors[f"{name}.actions"] = actions.to(torch.int64).contiguous()
+    with new_file(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def write_index(folder: Path, index: LatentIndex) -> None:
+    content = {"version": VERSION, **dataclasses.asdict(index)}
+    write_atomically(folder / INDEX, json.dumps(content, indent=1).encode())
+
+
+def read_index(folder: Path) -> LatentIndex:
+    path = folder / INDEX
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("version") != VERSION:
+            raise UserError(f"{path} was written by another version of nextframe: encode the data again")
+        episodes = tuple(LatentEpisode(**episode) for episode in content.pop("episodes"))
+        content["shape"], content["action_names"] = tuple(content["shape"]), tuple(content["action_names"])
+        return LatentIndex(**content, episodes=episodes)
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no latents (no {INDEX}): make them with nextframe encode") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): encode the data again") from None
+
+
+class Shard:
+    """One memory-mapped safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+            length = int.from_bytes(self._bytes[:8].tobytes(), "little")
+            if length > len(self._bytes) - 8:
+                raise ValueError("truncated header")
+            self._header: dict[str, Any] = json.loads(self._bytes[8 : 8 + length].tobytes())
+            self._start = 8 + length
+            ends = [entry["data_offsets"][1] for name, entry in self._header.items() if name != "__metadata__"]
+            if self._start + max(ends, default=0) > len(self._bytes):
+                raise ValueError("truncated data")
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: encode the data again") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete it and encode the data again") from None
+
+    def read(self, name: str, start: int, stop: int, interval: int = 1) -> Tensor:
+        """Rows start, start + interval ... below stop of one tensor."""
+        entry = self._header[name]
+        dtype = {"BF16": torch.bfloat16, "I64": torch.int64}[entry["dtype"]]
+        row = math.prod(entry["shape"][1:]) * dtype.itemsize
+        first = self._start + entry["data_offsets"][0]
+        content = self._bytes[first + start * row : first + stop * row].copy()
+        return torch.from_numpy(content).view(dtype).reshape(stop - start, *entry["shape"][1:])[::interval]
+
+
+class LatentDataset:
+    """The latent episodes of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = read_index(folder)
+        self._shards: dict[str, Shard] = {}
+
+    def episodes(self, split: str) -> list[LatentEpisode]:
+        found = [episode for episode in self.index.episodes if episode.split == split]
+        if not found:
+            raise UserError(f"{self.folder} has no episodes of the split {split!r}")
+        return found
+
+    def _shard(self, episode: LatentEpisode) -> Shard:
+        if episode.shard not in self._shards:
+            self._shards[episode.shard] = Shard(self.folder / episode.shard)
+        return self._shards[episode.shard]
+
+    def latents(self, episode: LatentEpisode, start: int, frames: int, interval: int = 1) -> Tensor:
+        """bfloat16 [frames, c, h, w]: every `interval`-th frame from `start`."""
+        stop = start + (frames - 1) * interval + 1
+        return self._shard(episode).read(f"{episode.name}.latents", start, stop, interval)
+
+    def actions(self, episode: LatentEpisode) -> Tensor:
+        """int64 [f]: the action taken at each frame of the whole episode."""
+        return self._shard(episode).read(f"{episode.name}.actions", 0, episode.frames)
+
+    @cached_property
+    def scale_check(self) -> float:
+        """Standard deviation of a sample of the latents; about 1 where the autoencoder's scale is right."""
+        sample = self.index.episodes[:: max(1, len(self.index.episodes) // 16)]
+        parts: Sequence[Tensor] = [
+            self.latents(episode, 0, episode.frames).float().flatten() for episode in sample
+        ]
+        return float(torch.cat(list(parts)).std())

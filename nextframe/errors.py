@@ -1,0 +1,9 @@
+"""The one error a user is meant to see."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line: what is wrong, in which file or setting, and the way out.
+
+    The command line prints it without a traceback and exits with status 2. Everything else that is raised is a bug
+    and keeps its traceback.
+    """

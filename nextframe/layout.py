@@ -1,0 +1,81 @@
+"""The layout: one row per token (frame, row, column, level), in the order in which the network sees them.
+
+A layout is a run of segments, each a range of frames at one level. It is a plain value, so that tables made from it
+(rotary angles, masks) can be made once and kept.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nextframe.config import TransformerConfig
+
+FINE, COARSE = 0, 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames [start, stop) at one level, `side` x `side` tokens each, `stride` grid positions apart."""
+
+    level: int
+    start: int
+    stop: int
+    side: int
+    stride: int
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.side * self.side
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class Layout:
+    segments: tuple[Segment, ...] = ()
+
+    @cached_property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+    @cached_property
+    def frames(self) -> int:
+        return sum(segment.frames for segment in self.segments)
+
+    def table(self) -> Tensor:
+        """int64 [n, 4]: frame, row, column and level of every token. Row and column count fine tokens."""
+        rows = [torch.empty(0, 4, dtype=torch.int64)]
+        for segment in self.segments:
+            frames = torch.arange(segment.start, segment.stop)
+            places = torch.arange(segment.side) * segment.stride
+            rows.append(torch.cartesian_prod(frames, places, places, torch.tensor([segment.level])))
+        return torch.cat(rows)
+
+    def __add__(self, other: "Layout") -> "Layout":
+        return Layout(self.segments + other.segments)
+
+
+def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Segment:
+    """Frames [start, stop) at the resolution this model gives to the level."""
+    patch = config.patch if level == FINE else config.coarse_patch
+    if patch is None:
+        raise ValueError("this is a short model: it has no coarse level (coarse_patch is None)")
+    return Segment(level, start, stop, config.latent_size // patch, patch // config.patch)
+
+
+def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
+    """Frames [first, frames): in a long model the newest `window` are fine and all older ones coarse.
+
+    A short model has one level and sees at most what it is given.
+    """
+    split = max(first, frames - config.window) if config.coarse_patch is not None else first
+    parts = (segment(config, COARSE, first, split),) if split > first else ()
+    return Layout((*parts, segment(config, FINE, split, frames)))

@@ -1,0 +1,104 @@
+"""What is minimised. An objective prepares a whole batch (all that is random happens there) and scores a part of it."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextframe.autoencoder import Autoencoder, pixels_from_video
+from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.flow import CLEAN_TIME, COARSE_TIME, noised, training_levels
+from nextframe.layout import Layout, layout_of
+from nextframe.transformer import Transformer
+
+Inputs = dict[str, Tensor]
+"""Tensors whose first axis is the batch, so that a batch can be cut into parts."""
+
+
+class Objective(Protocol):
+    def prepare(self, batch: Any, generator: torch.Generator) -> Inputs:
+        """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone."""
+        ...
+
+    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
+        """The mean loss over the batch axis."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of training clips: scaled latents [b, f, c, h, w] and per-frame condition ids [b, f] (or None)."""
+
+    latents: Tensor
+    conditions: Tensor | None
+
+
+@dataclass(frozen=True)
+class FrameFlowMatching:
+    """Flow matching with a time of its own for every frame, and stochastic clean context (sections 3.1 and 3.2).
+
+    In a long model the frames before the window are context: coarse, clean, and without a loss (section 3.3).
+    """
+
+    config: WorldModelConfig
+
+    def layout(self, frames: int) -> Layout:
+        return layout_of(self.config.model, frames)
+
+    def prepare(self, batch: Clips, generator: torch.Generator) -> Inputs:
+        latents = batch.latents.float()
+        b, f = latents.shape[:2]
+        fine = self.layout(f).segments[-1].frames
+        # Drawn for the window alone: what is drawn must not depend on how much context there is.
+        levels = training_levels((b, fine), generator)
+        noise = torch.randn(b, fine, *latents.shape[2:], generator=generator)
+        clean = torch.rand(b, fine, generator=generator) < self.config.clean_context
+        window = noised(latents[:, -fine:], noise, levels.masked_fill(clean, 0))
+        time = torch.full((b, f), COARSE_TIME)
+        time[:, -fine:] = (1000 * levels).masked_fill(clean, CLEAN_TIME)
+        inputs = {
+            "input": torch.cat([latents[:, :-fine], window], dim=1),
+            "time": time,
+            "target": noise - latents[:, -fine:],
+            "weight": frame_weights(clean),
+        }
+        if batch.conditions is not None:
+            dropped = torch.rand(batch.conditions.shape, generator=generator) < self.config.condition_dropout
+            inputs["condition"] = batch.conditions.masked_fill(dropped, self.config.model.null_condition)
+        return inputs
+
+    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
+        transformer = network
+        assert isinstance(transformer, Transformer)
+        layout = self.layout(inputs["input"].shape[1])
+        tokens = transformer.tokens(inputs["input"], layout)
+        velocity = transformer.latents(transformer(tokens, layout, inputs["time"], inputs.get("condition")))
+        error = (velocity.float() - inputs["target"]).square().mean(dim=(2, 3, 4))
+        return (error * inputs["weight"]).sum(dim=1).mean()
+
+
+def frame_weights(clean: Tensor) -> Tensor:
+    """[b, f] weights of the frame losses: the mean over the frames of a clip that are not clean."""
+    noisy = (~clean).float()
+    return noisy / noisy.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """L1 between a frame and its reconstruction."""
+
+    config: TokenizerConfig
+
+    def prepare(self, batch: Tensor, generator: torch.Generator) -> Inputs:
+        """`batch`: uint8 [b, height, width, 3]"""
+        model = self.config.model
+        shape = (len(batch), model.latent_channels, model.latent_size, model.latent_size)
+        return {"pixels": pixels_from_video(batch), "noise": torch.randn(shape, generator=generator)}
+
+    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
+        assert isinstance(network, Autoencoder)
+        latents = network.encode(inputs["pixels"])
+        latents = latents + self.config.latent_noise * latents.std() * inputs["noise"]
+        return F.l1_loss(network.decode(latents).float(), inputs["pixels"])

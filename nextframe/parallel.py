@@ -1,0 +1,52 @@
+"""Devices: which one, in which precision, compiled or not. The network itself knows nothing of it."""
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from nextframe.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r}: write auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(f"device {name!r} is not there: this machine shows {count} CUDA devices; try --device auto")
+    elif device.type != "cpu":
+        raise UserError(f"device {name!r} is not supported: write auto, cpu, cuda or cuda:N")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products."""
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def matrix_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Run matrix products in `dtype`, everything that needs it in float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def should_compile(setting: str, device: torch.device) -> bool:
+    """Whether to compile; on a CPU that takes a C++ compiler on the machine."""
+    if setting == "auto":
+        return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
+    return setting == "on"

@@ -1,0 +1,28 @@
+"""The legend of axes, and names for the tensors that pass between modules.
+
+b batch · f frames · c h w latent channels, rows, columns · n tokens · d model width · p patch · k heads · e head width
+
+The annotations are jaxtyping's; the tests check them at run time, nothing else does.
+"""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Video = Int[Tensor, "b f height width 3"]
+"""uint8 pixels as they lie on disk."""
+Pixels = Float[Tensor, "b 3 height width"]
+"""Frames in [-1, 1], as the autoencoder sees them."""
+Latents = Float[Tensor, "b f c h w"]
+"""Scaled latents, about unit variance."""
+FrameTimes = Float[Tensor, "b f"]
+"""Network time per frame: 1000 s in [0, 1000], or CLEAN_TIME, or COARSE_TIME."""
+FrameConditions = Int[Tensor, "b f"]
+"""Label or action id per frame; the number of classes is the null condition."""
+Tokens = Float[Tensor, "b f n channels"]
+"""The patches of each frame of one level."""
+HeadTokens = Float[Tensor, "b k n e"]
+"""Queries, keys or values."""
+RotaryTable = Float[Tensor, "n half_e"]
+"""Cosine or sine of each token's angles, one per pair of channels."""
+AttentionMask = Bool[Tensor, "queries keys"] | Float[Tensor, "queries keys"]
+"""True (or a finite number, added to the logits) where a query may look at a key."""

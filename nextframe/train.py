@@ -1,0 +1,224 @@
+"""The one training loop. What is trained, and on what, are its arguments."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from nextframe.checkpoint import WEIGHTS, Progress, TrainingState, newest_checkpoint, save_checkpoint, write_weights
+from nextframe.config import OptimizerConfig, TrainConfig
+from nextframe.errors import UserError
+from nextframe.objective import Inputs, Objective
+from nextframe.parallel import matrix_precision, resolve_device, resolve_precision, should_compile
+from nextframe.progress import progress as show_progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains: a network, its objective, and the batch of each step, a pure function of the step."""
+
+    network: nn.Module
+    objective: Objective
+    batch: Callable[[int], Any]
+
+
+def train(task: Task, config: TrainConfig, run: Path) -> Progress:
+    """Train `task` in the folder `run`, going on from its newest checkpoint. Ctrl-C saves one and returns.
+
+    Returns where the run stands. Raises UserError when the loss is no longer a number.
+    """
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    network = task.network.to(device).train()
+    optimizer = AdamW(network, config.optimizer)
+    average = Average(network, config.optimizer.ema_decay)
+    position = restore(run, network, optimizer, average)
+    forward = torch.compile(task.objective.loss) if should_compile(config.compile, device) else task.objective.loss
+
+    def save() -> None:
+        network_state, average_state = _on_cpu(network.state_dict()), _on_cpu(average.state_dict(network))
+        save_checkpoint(run, TrainingState(network_state, average_state, _on_cpu(optimizer.state_dict()), position))
+        write_weights(run / WEIGHTS, average_state)
+
+    saved = time.monotonic()
+    with metrics_log(run) as log, prefetched(task.batch, position.step) as batches:
+        with show_progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance:
+            shown = fraction_done(config, position)
+            try:
+                while fraction_done(config, position) < 1:
+                    started = time.monotonic()
+                    rate = learning_rate(config, position)
+                    generator = torch.Generator().manual_seed(step_seed(config.seed, position.step))
+                    inputs = task.objective.prepare(next(batches), generator)
+                    with matrix_precision(precision, device):
+                        loss = accumulate_gradients(forward, network, inputs, config.accumulate, device)
+                    norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.gradient_clip)
+                    optimizer.step(rate)
+                    average.update(network, position.step)
+                    spent = time.monotonic() - started
+                    position = Progress(position.step + 1, position.seconds + spent)
+                    if position.step % config.log_every == 0:
+                        record = {"step": position.step, "loss": loss.item(), "gradient_norm": norm.item()}
+                        if not math.isfinite(record["loss"]):
+                            raise UserError(f"the loss is {record['loss']} at step {position.step}: lower --train.optimizer.learning-rate")
+                        log({**record, "learning_rate": rate, "seconds": position.seconds, "seconds_per_step": spent})
+                        done = fraction_done(config, position)
+                        advance(done - shown, f"step {position.step}  loss {record['loss']:.4f}  {spent:.2f} s/step")
+                        shown = done
+                    if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                        save()
+                        saved = time.monotonic()
+            finally:
+                save()
+    return position
+
+
+def fraction_done(config: TrainConfig, position: Progress) -> float:
+    """How much of the run is behind: by steps, or by minutes where those run out first."""
+    by_time = position.seconds / (60 * config.minutes) if config.minutes else 0.0
+    return max(position.step / config.steps, by_time)
+
+
+def learning_rate(config: TrainConfig, position: Progress) -> float:
+    """Linear warm-up, constant, and a linear fall to zero over the last part of the run."""
+    optimizer = config.optimizer
+    warmup = min(1.0, (position.step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
+    left = 1 - fraction_done(config, position)
+    return optimizer.learning_rate * warmup * min(1.0, left / optimizer.decay if optimizer.decay else 1.0)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for each step, so that a resumed run draws what the undisturbed one would have drawn."""
+    return (seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def accumulate_gradients(
+    loss_of: Callable[[nn.Module, Inputs], Tensor], network: nn.Module, inputs: Inputs, parts: int, device: torch.device
+) -> Tensor:
+    """Set the gradients of the mean loss over the batch, computed part by part; returns that loss."""
+    network.zero_grad(set_to_none=True)
+    pieces = [dict(zip(inputs, piece, strict=True)) for piece in zip(*(x.chunk(parts) for x in inputs.values()), strict=True)]
+    size = len(next(iter(inputs.values())))
+    total = torch.zeros((), device=device)
+    for piece in pieces:
+        share = len(next(iter(piece.values()))) / size
+        loss = loss_of(network, {name: x.to(device, non_blocking=True) for name, x in piece.items()}) * share
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+class AdamW:
+    """torch's AdamW with the rate given per step and a state of plain named tensors."""
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
+        self._named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            self._named.values(), betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def step(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{key}": value for name, p in self._named.items() for key, value in self._optimizer.state[p].items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, p in self._named.items():
+            self._optimizer.state[p] = {
+                key: state[f"{name}/{key}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+
+
+class Average:
+    """Exponential moving average of the weights; buffers are taken as they are."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._names = [name for name, _ in network.named_parameters()]
+        self._shadows = [p.detach().clone() for p in network.parameters()]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Short at first, so that the random start is soon forgotten."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._shadows, list(network.parameters()), 1 - decay)
+
+    def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
+        """The state dict of the network with averaged weights."""
+        return {**network.state_dict(), **dict(zip(self._names, self._shadows, strict=True))}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, shadow in zip(self._names, self._shadows, strict=True):
+            shadow.copy_(state[name])
+
+
+def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -> Progress:
+    """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
+    state = newest_checkpoint(run)
+    if state is None:
+        return Progress()
+    try:
+        network.load_state_dict(state.weights)
+        average.load_state_dict(state.average)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out") from None
+    return state.progress
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+@contextmanager
+def prefetched(batch: Callable[[int], Any], first: int) -> Iterator[Iterator[Any]]:
+    """The batches from step `first` on, each made while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def stream() -> Iterator[Any]:
+            step, following = first, pool.submit(batch, first)
+            while True:
+                ready = following.result()
+                step += 1
+                following = pool.submit(batch, step)
+                yield ready
+
+        yield stream()
+
+
+@contextmanager
+def metrics_log(run: Path) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Append to `metrics.jsonl`, and to TensorBoard's events where that is installed."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        board = None
+    else:
+        board = SummaryWriter(str(run / "tensorboard"))
+    with (run / "metrics.jsonl").open("a") as file:
+        yield lambda record: _log(record, file, board)
+    if board is not None:
+        board.close()
+
+
+def _log(record: dict[str, float], file: TextIO, board: Any) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()
+    if board is not None:
+        for name, value in record.items():
+            if name != "step":
+                board.add_scalar(name, value, int(record["step"]))

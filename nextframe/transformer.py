@@ -1,0 +1,120 @@
+"""The one transformer: tokens and their layout in, a velocity per fine token out.
+
+It has never heard of windows, data sets, devices or cache policy. The kinds of model are kinds of layout.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextframe.cache import KeyValueCache
+from nextframe.config import TransformerConfig
+from nextframe.layers import Block, Modulation, TimeEmbedding, normalised
+from nextframe.layout import COARSE, FINE, Layout
+from nextframe.mask import frame_causal_mask
+from nextframe.rope import rotary_table
+from nextframe.shapes import FrameConditions, FrameTimes, Latents, Tokens
+
+
+def patchify(latents: Latents, patch: int) -> Tokens:
+    """[b, f, c, h, w] -> [b, f, n, c p p], tokens by row and column, each patch flattened as (c, p1, p2)."""
+    b, f, c, h, w = latents.shape
+    x = latents.reshape(b, f, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(b, f, (h // patch) * (w // patch), c * patch * patch)
+
+
+def unpatchify(tokens: Tokens, patch: int, channels: int) -> Latents:
+    """The inverse of `patchify`, for a square grid."""
+    b, f, n, _ = tokens.shape
+    side = round(n**0.5)
+    x = tokens.reshape(b, f, side, side, channels, patch, patch)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, f, channels, side * patch, side * patch)
+
+
+class Transformer(nn.Module):
+    """FAR (arXiv 2503.19325): DiT blocks, one condition vector per frame, frame-causal attention over token levels."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        coarse = config.coarse_patch is not None
+        patches = [config.patch, config.coarse_patch] if coarse else [config.patch]
+        self.embed = nn.ModuleList(nn.Linear(p * p * config.latent_channels, config.width) for p in patches if p)
+        self.time = TimeEmbedding(config.width)
+        if config.condition != "none":
+            self.condition = nn.Embedding(config.classes + 1, config.width)
+        last = config.layers - 1
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, coarse, i == last) for i in range(config.layers))
+        self.final_modulation = Modulation(config.width, 2)
+        self.head = nn.Linear(config.width, config.patch**2 * config.latent_channels)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier everywhere; small embeddings; zero modulations and head, so that the network starts as nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module.linear.weight)
+            elif isinstance(module, TimeEmbedding):
+                nn.init.normal_(module.expand.weight, std=0.02)
+                nn.init.normal_(module.project.weight, std=0.02)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)
+
+    def tokens(self, latents: Latents, layout: Layout) -> list[Tokens]:
+        """The patches of `latents` (the frames of `layout`, in its order), one tensor per segment."""
+        patches = {FINE: self.config.patch, COARSE: self.config.coarse_patch or 0}
+        parts = latents.split([segment.frames for segment in layout.segments], dim=1)
+        return [patchify(part, patches[segment.level]) for part, segment in zip(parts, layout.segments, strict=True)]
+
+    def latents(self, tokens: Tokens) -> Latents:
+        """The frames of fine tokens."""
+        return unpatchify(tokens, self.config.patch, self.config.latent_channels)
+
+    def forward(
+        self,
+        tokens: Sequence[Tokens],
+        layout: Layout,
+        time: FrameTimes,
+        condition: FrameConditions | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tokens:
+        """Velocity of the fine tokens, [b, f_fine, n, c p p].
+
+        `tokens` holds one tensor per segment of `layout`, `time` and `condition` one column per frame of it. With a
+        `cache` the tokens also see what lies on its stack, and their keys and values are written above it.
+        """
+        sizes = [segment.frames for segment in layout.segments]
+        levels = [segment.level for segment in layout.segments]
+        device = time.device
+        rotary = rotary_table(layout, self.config.rope_axes, device)
+        keys = layout if cache is None else cache.layout + layout
+        mask = frame_causal_mask(layout, keys, self.config.temporal_decay, device)
+        conditions = F.silu(self.condition_vectors(time, condition)).split(sizes, dim=1)
+        hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, conditions, levels, rotary, mask, cache, index)
+        # What the last block returns is the fine level: the coarse one is memory only there.
+        scale, shift = self.final_modulation(conditions[-1])
+        return self.head(normalised(hidden[-1], shift, scale))
+
+    def condition_vectors(self, time: FrameTimes, condition: FrameConditions | None) -> Tensor:
+        """One vector per frame, [b, f, d]: its time, and its label or action."""
+        vectors = self.time(time)
+        if self.config.condition == "none":
+            return vectors
+        if condition is None:
+            raise ValueError(f"this model is conditioned on {self.config.condition}s: give one per frame")
+        return vectors + self.condition(condition)
+
+
+def parameters_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
