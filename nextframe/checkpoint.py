@@ -28,7 +28,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """Where a training run stands."""
 
     step: int = 0
@@ -43,13 +43,13 @@ class TrainingState:
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    progress: Progress
+    position: Position
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> Path:
     """Write a checkpoint whole or not at all, and drop all but the newest few."""
     folder = run / "checkpoints"
-    path = folder / f"{state.progress.step:08d}"
+    path = folder / f"{state.position.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     if path.exists():
@@ -58,7 +58,7 @@ def save_checkpoint(run: Path, state: TrainingState) -> Path:
         save_file(state.weights, temporary / "weights.safetensors")
         save_file(state.average, temporary / "average.safetensors")
         save_file(state.optimizer, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps(asdict(state.progress)))
+        (temporary / "state.json").write_text(json.dumps(asdict(state.position)))
     for old in sorted(folder.iterdir())[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return path
@@ -72,10 +72,10 @@ def newest_checkpoint(run: Path) -> TrainingState | None:
     path = found[-1]
     parts = [read_weights(path / f"{name}.safetensors") for name in ("weights", "average", "optimizer")]
     try:
-        progress = Progress(**json.loads((path / "state.json").read_text()))
+        position = Position(**json.loads((path / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}): delete that folder to go on from the one before") from None
-    return TrainingState(*parts, progress)
+    return TrainingState(*parts, position)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))
-        frames = clip_length(config, random)
+        frames = clip_length(config, step, random)
         latents, conditions = [], []
         for index in batch_indices(train.seed, step, train.batch, len(episodes)):
             episode = episodes[index]
@@ -75,9 +75,11 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
     return batch
 
 
-def clip_length(config: WorldModelConfig, random: np.random.Generator) -> int:
+def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:
     """Frames of the clips of one step."""
     clip = config.clip
     if clip.min_frames is None:
         return clip.frames
-    return int(random.integers(clip.min_frames, clip.frames))
+    grown = min(1.0, step / (clip.ramp * config.train.steps)) if clip.ramp else 1.0
+    longest = clip.min_frames * (clip.frames / clip.min_frames) ** grown
+    return int(random.integers(clip.min_frames, max(clip.min_frames + 1, round(longest))))

@@ -116,6 +116,8 @@ class ClipConfig:
     """Every n-th frame of the episode."""
     min_frames: int | None = None
     """Long models: the length is drawn uniformly from [min_frames, frames), the same for all clips of a step."""
+    ramp: float = 0.0
+    """First part of the run over which the longest length grows, by equal factors, from min_frames to frames."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; the weights and the optimizer are float32. `auto`: bfloat16 where the hardware has it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the network; `auto`: on a GPU, and on a CPU where there is a C++ compiler."""
+    """Compile the network; `auto`: on a GPU."""
     checkpoint_minutes: float = 10.0
     log_every: int = 20
     minutes: float | None = None
@@ -173,3 +175,17 @@ class TokenizerConfig:
     latent_noise: float = 0.0
     """Noise added to the latents in training, in units of their standard deviation; makes the decoder forgiving."""
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What `nextframe evaluate` asks of a model: go on from the first frames of held-out episodes."""
+
+    context: int = 144
+    """Frames the model is shown."""
+    frames: int = 156
+    """Frames it predicts after them, given the true actions. Only these are scored."""
+    episodes: int = 64
+    """How many, the first by name."""
+    split: str = "test"
+    """Which part of the data set they are taken from."""

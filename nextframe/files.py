@@ -16,23 +16,25 @@ TEMPORARY = ".partial-"
 
 
 @contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Turn 'no space left on device' into a line for the user."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into a line for the user."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no space left on the disk of {path}: free some, then run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
         raise
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` that replaces it when the block ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept at the end: libraries choose the format by it.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with full_disk(path):
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             with temporary.open("rb") as handle:
@@ -50,9 +52,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, which must not exist yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-    with full_disk(path):
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
         try:
             yield temporary
             for file in temporary.iterdir():
@@ -64,8 +66,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left behind in `folder`."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
+    """Remove what killed runs left behind in `folder` and below it."""
+    for leftover in folder.rglob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

@@ -4,6 +4,7 @@ from nextframe.config import (
     AutoencoderConfig,
     ClipConfig,
     OptimizerConfig,
+    Protocol,
     SampleConfig,
     TokenizerConfig,
     TrainConfig,
@@ -45,7 +46,7 @@ MAZE = WorldModelConfig(
         condition="action",
         classes=5,
     ),
-    clip=ClipConfig(frames=300, min_frames=16),
+    clip=ClipConfig(frames=300, min_frames=16, ramp=0.7),
     train=TrainConfig(
         steps=100_000,
         batch=16,
@@ -57,4 +58,9 @@ MAZE = WorldModelConfig(
 PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
     "autoencoder-maze": AUTOENCODER_MAZE,
     "maze": MAZE,
+}
+
+PROTOCOLS: dict[str, Protocol] = {
+    "maze": Protocol(context=144, frames=156, episodes=64, split="test"),
+    "demo": Protocol(context=144, frames=156, episodes=8, split="demo"),
 }

@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextframe.checkpoint import WEIGHTS, Progress, TrainingState, newest_checkpoint, save_checkpoint, write_weights
+from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import OptimizerConfig, TrainConfig
 from nextframe.errors import UserError
+from nextframe.files import writing, write_atomically
 from nextframe.objective import Inputs, Objective
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision, should_compile
-from nextframe.progress import progress as show_progress
+from nextframe.progress import progress
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Task:
     batch: Callable[[int], Any]
 
 
-def train(task: Task, config: TrainConfig, run: Path) -> Progress:
+def train(task: Task, config: TrainConfig, run: Path) -> Position:
     """Train `task` in the folder `run`, going on from its newest checkpoint. Ctrl-C saves one and returns.
 
     Returns where the run stands. Raises UserError when the loss is no longer a number.
@@ -49,8 +50,8 @@ def train(task: Task, config: TrainConfig, run: Path) -> Progress:
         write_weights(run / WEIGHTS, average_state)
 
     saved = time.monotonic()
-    with metrics_log(run) as log, prefetched(task.batch, position.step) as batches:
-        with show_progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance:
+    with metrics_log(run, position.step) as log, prefetched(task.batch, position.step) as batches:
+        with progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance:
             shown = fraction_done(config, position)
             try:
                 while fraction_done(config, position) < 1:
@@ -64,7 +65,7 @@ def train(task: Task, config: TrainConfig, run: Path) -> Progress:
                     optimizer.step(rate)
                     average.update(network, position.step)
                     spent = time.monotonic() - started
-                    position = Progress(position.step + 1, position.seconds + spent)
+                    position = Position(position.step + 1, position.seconds + spent)
                     if position.step % config.log_every == 0:
                         record = {"step": position.step, "loss": loss.item(), "gradient_norm": norm.item()}
                         if not math.isfinite(record["loss"]):
@@ -81,13 +82,13 @@ def train(task: Task, config: TrainConfig, run: Path) -> Progress:
     return position
 
 
-def fraction_done(config: TrainConfig, position: Progress) -> float:
+def fraction_done(config: TrainConfig, position: Position) -> float:
     """How much of the run is behind: by steps, or by minutes where those run out first."""
     by_time = position.seconds / (60 * config.minutes) if config.minutes else 0.0
     return max(position.step / config.steps, by_time)
 
 
-def learning_rate(config: TrainConfig, position: Progress) -> float:
+def learning_rate(config: TrainConfig, position: Position) -> float:
     """Linear warm-up, constant, and a linear fall to zero over the last part of the run."""
     optimizer = config.optimizer
     warmup = min(1.0, (position.step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
@@ -165,18 +166,18 @@ class Average:
             shadow.copy_(state[name])
 
 
-def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -> Progress:
+def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -> Position:
     """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
     state = newest_checkpoint(run)
     if state is None:
-        return Progress()
+        return Position()
     try:
         network.load_state_dict(state.weights)
         average.load_state_dict(state.average)
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out") from None
-    return state.progress
+    return state.position
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,25 +201,42 @@ def prefetched(batch: Callable[[int], Any], first: int) -> Iterator[Iterator[Any
 
 
 @contextmanager
-def metrics_log(run: Path) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Append to `metrics.jsonl`, and to TensorBoard's events where that is installed."""
+def metrics_log(run: Path, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Append to `metrics.jsonl`, and to TensorBoard's events where that is installed.
+
+    What a run that was killed logged after its last checkpoint, `step`, is dropped: those steps are taken again.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        board = None
-    else:
-        board = SummaryWriter(str(run / "tensorboard"))
-    with (run / "metrics.jsonl").open("a") as file:
-        yield lambda record: _log(record, file, board)
+    path = run / "metrics.jsonl"
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+    board = _tensorboard(run, step)
+    with path.open("a") as file, writing(path):
+
+        def log(record: dict[str, float]) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            if board is not None:
+                for name, value in record.items():
+                    board.add_scalar(name, value, int(record["step"]))
+
+        yield log
     if board is not None:
         board.close()
 
 
-def _log(record: dict[str, float], file: TextIO, board: Any) -> None:
-    file.write(json.dumps(record) + "\n")
-    file.flush()
-    if board is not None:
-        for name, value in record.items():
-            if name != "step":
-                board.add_scalar(name, value, int(record["step"]))
+def _step_of(line: str) -> float:
+    """The step of a line of the log; a line that a kill cut short belongs to no step that counts."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _tensorboard(run: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)

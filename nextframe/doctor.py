@@ -1,0 +1,80 @@
+"""What this machine can do, what is missing, and how to get it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from nextframe.checkpoint import CONFIG
+from nextframe.demo import PRETRAINED
+from nextframe.parallel import has_bfloat16, resolve_device
+
+OPTIONAL = {
+    "vizdoom": ("recording mazes", "maze"),
+    "torchmetrics": ("PSNR and SSIM", "report"),
+    "matplotlib": ("the curves of reports", "report"),
+    "tensorboard": ("TensorBoard logs", "tensorboard"),
+}
+"""Package -> (what it is for, the extra that brings it)."""
+
+
+def doctor() -> None:
+    """Print the findings; a line that begins with `!` is something to do."""
+    lines = [*machine(), *accelerators(), *packages(), *model()]
+    print("\n".join(lines))
+
+
+def machine() -> list[str]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines = [
+        f"  Python {platform.python_version()}, torch {torch.__version__}, {platform.system()} {platform.machine()}",
+        f"  {os.cpu_count()} cores, {memory:.0f} GiB of memory, {free:.0f} GiB free on this disk",
+    ]
+    return lines if free > 5 else [*lines, "! less than 5 GiB of disk are free: a training run keeps several checkpoints"]
+
+
+def accelerators() -> list[str]:
+    """The devices that would be used, and the rate of their matrix products."""
+    lines = []
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    for device in map(resolve_device, names):
+        what = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
+        kinds = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+        rates = ", ".join(f"{matrix_rate(device, kind):.2f} TFLOP/s in {str(kind)[6:]}" for kind in kinds)
+        lines.append(f"  {device}: {what}, {rates}")
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        lines.append('! there is an NVIDIA GPU, but this torch cannot use it: make clean, make setup TORCH="torch==2.13.0+cu130"')
+    return lines
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """TFLOP/s of [1024, 768] @ [768, 3072], a product of FAR-B's MLP."""
+    a, b = torch.randn(1024, 768, device=device), torch.randn(768, 3072, device=device)
+    a, b = a.to(dtype), b.to(dtype)
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        (a @ b).sum().item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024 * 768 * 3072 / best / 1e12
+
+
+def packages() -> list[str]:
+    lines = []
+    for name, (purpose, extra) in OPTIONAL.items():
+        try:
+            lines.append(f"  {name} {importlib.metadata.version(name)}: {purpose}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"! {name} is missing ({purpose}): pip install 'nextframe[{extra}]'")
+    return lines
+
+
+def model() -> list[str]:
+    if (PRETRAINED / CONFIG).exists():
+        return [f"  default model: {PRETRAINED}"]
+    return [f"! the default model is missing ({PRETRAINED}): install nextframe again"]

@@ -1,0 +1,75 @@
+"""Averages over episodes, and how far to trust them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+EARLY = 16
+"""The first predicted frames, averaged apart from the rest: what the model sees, before what it must remember."""
+RESAMPLES = 5000
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over episodes and its 95 % confidence interval (percentile bootstrap over episodes)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method by one metric."""
+
+    early: Figure
+    """Over predicted frames 1 to 16."""
+    late: Figure | None
+    """Over predicted frames 17 to the last; None where there are none."""
+    frames: tuple[Figure, ...]
+    """At each predicted frame."""
+    episodes: tuple[float, ...]
+    """Of each episode, over all its predicted frames."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better (if positive) one method is than another, episode by episode, by one metric."""
+
+    early: Figure
+    late: Figure | None
+    won: int
+    """Episodes in which it is better, over all predicted frames."""
+
+
+def score(values: np.ndarray) -> Score:
+    """`values`: [episodes, frames]."""
+    late = values[:, EARLY:]
+    return Score(
+        figures(values[:, :EARLY].mean(1))[0],
+        figures(late.mean(1))[0] if late.size else None,
+        figures(values),
+        tuple(round(float(mean), DIGITS) for mean in values.mean(1)),
+    )
+
+
+def gain(values: np.ndarray, others: np.ndarray) -> Gain:
+    """`values`, `others`: [episodes, frames] of the same episodes, which makes it a paired comparison."""
+    difference = score(values - others)
+    return Gain(difference.early, difference.late, int(np.sum(values.mean(1) > others.mean(1))))
+
+
+def figures(values: np.ndarray) -> tuple[Figure, ...]:
+    """The mean of each column of [episodes, columns] (or of [episodes]), with its interval."""
+    columns = values.reshape(len(values), -1).astype(np.float64)
+    low, high = np.percentile(_resamples(len(columns)) @ columns, [2.5, 97.5], axis=0)
+    rows = np.stack([columns.mean(0), low, high], axis=1).round(DIGITS)
+    return tuple(Figure(*row) for row in rows.tolist())
+
+
+@lru_cache(1)
+def _resamples(episodes: int) -> np.ndarray:
+    """Bootstrap weights [resamples, episodes]: the share of draws that fall on each episode; always the same draws."""
+    return np.random.default_rng(0).multinomial(episodes, [1 / episodes] * episodes, RESAMPLES) / episodes

@@ -1,0 +1,53 @@
+"""What a person may choose about the mazes, and the names and sizes everything else in this package shares."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nextframe.errors import UserError
+
+Difficulty = Literal["calm", "plain", "rich"]
+
+REVISION = 1  # of the mazes, looks and walks a seed gives; raise it when they change, so that no dataset mixes two
+ACTION_NAMES = ("noop", "forward", "turn_left", "turn_right", "backward")
+NOOP, FORWARD, TURN_LEFT, TURN_RIGHT, BACKWARD = range(5)
+
+CELL = 128  # map units along one side of a grid cell, and pixels of a texture: a power of two, see look.py
+HEIGHT = 80  # of the ceiling: from the middle of a corridor, its floor and ceiling are seen even when facing a wall
+STEP = 32  # map units of one forward action: four steps cross a cell, so paths close exactly
+HEADINGS = 32  # one turn is 360 / 32 = 11.25 degrees, exact in the 16-bit angles of the engine
+CLEARANCE = 28  # map units the eye keeps from every wall
+FRAMES_PER_SECOND = 17.5  # two of the engine's 35 tics a frame
+
+
+@dataclass(frozen=True)
+class MazeSettings:
+    """How episodes are made. Two recordings with the same settings and seed are the same bytes.
+
+    difficulty: "calm" has plain floors and 3 or 4 soft wall colours in large patterns, for small models; "plain" has
+        more patterns and stronger colours; "rich" has a pattern per wall, fine ones too, and patterned floors.
+    cells: the maze has cells x cells junctions, on a grid of (2 cells + 1) squared.
+    frames: per episode.
+    size: height and width of a frame in pixels: 64, 128 or 256.
+    loops: probability that a wall between two corridors is opened.
+    revisit: probability that the explorer's next goal is a place it has already been to.
+    """
+
+    difficulty: Difficulty = "calm"
+    cells: int = 3
+    frames: int = 300
+    size: int = 64
+    loops: float = 0.25
+    revisit: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.difficulty not in get_args(Difficulty):
+            raise UserError(f"maze difficulty {self.difficulty!r} is unknown: choose {', '.join(get_args(Difficulty))}")
+        if not 2 <= self.cells <= 30:
+            raise UserError(f"maze cells is {self.cells}: choose 2 to 30")
+        if self.frames < 2:
+            raise UserError(f"maze frames is {self.frames}: an episode needs at least 2")
+        if self.size not in (64, 128, 256):
+            raise UserError(f"maze size is {self.size}: choose 64, 128 or 256")
+        for name in ("loops", "revisit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"maze {name} is {getattr(self, name)}: it is a probability, choose 0 to 1")

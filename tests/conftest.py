@@ -1,0 +1,57 @@
+"""Small things many tests need; and shapes are checked while tests run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+from nextframe.config import AutoencoderConfig, TransformerConfig
+
+with jaxtyping.install_import_hook(
+    ["nextframe.rope", "nextframe.cache", "nextframe.flow", "nextframe.layers", "nextframe.mask", "nextframe.transformer"],
+    "beartype.beartype",
+):
+    from nextframe.transformer import Transformer
+
+SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))
+LONG = TransformerConfig(
+    latent_channels=3,
+    latent_size=4,
+    layers=2,
+    heads=2,
+    head_dim=16,
+    rope_axes=(4, 6, 6),
+    coarse_patch=2,
+    window=4,
+    condition="action",
+    classes=3,
+)
+AUTOENCODER = AutoencoderConfig(
+    frame_size=16,
+    latent_channels=3,
+    encoder_channels=(8, 16, 16),
+    encoder_layers=(0, 1, 1),
+    decoder_channels=(8, 16, 16),
+    decoder_layers=(0, 1, 1),
+    attention_stages=0,
+    decoder_norm="rms_norm",
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test starts from one seed, in an empty folder of its own."""
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def random_transformer(config: TransformerConfig) -> Transformer:
+    """A network in which everything is random, also what training starts at zero."""
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model

@@ -1,0 +1,241 @@
+"""Episodes on disk: what is read is what was written, and whatever is wrong is one line that names the file."""
+
+import errno
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo, sole_writer
+from nextframe.errors import UserError
+
+INFO = DatasetInfo(fps=17.5, size=16, action_names=("noop", "forward"), source={"world": "test", "levels": [1, 2]})
+FRAMES = 20
+
+
+def noise_episode(seed: int = 0) -> Episode:
+    rng = np.random.default_rng(seed)
+    video = rng.integers(0, 256, (FRAMES, 16, 16, 3), dtype=np.uint8)
+    return Episode(video, rng.integers(0, 2, FRAMES), {"pose": rng.random((FRAMES, 3), np.float32)})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> EpisodeDataset:
+    dataset = EpisodeDataset.create(tmp_path / "data", INFO)
+    dataset.add("b", "train", noise_episode(1), {"seed": 1})
+    dataset.add("a", "train", noise_episode(0), {"seed": 0})
+    dataset.add("c", "test", noise_episode(2), {"seed": 2})
+    dataset.save()
+    return dataset
+
+
+def edit_index(dataset: EpisodeDataset, **changes: Any) -> None:
+    path = dataset.folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_episode(dataset: EpisodeDataset, **changes: Any) -> EpisodeInfo:
+    entries = json.loads((dataset.folder / "dataset.json").read_text())["episodes"]
+    edit_index(dataset, episodes=[{**entries[0], **changes}, *entries[1:]])
+    return EpisodeDataset.open(dataset.folder).episodes()[0]
+
+
+def test_round_trip_is_exact(dataset: EpisodeDataset) -> None:
+    opened = EpisodeDataset.open(dataset.folder)
+    assert opened.info == DatasetInfo(17.5, 16, ("noop", "forward"), {"world": "test", "levels": [1, 2]})
+    assert [info.name for info in opened.episodes()] == ["a", "b", "c"]
+    assert [info.name for info in opened.episodes("train")] == ["a", "b"]
+    for seed, info in enumerate(opened.episodes()):
+        opened.verify(info)
+        episode, expected = opened.read(info), noise_episode(seed)
+        assert info.meta == {"seed": seed} and info.frames == FRAMES
+        np.testing.assert_array_equal(episode.video, expected.video)
+        np.testing.assert_array_equal(episode.actions, expected.actions)
+        np.testing.assert_array_equal(episode.extras["pose"], expected.extras["pose"])
+        assert episode.video.dtype == np.uint8 and episode.actions.dtype == np.int64
+        assert list(episode.extras) == ["pose"]
+
+
+def test_the_same_episode_is_the_same_bytes(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        dataset = EpisodeDataset.create(folder, INFO)
+        dataset.add("a", "train", noise_episode(), {})
+        dataset.save()
+    for path in ("dataset.json", "train/a.mp4", "train/a.npz"):
+        assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes()
+
+
+def test_reads_the_published_layout(dataset: EpisodeDataset) -> None:
+    episode = noise_episode()
+    np.savez(dataset.folder / "episode.npz", video=episode.video, actions=episode.actions)
+    both = EpisodeInfo("d", "test", FRAMES, {"video": "episode.npz"}, {})
+    read = dataset.read(both)
+    np.testing.assert_array_equal(read.video, episode.video)
+    np.testing.assert_array_equal(read.actions, episode.actions)
+    assert read.extras == {}
+
+
+def test_create_goes_on_with_the_same_settings_only(dataset: EpisodeDataset) -> None:
+    assert len(EpisodeDataset.create(dataset.folder, INFO).episodes()) == 3
+    other = DatasetInfo(17.5, 32, INFO.action_names, {**INFO.source, "world": "elsewhere"})
+    with pytest.raises(UserError, match=r"\(world test, now elsewhere, size 16, now 32\)"):
+        EpisodeDataset.create(dataset.folder, other)
+
+
+def test_create_leaves_other_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is not a dataset: choose a new folder"):
+        EpisodeDataset.create(tmp_path, INFO)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_folder_without_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path} is not a dataset: it has no dataset.json"):
+        EpisodeDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"version": 1}', b'{"version": 1, "fps": "fast"}'])
+def test_a_damaged_index_is_named(dataset: EpisodeDataset, content: bytes) -> None:
+    (dataset.folder / "dataset.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"dataset\.json (cannot be read|is damaged)"):
+        EpisodeDataset.open(dataset.folder)
+
+
+@pytest.mark.parametrize("change", [{"frames": "20"}, {"frames": 0}, {"files": []}, {"files": {"video": 3}}, {"x": 1}])
+def test_a_damaged_entry_is_named(dataset: EpisodeDataset, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        edit_episode(dataset, **change)
+
+
+def test_a_foreign_version_is_refused(dataset: EpisodeDataset) -> None:
+    edit_index(dataset, version=7)
+    with pytest.raises(UserError, match="has version 7, this nextframe reads 1"):
+        EpisodeDataset.open(dataset.folder)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.npz", "train/../../outside.npz", "link.npz"])
+def test_paths_do_not_leave_the_folder(dataset: EpisodeDataset, path: str) -> None:
+    (dataset.folder / "link.npz").symlink_to("/etc/passwd")
+    info = edit_episode(dataset, files={"video": path, "data": path})
+    for use in (dataset.read, dataset.verify):
+        with pytest.raises(UserError, match="outside its folder"):
+            use(info)
+
+
+def break_missing(path: Path) -> None:
+    path.unlink()
+
+
+def break_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def break_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def break_text(path: Path) -> None:
+    path.write_bytes(b"#EXTM3U\n/etc/passwd\n" * 100)
+
+
+@pytest.mark.parametrize("damage", [break_missing, break_half, break_empty, break_text])
+@pytest.mark.parametrize("role", ["video", "data"])
+def test_a_damaged_file_is_named(dataset: EpisodeDataset, role: str, damage: Any) -> None:
+    info = dataset.episodes()[0]
+    damage(dataset.folder / info.files[role])
+    for use in (dataset.read, dataset.verify):
+        with pytest.raises(UserError, match=info.files[role]):
+            use(info)
+
+
+def test_whatever_the_bytes_a_reader_gets_an_episode_or_a_line(dataset: EpisodeDataset) -> None:
+    info = dataset.episodes()[0]
+    rng = np.random.default_rng(0)
+    for path in (dataset.folder / file for file in info.files.values()):
+        whole = path.read_bytes()
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for place in rng.integers(0, len(damaged), rng.integers(1, 9)):
+                damaged[place] = rng.integers(0, 256)
+            path.write_bytes(damaged)
+            with suppress(UserError):
+                dataset.read(info)
+        path.write_bytes(whole)
+
+
+def test_pickles_are_not_opened(dataset: EpisodeDataset) -> None:
+    info = dataset.episodes()[0]
+    np.savez(dataset.folder / info.files["data"], actions=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"a\.npz cannot be read"):
+        dataset.read(info)
+
+
+def test_contents_must_be_what_the_index_says(dataset: EpisodeDataset) -> None:
+    for frames in (FRAMES - 1, FRAMES + 1):
+        with pytest.raises(UserError, match=rf"a\.mp4 has .* frames, the index says {frames}"):
+            dataset.read(edit_episode(dataset, frames=frames))
+    info = edit_episode(dataset, frames=FRAMES)
+    edit_index(dataset, size=32)
+    with pytest.raises(UserError, match=r"a\.mp4 holds uint8 \(20, 16, 16, 3\), not"):
+        EpisodeDataset.open(dataset.folder).read(info)
+    edit_index(dataset, size=16, action_names=["noop"])
+    with pytest.raises(UserError, match=r"a\.npz has actions 0 to 1, the dataset has noop"):
+        EpisodeDataset.open(dataset.folder).read(info)
+    np.savez(dataset.folder / "train/a.npz", actions=np.zeros(3, np.int64))
+    with pytest.raises(UserError, match=r"a\.npz has actions of shape \(3,\)"):
+        dataset.read(info)
+    np.savez(dataset.folder / "train/a.npz", poses=np.zeros(3, np.int64))
+    with pytest.raises(UserError, match=r"a\.npz has no array `actions`"):
+        dataset.read(info)
+
+
+def test_a_full_disk_leaves_nothing_half_written(dataset: EpisodeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(path for path in dataset.folder.rglob("*"))
+    index = (dataset.folder / "dataset.json").read_bytes()
+    calls = 0
+
+    def full_at_the_second_file(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            fail()
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second_file)
+    with pytest.raises(UserError, match=r"d\.npz cannot be written \(No space left on device\): free some space"):
+        dataset.add("d", "train", noise_episode(3), {})
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"dataset\.json cannot be written"):
+        dataset.save()
+    assert sorted(path for path in dataset.folder.rglob("*")) == before
+    assert (dataset.folder / "dataset.json").read_bytes() == index
+
+
+def test_writers_exclude_each_other_and_clear_what_was_left(dataset: EpisodeDataset) -> None:
+    leftover = dataset.folder / "train" / ".partial-123-d.mp4"
+    leftover.touch()
+    with sole_writer(dataset.folder):
+        assert not leftover.exists()
+        with pytest.raises(UserError, match="another process is writing"), sole_writer(dataset.folder):
+            pass
+    with sole_writer(dataset.folder):
+        pass
+
+
+def test_episodes_that_do_not_fit_are_refused(dataset: EpisodeDataset) -> None:
+    episode = noise_episode()
+    with pytest.raises(ValueError, match="video of d"):
+        dataset.add("d", "train", Episode(episode.video[:, :8], episode.actions), {})
+    with pytest.raises(ValueError, match="actions of shape"):
+        dataset.add("d", "train", Episode(episode.video, episode.actions[:-1]), {})
+    with pytest.raises(ValueError, match="not usable as file names"):
+        dataset.add("../d", "train", episode, {})
+    with pytest.raises(UserError, match="has actions 2 to 3, the dataset has noop, forward"):
+        dataset.add("d", "train", Episode(episode.video, episode.actions + 2), {})

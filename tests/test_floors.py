@@ -1,0 +1,80 @@
+"""A file imports lower floors only (docs/tour.md); the side wing imports floor 0 and its data."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "nextframe"
+FLOORS = {
+    0: {"__init__", "config", "configfile", "errors", "files", "presets", "progress", "shapes"},
+    1: {"cache", "conditions", "flow", "layout", "mask", "rope"},
+    2: {"layers"},
+    3: {"autoencoder", "transformer"},
+    4: {"checkpoint", "clips", "objective", "official", "parallel", "runs", "sampler"},
+    5: {"drawing", "encode", "evaluate", "inspect", "recipes", "report", "train"},
+    6: {"cli", "demo", "doctor"},
+}
+SIDE_WING = {"data", "metrics", "worlds"}
+WITHIN_A_FLOOR = {
+    # Importer -> what it may import on its own floor; anything else would let a floor grow into a heap.
+    "cache": {"layout"},
+    "mask": {"layout"},
+    "rope": {"layout"},
+    "presets": {"config"},
+    "configfile": {"config", "errors", "files"},
+    "files": {"errors"},
+    "clips": {"objective"},
+    "runs": {"checkpoint", "sampler"},
+    "recipes": {"train"},
+    "doctor": {"demo"},
+    "cli": {"demo", "doctor"},
+    "evaluate": {"drawing", "report"},
+    "report": {"drawing"},
+    "inspect": {"drawing"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """First parts of the names of our own modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nextframe":
+            parts = node.module.split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {(alias.name.split(".") + ["__init__"])[1] for alias in node.names if alias.name.startswith("nextframe")}
+    return {"__init__" if name == "__version__" else name for name in found}
+
+
+def floor_of(module: str) -> int:
+    if module in SIDE_WING:
+        return 1  # above the words, below everything that reads data
+    return next(floor for floor, modules in FLOORS.items() if module in modules)
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    module = module_of(path)
+    for imported in imports_of(path) - {module}:
+        if module in SIDE_WING:
+            assert imported in FLOORS[0] | {"data"}, f"{module} imports {imported}"
+        elif floor_of(imported) == floor_of(module):
+            assert imported in WITHIN_A_FLOOR.get(module, set()), f"{module} imports {imported} on its own floor"
+        else:
+            assert floor_of(imported) < floor_of(module), f"{module} imports {imported} from above"
+
+
+def test_words_know_no_torch() -> None:
+    for module in FLOORS[0] - {"shapes"}:
+        source = (PACKAGE / f"{module}.py").read_text()
+        assert "import torch" not in source and "from torch" not in source, module
+
+
+def test_files_hold_one_idea() -> None:
+    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 400}
+    assert not long

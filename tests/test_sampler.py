@@ -1,0 +1,93 @@
+"""The cache changes nothing, the batch changes nothing, and time can be turned back."""
+
+import pytest
+import torch
+from conftest import LONG, SHORT, random_transformer
+
+from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.sampler import Session, rollout, uncached_frame
+
+TOLERANCE = {"atol": 1e-5, "rtol": 0}
+DECAYING = TransformerConfig(**{**LONG.__dict__, "temporal_decay": 0.2})
+
+
+def clips(config: TransformerConfig, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, frames, 3, 4, 4, generator=generator)
+    conditions = torch.randint(0, 3, (batch, 16), generator=generator) if config.condition != "none" else None
+    return latents, conditions
+
+
+def generate(
+    config: TransformerConfig, context: torch.Tensor, conditions: torch.Tensor | None, sample: SampleConfig, frames: int
+) -> torch.Tensor:
+    start = context.shape[1]
+    past, future = (None, None) if conditions is None else (conditions[:, :start], conditions[:, start:])
+    session = Session(random_transformer(config), context, past, start + frames, sample)
+    for _ in rollout(session, future, frames):
+        pass
+    return session.latents
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("context", [0, 1, 3, 4, 7], ids=lambda frames: f"context{frames}")
+@pytest.mark.parametrize("config", [SHORT, LONG, DECAYING], ids=["short", "long", "decay"])
+def test_cached_is_uncached(config: TransformerConfig, context: int, guidance: float) -> None:
+    """Across the moment the window (4 frames) slides: contexts before it, at it and after it, 5 frames each."""
+    latents, conditions = clips(config, 2, context)
+    sample = SampleConfig(steps=3, guidance=guidance)
+    cached = generate(config, latents, conditions, sample, 5)
+    torch.manual_seed(0)  # the same random weights
+    model = random_transformer(config)
+    plain = latents
+    for frame in range(context, context + 5):
+        so_far = None if conditions is None else conditions[:, : frame + 1]
+        plain = torch.cat([plain, uncached_frame(model, plain, so_far, sample, [0, 1])[:, None]], dim=1)
+    torch.testing.assert_close(cached, plain, **TOLERANCE)
+
+
+def test_one_at_a_time_is_eight_at_once() -> None:
+    latents, conditions = clips(LONG, 8, 3)
+    assert conditions is not None
+    sample = SampleConfig(steps=3, guidance=1.5)
+    together = generate(LONG, latents, conditions, sample, 4)
+    for index in (0, 5):
+        torch.manual_seed(0)
+        part = slice(index, index + 1)
+        alone = generate(LONG, latents[part], conditions[part], SampleConfig(3, 1.5, seed=index), 4)
+        torch.testing.assert_close(alone, together[part], **TOLERANCE)
+
+
+@pytest.mark.parametrize("back_to", [2, 5, 8])
+def test_rewinding_takes_the_same_way_again(back_to: int) -> None:
+    latents, conditions = clips(LONG, 1, 2)
+    assert conditions is not None
+    session = Session(random_transformer(LONG), latents, conditions[:, :2], 12, SampleConfig(steps=2))
+    first = [frame.clone() for frame in rollout(session, conditions[:, 2:], 8)]
+    session.rewind(back_to)
+    again = list(rollout(session, conditions[:, back_to:], 10 - back_to))
+    torch.testing.assert_close(torch.stack(again), torch.stack(first[back_to - 2 :]), **TOLERANCE)
+
+
+def test_a_branch_after_rewinding_forgets_the_old_future() -> None:
+    latents, conditions = clips(LONG, 1, 2)
+    assert conditions is not None
+    model, sample = random_transformer(LONG), SampleConfig(steps=2)
+    session = Session(model, latents, conditions[:, :2], 12, sample)
+    list(rollout(session, conditions[:, 2:], 8))
+    session.rewind(6)
+    branch = (conditions + 1) % 3
+    kept = session.latents.clone()
+    list(rollout(session, branch[:, 6:], 3))
+    fresh = Session(model, kept, conditions[:, :6], 12, sample)
+    list(rollout(fresh, branch[:, 6:], 3))
+    torch.testing.assert_close(session.latents, fresh.latents, **TOLERANCE)
+
+
+def test_a_session_has_a_size() -> None:
+    latents, conditions = clips(LONG, 1, 2)
+    assert conditions is not None
+    session = Session(random_transformer(LONG), latents, conditions[:, :2], 3, SampleConfig(steps=1))
+    session.step(conditions[:, 2])
+    with pytest.raises(ValueError, match="room for 3"):
+        session.step(conditions[:, 3])

@@ -1,0 +1,92 @@
+"""The network: causal between frames, one table of tokens, one condition per frame."""
+
+import pytest
+import torch
+from conftest import LONG, SHORT, random_transformer
+
+from nextframe.config import TransformerConfig
+from nextframe.layout import COARSE, FINE, layout_of
+from nextframe.mask import frame_causal_mask
+from nextframe.presets import MAZE
+from nextframe.rope import rotary_table, rotate
+from nextframe.transformer import Transformer, parameters_of, patchify, unpatchify
+
+CPU = torch.device("cpu")
+
+
+def velocity(model: Transformer, latents: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+    layout = layout_of(model.config, latents.shape[1])
+    time = torch.full(latents.shape[:2], 500.0)
+    with torch.no_grad():
+        return model.latents(model(model.tokens(latents, layout), layout, time, actions))
+
+
+@pytest.mark.parametrize("config", [SHORT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("changed", [0, 3, 5, 7])
+def test_a_frame_changes_no_earlier_output(config: TransformerConfig, changed: int) -> None:
+    model, frames = random_transformer(config), 8
+    latents, actions = torch.randn(2, frames, 3, 4, 4), torch.randint(0, 3, (2, frames))
+    other = latents.clone()
+    other[:, changed] += 1
+    before, after = velocity(model, latents, actions), velocity(model, other, actions)
+    first = frames - before.shape[1]
+    same = max(0, changed - first)
+    assert torch.equal(before[:, :same], after[:, :same])
+    assert not torch.allclose(before[:, same:], after[:, same:])
+
+
+def test_a_condition_reaches_its_own_frame_only_and_later_ones() -> None:
+    model, latents = random_transformer(LONG), torch.randn(1, 4, 3, 4, 4)
+    actions = torch.zeros(1, 4, dtype=torch.int64)
+    other = actions.clone()
+    other[:, 2] = 1
+    before, after = velocity(model, latents, actions), velocity(model, latents, other)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_layout_of_a_long_model() -> None:
+    layout = layout_of(LONG, 6)
+    table = layout.table()
+    assert layout.tokens == len(table) == 2 * 4 + 4 * 16
+    assert layout.frames == 6
+    coarse = table[table[:, 3] == COARSE]
+    assert coarse[:4].tolist() == [[0, 0, 0, 1], [0, 0, 2, 1], [0, 2, 0, 1], [0, 2, 2, 1]]
+    assert table[table[:, 3] == FINE][:, 0].unique().tolist() == [2, 3, 4, 5]
+
+
+def test_mask_is_none_when_all_is_visible_and_never_looks_ahead() -> None:
+    layout = layout_of(LONG, 6)
+    mask = frame_causal_mask(layout, layout, 0.0, CPU)
+    assert mask is not None
+    frames = layout.table()[:, 0]
+    assert torch.equal(mask, frames[None, :] <= frames[:, None])
+    last = layout_of(LONG, 6, first=5)
+    assert frame_causal_mask(last, layout, 0.0, CPU) is None
+
+
+def test_rotation_depends_on_distance_only() -> None:
+    layout = layout_of(SHORT, 3)
+    cosine, sine = rotary_table(layout, SHORT.rope_axes, CPU)
+    query, key = torch.randn(16), torch.randn(16)
+    rotated_query = rotate(query.expand(1, 1, layout.tokens, 16), cosine, sine)[0, 0]
+    rotated_key = rotate(key.expand(1, 1, layout.tokens, 16), cosine, sine)[0, 0]
+    scores = rotated_query @ rotated_key.T
+    torch.testing.assert_close(scores[16:32, 0:16], scores[32:48, 16:32])
+    assert not torch.allclose(scores[16:32, 0:16], scores[32:48, 0:16])
+
+
+def test_patches_flatten_by_channel_then_row_then_column() -> None:
+    latents = torch.arange(2 * 4 * 4.0).reshape(1, 1, 2, 4, 4)
+    tokens = patchify(latents, 2)
+    assert tokens[0, 0, 1].tolist() == [2, 3, 6, 7, 18, 19, 22, 23]
+    assert torch.equal(unpatchify(tokens, 2, 2), latents)
+
+
+def test_the_default_model_is_small_enough_to_ship() -> None:
+    assert parameters_of(Transformer(MAZE.model)) < 8e6
+
+
+def test_a_conditioned_model_wants_its_condition() -> None:
+    with pytest.raises(ValueError, match="conditioned on actions"):
+        velocity(random_transformer(LONG), torch.randn(1, 2, 3, 4, 4), None)
