@@ -1,7 +1,6 @@
 """Curves as SVG inside a page, in the colours of the page and of its dark mode."""
 
 import json
-from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -109,11 +108,11 @@ def _svg(figure: Any) -> str:
     # Text stays text, in the font of the page; the same picture has the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "nextframe"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :].replace(INK, "currentColor").replace("'DejaVu Sans', ", "")
+    drawing = text.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans', ", "")
+    return drawing[drawing.index("<svg") :]
 
 
-def legend(methods: Sequence[Method] = tuple(METHODS)) -> str:
+def legend() -> str:
     """Which colour is which method."""
-    entries = (f'<span><i style="background:{METHOD_COLOURS[method]}"></i>{METHODS[method]}</span>' for method in methods)
-    return f'<div class="legend">{"".join(entries)}</div>'
+    swatches = {method: f'<i style="background:{METHOD_COLOURS[method]}"></i>' for method in METHODS}
+    return f'<div class="legend">{"".join(f"<span>{swatches[name]}{METHODS[name]}</span>" for name in METHODS)}</div>'

@@ -54,6 +54,13 @@ def normalised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMS norm of queries or keys, with the weight in their precision: torch's fused kernel wants that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class AttentionLevel(nn.Module):
     """The projections of one level of tokens: each level has its own, the softmax is common.
 
@@ -65,10 +72,10 @@ class AttentionLevel(nn.Module):
         self.memory_only = memory_only
         self.heads = heads
         self.key_value = nn.Linear(width, 2 * width)
-        self.key_norm = nn.RMSNorm(width // heads, eps=EPSILON)
+        self.key_norm = HeadNorm(width // heads, eps=EPSILON)
         if not memory_only:
             self.query = nn.Linear(width, width)
-            self.query_norm = nn.RMSNorm(width // heads, eps=EPSILON)
+            self.query_norm = HeadNorm(width // heads, eps=EPSILON)
             self.output = nn.Linear(width, width)
 
     def split_heads(self, x: Tensor) -> Tensor:

@@ -83,5 +83,5 @@ def config_from_published(kind: str, config: Mapping[str, Any], latent_size: int
         condition=condition["type"],
         classes=condition.get("num_classes") or condition.get("num_action_classes") or 0,
         action_of="departure",
-        temporal_decay=config["slope_scale"],
+        temporal_decay=float(config["slope_scale"]),
     )

@@ -20,34 +20,44 @@ STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 80px; }
-h1 { font-size: clamp(26px, 5vw, 40px); line-height: 1.15; letter-spacing: -.02em; margin: 0 0 16px; text-wrap: balance; }
+h1 { font-size: clamp(26px, 5vw, 40px); line-height: 1.15; letter-spacing: -.02em; margin: 0 0 16px; }
 h2 { font-size: 22px; letter-spacing: -.01em; margin: 56px 0 6px; }
 h3 { font-size: 16px; margin: 24px 0 6px; }
 p { max-width: 720px; margin: 8px 0; }
-.lead { font-size: 18px; } .soft, figcaption, .sub { color: var(--soft); } .soft { font-size: 14.5px; }
+.lead { font-size: 17px; margin: 0 0 12px; }
+.soft, figcaption, .sub { color: var(--soft); } .soft { font-size: 14.5px; }
 .over { color: var(--accent); font-weight: 600; font-size: 14px; letter-spacing: .04em; margin: 0 0 8px; }
-.tiles { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); margin: 28px 0 0; }
+.tiles { display: grid; gap: 12px; margin: 20px 0 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
 .tile .name { font-size: 14px; color: var(--soft); }
 .tile .value { font-size: 30px; font-weight: 650; letter-spacing: -.02em; line-height: 1.3; }
 .tile .sub { font-size: 13.5px; line-height: 1.45; }
-.grid { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); margin: 16px 0; }
-.hero { max-width: 720px; margin: 28px 0; } figure { margin: 0; min-width: 0; } figcaption { font-size: 14.5px; margin-top: 6px; }
+.grid { display: grid; gap: 20px; margin: 16px 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
+.clip { display: grid; gap: 16px; grid-template-columns: 1fr; margin: 8px 0 28px; }
+@media (min-width: 800px) { .clip { grid-template-columns: 260px minmax(0, 1fr); align-items: center; } }
+.clip .wide { margin: 3px 0; border-radius: 6px; }
+.beside { display: grid; gap: 36px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
+  align-items: center; margin: 20px 0; }
+figure { margin: 0; min-width: 0; } figcaption { font-size: 14.5px; margin-top: 6px; }
 video, figure img { width: 100%; height: auto; display: block; border-radius: 10px; background: #111418; }
 .wide { overflow-x: auto; border-radius: 10px; } .wide img { min-width: 720px; }
-.chart { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px; }
+.chart { max-width: 560px; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px; }
 .chart svg { width: 100%; height: auto; display: block; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14.5px; margin: 10px 0; }
-.legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px; vertical-align: middle; }
+.legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px;
+  vertical-align: middle; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 14.5px; width: 100%; margin: 12px 0; }
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tabular-nums; }
-.bar { display: grid; grid-template-columns: minmax(84px, 150px) 1fr; gap: 10px; align-items: center; margin: 6px 0; font-size: 14.5px; }
+.bar { display: grid; grid-template-columns: minmax(84px, 150px) 1fr; gap: 10px; align-items: center; margin: 6px 0;
+  font-size: 14.5px; }
 .bar .track { display: flex; align-items: center; gap: 8px; min-width: 0; white-space: nowrap; }
 .bar .fill { height: 16px; border-radius: 4px; background: var(--accent); min-width: 2px; flex: 0 1 auto; }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
-pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto; margin: 6px 0 14px;
-  font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto;
+  margin: 6px 0 14px;  font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 .good { color: var(--accent); font-weight: 600; } .bad { color: #d0483e; font-weight: 600; }
 footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }
@@ -56,8 +66,12 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line);
 
 def page(title: str, body: Sequence[str]) -> str:
     """A whole document. `title` is plain text, `body` HTML."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-    return f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>
+{"".join(body)}
+</main></body></html>
+"""
 
 
 def write_page(path: Path, html: str) -> Path:
@@ -80,28 +94,38 @@ def heading(text: str, level: int = 2) -> str:
 def video(frames: np.ndarray, fps: float, caption: str) -> str:
     """Frames uint8 [f, h, w, 3] as a video that plays, silently, again and again."""
     data = b64encode(mp4_bytes(frames, fps)).decode()
-    tag = f'<video autoplay loop muted playsinline controls src="data:video/mp4;base64,{data}"></video>'
-    return f"<figure>{tag}<figcaption>{escape(caption)}</figcaption></figure>"
+    source = f'src="data:video/mp4;base64,{data}"'
+    return _figure(f"<video autoplay loop muted playsinline controls {source}></video>", caption)
 
 
 def picture(image: np.ndarray, caption: str) -> str:
     """A wide picture, uint8 [h, w, 3], that a phone can scroll through."""
     data = b64encode(png_bytes(image)).decode()
-    tag = f'<div class="wide"><img alt="{escape(caption)}" src="data:image/png;base64,{data}"></div>'
-    return f"<figure>{tag}<figcaption>{escape(caption)}</figcaption></figure>"
+    alt = escape(caption or "frames in a row")
+    return _figure(f'<div class="wide"><img alt="{alt}" src="data:image/png;base64,{data}"></div>', caption)
 
 
-def hero(content: str) -> str:
-    """The one thing to see first."""
-    return f'<div class="hero">{content}</div>'
+def beside(left: str, right: str) -> str:
+    """Two halves; one above the other on a phone."""
+    return f'<div class="beside"><div>{left}</div><div>{right}</div></div>'
 
 
 def chart(svg: str, caption: str) -> str:
-    return f'<figure><div class="chart">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    return _figure(f'<div class="chart">{svg}</div>', caption)
+
+
+def _figure(content: str, caption: str) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{content}{below}</figure>"
 
 
 def grid(*cells: str) -> str:
     return f'<div class="grid">{"".join(cells)}</div>'
+
+
+def clip(player: str, strips: Sequence[str]) -> str:
+    """A small video, and rows of its frames."""
+    return f'<div class="clip">{player}<div>{"".join(strips)}</div></div>'
 
 
 def tiles(*content: tuple[str, str, str]) -> str:
@@ -128,7 +152,8 @@ def bars(rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
     lines = []
     for name, lengths, text in rows:
         fills = "".join(f'<span class="fill" style="width:{70 * length / longest:.2f}%"></span>' for length in lengths)
-        lines.append(f'<div class="bar"><span>{escape(name)}</span><span class="track">{fills}{escape(text)}</span></div>')
+        track = f'<span class="track">{fills}{escape(text)}</span>'
+        lines.append(f'<div class="bar"><span>{escape(name)}</span>{track}</div>')
     return "".join(lines)
 
 

@@ -105,17 +105,17 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
     protocol, fps = results.protocol, float(results.data["fps"])
     yield page.paragraph("nextframe: a world model, measured", "over")
     yield page.heading("Can it tell what happens next?", 1)
-    yield page.paragraph(
+    sentences = [
         f"The model was shown the first {protocol.context} frames ({protocol.context / fps:.1f} s) of "
         f"{counted(len(results.episodes), 'held-out episode')}, then nothing but the actions that were taken. "
         f"From these it made the next {protocol.frames} frames ({protocol.frames / fps:.1f} s), each from its own "
         "earlier ones, and every frame was compared with what really happened.",
-        "lead",
-    )
-    for late in (False, True):
-        if sentence := verdict(results, late):
-            yield page.paragraph(sentence, "lead")
-    yield page.hero(_player(results, median))
+        verdict(results, late=False),
+        verdict(results, late=True),
+    ]
+    text = "".join(page.paragraph(sentence, "lead") for sentence in sentences if sentence)
+    key = "Amber: the end of the context. Teal: made by the model. The arrow is the action that led to a frame."
+    yield page.beside(text, _player(results, median) + page.paragraph(key, "soft"))
     yield page.tiles(*_tiles(results))
 
 
@@ -134,7 +134,9 @@ def verdict(results: Results, late: bool) -> str:
     It is better or worse than one only where the 95 % confidence interval of the difference lies on one side of zero.
     """
     last = "late" if late else "early"
-    leads = {name: {metric: getattr(results.gains[name][metric], last) for metric in METRICS} for name in BASELINES}
+    leads: dict[Method, dict[str, Figure]] = {
+        name: {metric: getattr(results.gains[name][metric], last) for metric in METRICS} for name in BASELINES
+    }
     if any(figure is None for by_metric in leads.values() for figure in by_metric.values()):
         return ""
     means = {method: f"{_figure_of(results, method, 'psnr', late).mean:.1f}" for method in METHODS}
@@ -161,6 +163,11 @@ def _outcomes(leads: Mapping[str, Figure]) -> str:
     return ", ".join(f"{outcome} on {' and '.join(metrics)}" for outcome, metrics in by_outcome.items())
 
 
+def _spans(results: Results) -> list[bool]:
+    """The early frames, and the late ones where there are any."""
+    return [False, True] if results.protocol.frames > EARLY else [False]
+
+
 def _figure_of(results: Results, method: Method, metric: str, late: bool) -> Figure:
     score = results.scores[method][metric]
     figure = score.late if late else score.early
@@ -169,20 +176,23 @@ def _figure_of(results: Results, method: Method, metric: str, late: bool) -> Fig
 
 
 def _tiles(results: Results) -> Iterator[tuple[str, str, str]]:
-    spans = [False, True] if results.protocol.frames > EARLY else [False]
-    for late in spans:
+    """Name, value and what to hold it against: two rows of three on a desk."""
+    tokens, speed = results.tokens, results.speed
+    frames = results.protocol.context + results.protocol.frames
+    saved = f"{tokens.total:,} instead of {tokens.uniform:,} for {frames} frames"
+    how = f"{counted(speed.batch, 'episode')} at once, {counted(results.sample.steps, 'step')} a frame"
+    rest = [
+        ("Tokens to remember it all", f"{tokens.uniform / tokens.total:.1f}× fewer", saved),
+        ("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {results.environment['hardware']}"),
+    ]
+    for late in _spans(results):
         for metric, digits, unit in (("psnr", 1, " dB"), ("ssim", 2, "")):
             means = {method: f"{_figure_of(results, method, metric, late).mean:.{digits}f}" for method in METHODS}
-            below = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']} · ceiling {means['reconstruction']}"
+            baselines = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']}"
+            below = f"{baselines} · ceiling {means['reconstruction']}"
             yield f"{METRIC_NAMES[metric]}, frames {span_name(results, late)}", means["model"] + unit, below
-    tokens, speed = results.tokens, results.speed
-    saved = f"{tokens.total:,} instead of {tokens.uniform:,} for {results.protocol.context + results.protocol.frames} frames"
-    yield "Tokens to remember it all", f"{tokens.uniform / tokens.total:.1f}× fewer", saved
-    yield (
-        "Speed",
-        f"{speed.frames_per_second:.1f} frames/s",
-        f"{counted(speed.batch, 'episode')} at once, {results.sample.steps} steps a frame, {results.environment['hardware']}",
-    )
+        yield rest.pop(0)
+    yield from rest
 
 
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
@@ -203,9 +213,7 @@ def _player(results: Results, clip: Clip) -> str:
     lead = min(results.protocol.context, round(LEAD_SECONDS * fps))
     video = np.concatenate([clip.context[-lead:], clip.truth])
     frames = comparison_clip(video, clip.prediction, clip.actions[-len(video) :])
-    return page.video(
-        frames, fps, f"{clip.title}. Amber: the end of the context. Teal: made by the model. The arrow led to the frame."
-    )
+    return page.video(frames, fps, clip.title)
 
 
 def _errors(results: Results) -> Iterator[str]:
@@ -219,8 +227,9 @@ def _errors(results: Results) -> Iterator[str]:
     )
     yield legend()
     yield page.grid(*(page.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in METRICS))
-    columns = [(metric, late) for metric in METRICS for late in (False, True) if not late or results.protocol.frames > EARLY]
-    head = [f"{METRIC_NAMES[metric]} {span_name(results, late)}" for metric, late in columns]
+    columns = [(metric, late) for metric in METRICS for late in _spans(results)]
+    units = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+    head = [f"{units[metric]} {span_name(results, late)}" for metric, late in columns]
     rows = []
     for method, name in METHODS.items():
         figures = [interval(_figure_of(results, method, metric, late), metric) for metric, late in columns]
@@ -243,12 +252,13 @@ def interval(figure: Figure, metric: str, sign: str = "") -> str:
 
 def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
-    rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "through it": clip.reconstruction}
+    rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
     ceiling, similarity = (_figure_of(results, "reconstruction", metric, False).mean for metric in METRICS)
     yield page.heading("What the autoencoder alone loses")
     yield page.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
-        f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over the first frames. It cannot do better than this.",
+        f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over frames "
+        f"{span_name(results, False)}. Predictions go through the same decoder: this is about as good as they could be.",
         "soft",
     )
     yield page.picture(film_strip(rows, [f"+{frame}" for frame in frames]), clip.title.partition(",")[0])
@@ -289,8 +299,8 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
 def _training(runs: Mapping[str, Path], stages: Mapping[str, float]) -> Iterator[str]:
     if runs:
         yield page.heading("Training")
-        charts = [page.chart(loss_curve(run), f"{title}: every record, and a running median") for title, run in runs.items()]
-        yield page.grid(*charts)
+        yield page.paragraph("Thin: every record. Thick: their running median.", "soft")
+        yield page.grid(*(page.chart(loss_curve(run), title) for title, run in runs.items()))
     if stages:
         yield page.heading("Time of each stage")
         yield page.bars([(name, [seconds], clock(seconds)) for name, seconds in stages.items()])
@@ -315,7 +325,8 @@ def _settings(results: Results) -> Iterator[str]:
     rows = [
         ["model", f"{model['run']}, {model['parameters'] / 1e6:.2f} M parameters"],
         ["weights", f"sha256 {model['sha256']}"],
-        ["autoencoder", f"{model['autoencoder_parameters'] / 1e6:.2f} M parameters, sha256 {model['autoencoder_sha256']}"],
+        ["autoencoder", f"{model['autoencoder_parameters'] / 1e6:.2f} M parameters"],
+        ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
         ["made by", ", ".join(f"{name} {value}" for name, value in data["source"].items())],
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode"],
@@ -323,8 +334,8 @@ def _settings(results: Results) -> Iterator[str]:
     ]
     yield page.heading("Settings")
     yield page.table(["", ""], rows)
-    everything = [[name, value] for name, value in flattened({"": model["config"], "autoencoder": model["autoencoder_config"]})]
-    yield page.folded("every setting of model and training", page.table(["", ""], everything))
+    everything = {**model["config"], "autoencoder": model["autoencoder_config"]}
+    yield page.folded("every setting of model and training", page.table(["", ""], list(flattened(everything))))
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

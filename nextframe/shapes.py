@@ -1,6 +1,7 @@
 """The legend of axes, and names for the tensors that pass between modules.
 
 b batch · f frames · c h w latent channels, rows, columns · n tokens · d model width · p patch · k heads · e head width
+(an axis that begins with _ may differ between the arguments of one call)
 
 The annotations are jaxtyping's; the tests check them at run time, nothing else does.
 """
@@ -18,11 +19,11 @@ FrameTimes = Float[Tensor, "b f"]
 """Network time per frame: 1000 s in [0, 1000], or CLEAN_TIME, or COARSE_TIME."""
 FrameConditions = Int[Tensor, "b f"]
 """Label or action id per frame; the number of classes is the null condition."""
-Tokens = Float[Tensor, "b f n channels"]
-"""The patches of each frame of one level."""
-HeadTokens = Float[Tensor, "b k n e"]
+Tokens = Float[Tensor, "b _f _n _channels"]
+"""The patches of each frame of one segment; segments differ in all but b."""
+HeadTokens = Float[Tensor, "b k _n e"]
 """Queries, keys or values."""
-RotaryTable = Float[Tensor, "n half_e"]
+RotaryTable = Float[Tensor, "_n half_e"]
 """Cosine or sine of each token's angles, one per pair of channels."""
 AttentionMask = Bool[Tensor, "queries keys"] | Float[Tensor, "queries keys"]
 """True (or a finite number, added to the logits) where a query may look at a key."""
