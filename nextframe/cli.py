@@ -35,12 +35,13 @@ def demo(
         episodes: Mazes to predict.
         device: auto, cpu, cuda or cuda:N.
     """
-    from nextframe.demo import demo_default, demo_train
+    seconds = seconds_of(budget)
+    from nextframe import demo as demos
 
     if train:
-        demo_train(out, seconds_of(budget), episodes, device)
+        demos.demo_train(out, seconds, episodes, device)
     else:
-        demo_default(out, episodes, device)
+        demos.demo(out, episodes, device)
 
 
 def doctor() -> None:
@@ -161,7 +162,7 @@ def sample(
         seed: Of the noise.
         device: auto, cpu, cuda or cuda:N.
     """
-    from nextframe.evaluate import sample as run
+    from nextframe.sample import sample as run
 
     protocol = Protocol(context, frames, episodes, split)
     run(protocol, model, data, out, device, _sample_config(model, steps, guidance, seed))
@@ -200,10 +201,12 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             batch: Episodes predicted at once; changes nothing but speed and memory.
             device: auto, cpu, cuda or cuda:N.
         """
-        from nextframe.evaluate import evaluate as run
-
         settings = _sample_config(model, steps, guidance, seed)
-        run(replace(protocol, episodes=episodes), model, data, out, device, batch, settings)
+        from nextframe.evaluate import evaluate as run
+        from nextframe.report import write_report
+
+        results = run(replace(protocol, episodes=episodes), model, data, out, device, batch, settings)
+        print(f"report: {write_report(out / 'report.html', results, out, data)}")
 
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
 

@@ -79,6 +79,8 @@ class AutoencoderConfig:
         lengths = {len(self.encoder_layers), len(self.decoder_channels), len(self.decoder_layers)}
         if lengths != {stages}:
             raise ValueError("encoder and decoder need one number of channels and of layers for each stage")
+        if self.encoder_channels[-1] % self.latent_channels or self.decoder_channels[-1] % self.latent_channels:
+            raise ValueError(f"latent_channels {self.latent_channels} must divide the channels of the last stage")
         if self.frame_size % self.compression:
             raise ValueError(f"frame_size {self.frame_size} must be a multiple of {self.compression}")
 

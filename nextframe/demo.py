@@ -1,50 +1,122 @@
 """The demo: the shipped model, or the whole loop from nothing, on mazes nobody has seen; and a report.
 
-Every stage is a verb that a user can call alone, and every verb goes on where it stopped; so does the demo.
+Every stage is a verb that can be called alone, and goes on where it stopped; so does the demo.
 """
 
+import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from nextframe.checkpoint import CONFIG
-from nextframe.config import Protocol, TokenizerConfig, WorldModelConfig
-from nextframe.configfile import read_config
+from nextframe.config import TrainConfig
 from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
+from nextframe.files import write_atomically
 from nextframe.parallel import resolve_device
-from nextframe.presets import AUTOENCODER_MAZE, MAZE
+from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
 from nextframe.progress import clock
 from nextframe.recipes import train_preset
 from nextframe.report import write_report
-from nextframe.train import fraction_done
 from nextframe.worlds.record import record_maze
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
-PROTOCOL = Protocol(context=144, frames=156, episodes=8, split="demo")
-SEED = 0
+PROTOCOL = PROTOCOLS["demo"]
+SHARES = {"record": 0.05, "autoencoder": 0.33, "encode": 0.10, "world": 0.37}
+"""Of the time `demo --train` has; what is left over is for predicting and the report."""
+ENCODED_PER_SECOND = {"cpu": 1.8, "cuda": 40.0}
+"""Episodes of 300 frames, measured on two cores; on a GPU reading the footage is what takes the time."""
+FEWEST_EPISODES = 16
 
 
-@dataclass
 class Stages:
-    """Wall-clock seconds of each stage, for the report."""
+    """Seconds spent in each stage, over all calls of the demo: kept in `stages.json` beside what they made."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, out: Path) -> None:
+        self._path = out / "stages.json"
+        self.seconds: dict[str, float] = {}
+        if self._path.exists():
+            self.seconds = json.loads(self._path.read_text())
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            write_atomically(self._path, json.dumps(self.seconds).encode())
 
 
-def demo_default(out: Path, episodes: int, device: str) -> None:
-    """Record fresh mazes, predict them with the shipped model, write OUT/report.html."""
+def demo(out: Path, episodes: int, device: str) -> Path:
+    """Record mazes that are new to the shipped model, predict them, and write OUT/report.html."""
     if not (PRETRAINED / CONFIG).exists():
         raise UserError(f"the default model is missing ({PRETRAINED}): install nextframe again, or use demo --train")
-    _demo(out, PRETRAINED, episodes, device, Stages())
+    return show(out, PRETRAINED, episodes, device, {})
+
+
+def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
+    """The whole loop in about `seconds`: record, train an autoencoder, encode, train a world model, predict, report."""
+    if seconds < 30:
+        raise UserError(f"--budget {clock(seconds)} is too short for the whole loop: give it at least 30s, better 10m")
+    same_budget(out, seconds)
+    target, stages = resolve_device(device).type, Stages(out)
+    count = max(FEWEST_EPISODES, int(seconds * SHARES["encode"] * ENCODED_PER_SECOND[target]))
+    footage, latents, autoencoder, world = (out / name for name in ("training-footage", "latents", "autoencoder", "world"))
+    with stages("record"):
+        record_maze(footage, count)
+    with stages("train the autoencoder"):
+        train_preset(
+            replace(AUTOENCODER_MAZE, train=within(AUTOENCODER_MAZE.train, seconds * SHARES["autoencoder"], device)),
+            footage,
+            autoencoder,
+        )
+    with stages("encode"):
+        encode(autoencoder, footage, latents, device)
+    with stages("train the world model"):
+        train = within(MAZE.train, seconds * SHARES["world"], device)
+        # A short run has no time to grow into long clips: it sees all lengths from the start, as in the paper.
+        train_preset(replace(MAZE, clip=replace(MAZE.clip, ramp=0.0), train=train), latents, world)
+    return show(out, world, episodes, device, {"Autoencoder": autoencoder, "World model": world})
+
+
+def within(train: TrainConfig, seconds: float, device: str) -> TrainConfig:
+    """The same training, for so many seconds instead of steps."""
+    return replace(train, minutes=seconds / 60, device=device, log_every=5)
+
+
+def same_budget(out: Path, seconds: float) -> None:
+    """A run that was begun with another budget has its stages shared out differently: refuse to mix them."""
+    path = out / "budget.json"
+    if path.exists() and json.loads(path.read_text()) != seconds:
+        raise UserError(f"{out} was begun with --budget {json.loads(path.read_text()):.0f}s: use that, or another --out")
+    write_atomically(path, json.dumps(seconds).encode())
+
+
+def show(out: Path, model: Path, episodes: int, device: str, runs: dict[str, Path]) -> Path:
+    """Predict fresh mazes with `model` and write the report."""
+    footage, stages = out / "footage", Stages(out)
+    with stages("record fresh mazes"):
+        record_maze(footage, episodes, "demo")
+    with stages("predict"):
+        results = evaluate(replace(PROTOCOL, episodes=episodes), model, footage, out, device)
+    report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, what_next(out, model))
+    lead = results.scores["model"]["psnr"]
+    print(f"report: {report}   ({clock(sum(stages.seconds.values()))} in all, PSNR {lead.early.mean:.1f} dB over the first frames)")
+    return report
+
+
+def what_next(out: Path, model: Path) -> list[tuple[str, str]]:
+    """Commands to type after the demo."""
+    model, data = Path(os.path.relpath(model)), out / "footage"
+    return [
+        ("Look at the footage", f"nextframe inspect {data}"),
+        ("Longer dreams, more steps", f"nextframe sample --model {model} --data {data} --split demo --steps 25 --out runs/sample"),
+        ("Score it on mazes of your own", "nextframe record maze --episodes 64 --split test --out data/maze"),
+        ("", f"nextframe evaluate maze --model {model} --data data/maze --out runs/evaluation"),
+        ("Train everything yourself, in an hour", "nextframe demo --train --budget 1h --out runs/mine"),
+    ]

@@ -183,9 +183,9 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def _blank(size: tuple[int, int]) -> tuple[Any, Any]:
+    image = _pillow().new("RGB", size, BACKGROUND)
     from PIL import ImageDraw
 
-    image = _pillow().new("RGB", size, BACKGROUND)
     return image, ImageDraw.Draw(image)
 
 

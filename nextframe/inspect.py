@@ -168,6 +168,10 @@ def verdict(found: Inspection) -> str:
     )
 
 
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].removesuffix("?") + ("?" if text.endswith("?") else ".")
+
+
 def offset_name(offset: int) -> str:
     return f"t{offset:+d}" if offset else "t"
 
@@ -195,7 +199,7 @@ def _contact_sheet(
             page.heading(f"Actions taken, in {found.sampled} episodes", 3) + page.bars(uses),
         ),
         page.heading("Are the actions on time?"),
-        page.paragraph(verdict(found)[0].upper() + verdict(found)[1:] + ".", "good" if found.best_offset == 0 else "bad"),
+        page.paragraph(_sentence(verdict(found)), "good" if found.best_offset == 0 else "bad"),
         page.paragraph(
             "Each bar: how much of the picture's movement between one frame and the next is explained by the action "
             "recorded at that distance. The longest should be the one at t.",

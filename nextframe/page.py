@@ -40,7 +40,8 @@ p { max-width: 720px; margin: 8px 0; }
 .clip .wide { margin: 3px 0; border-radius: 6px; }
 .beside { display: grid; gap: 36px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
   align-items: center; margin: 20px 0; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: 14.5px; margin-top: 6px; }
+figure { margin: 0; min-width: 0; } main > figure { margin: 12px 0 24px; }
+figcaption { font-size: 14.5px; margin-top: 6px; }
 video, figure img { width: 100%; height: auto; display: block; border-radius: 10px; background: #111418; }
 .wide { overflow-x: auto; border-radius: 10px; } .wide img { min-width: 720px; }
 .chart { max-width: 560px; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px; }
@@ -57,7 +58,7 @@ th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tab
 .bar .fill { height: 16px; border-radius: 4px; background: var(--accent); min-width: 2px; flex: 0 1 auto; }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
 pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto;
-  margin: 6px 0 14px;  font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+  margin: 6px 0 14px; font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 .good { color: var(--accent); font-weight: 600; } .bad { color: #d0483e; font-weight: 600; }
 footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }
@@ -158,8 +159,8 @@ def bars(rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
 
 
 def commands(lines: Sequence[tuple[str, str]]) -> str:
-    """Commands to type, each under what it does."""
-    return "".join(f"{paragraph(what)}<pre>{escape(command)}</pre>" for what, command in lines)
+    """Commands to type, each under what it does; one without goes with the one before."""
+    return "".join(f"{paragraph(what) if what else ''}<pre>{escape(command)}</pre>" for what, command in lines)
 
 
 def folded(summary: str, *content: str) -> str:

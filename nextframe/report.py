@@ -151,7 +151,7 @@ def verdict(results: Results, late: bool) -> str:
     else:
         clauses = [f"against “{METHODS[name]}” it is {_outcomes(by_metric)}" for name, by_metric in leads.items()]
         said = f"{'; '.join(clauses)}. Its PSNR is {means['model']} dB, theirs {against}."
-    return f"Over predicted frames {span_name(results, late)} {said}"
+    return f"Over predicted frames {span_name(results, late)}, {said}"
 
 
 def _outcomes(leads: Mapping[str, Figure]) -> str:
@@ -257,8 +257,8 @@ def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     yield page.heading("What the autoencoder alone loses")
     yield page.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
-        f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over frames "
-        f"{span_name(results, False)}. Predictions go through the same decoder: this is about as good as they could be.",
+        f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over frames {span_name(results, False)}. Predictions go "
+        "through the same decoder, so this is about as good as they could be.",
         "soft",
     )
     yield page.picture(film_strip(rows, [f"+{frame}" for frame in frames]), clip.title.partition(",")[0])

@@ -1,11 +1,12 @@
 """What an evaluation leaves on disk.
 
-    OUT/predictions/EPISODE.npz    the predicted frames of one episode and their scores, written when it is done
-    OUT/results.json               everything measured, and all it takes to measure it again
+OUT/predictions/EPISODE.npz    the predicted frames of one episode and their scores, written when it is done
+OUT/results.json               everything measured, and all it takes to measure it again
 """
 
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nextframe.config import Protocol, SampleConfig
+from nextframe.errors import UserError
 from nextframe.files import new_file, write_atomically
 from nextframe.metrics.statistics import Gain, Score, gain, score
 
@@ -29,6 +31,8 @@ BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
 METRICS = ("psnr", "ssim")
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 """Predicted frames, counted from 1, that film strips show and reconstructions are kept of."""
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged npz raises."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +153,22 @@ def is_done(path: Path, fingerprint: str) -> bool:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["fingerprint"]) == fingerprint
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False
 
 
 def read_prediction(path: Path) -> Prediction:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Prediction(
-            video=arrays["video"],
-            reconstruction=arrays["reconstruction"],
-            scores=arrays["scores"],
-            rollout_seconds=float(arrays["rollout_seconds"]),
-            decode_seconds=float(arrays["decode_seconds"]),
-            batch=int(arrays["batch"]),
-            fingerprint=str(arrays["fingerprint"]),
-        )
+    """Raises UserError when the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Prediction(
+                video=arrays["video"],
+                reconstruction=arrays["reconstruction"],
+                scores=arrays["scores"],
+                rollout_seconds=float(arrays["rollout_seconds"]),
+                decode_seconds=float(arrays["decode_seconds"]),
+                batch=int(arrays["batch"]),
+                fingerprint=str(arrays["fingerprint"]),
+            )
+    except UNREADABLE as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it and evaluate again") from error

@@ -136,11 +136,13 @@ class AdamW:
             f"{name}/{key}": value for name, p in self._named.items() for key, value in self._optimizer.state[p].items()
         }
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, p in self._named.items():
-            self._optimizer.state[p] = {
-                key: state[f"{name}/{key}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            if f"{name}/step" in state:  # a weight has a state once it has had a gradient
+                # In the memory layout of the weight: another one would change the last bit of the update.
+                moments = {key: torch.empty_like(p).copy_(state[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
+                self._optimizer.state[p] = {"step": state[f"{name}/step"].to(p.device), **moments}
 
 
 class Average:

@@ -1,0 +1,86 @@
+"""`nextframe inspect`: counts, checksums, actions on time, a contact sheet."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import ACTIONS, SIZE, TURN, tiny_episodes
+
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
+from nextframe.errors import UserError
+from nextframe.inspect import inspect
+
+SAMPLES = Path(os.environ.get("NEXTFRAME_SAMPLES", "/work/shared/samples"))
+
+
+def test_what_a_data_set_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tiny_episodes(tmp_path / "data", count=3, frames=40)
+    found = inspect(dataset.folder)
+    printed = capsys.readouterr().out
+    assert found.splits == {"test": 3} and found.frames == (40, 40, 40) and not found.problems
+    taken = np.concatenate([dataset.read(info).actions for info in dataset.episodes()])
+    assert [use.count for use in found.actions] == np.bincount(taken, minlength=3).tolist()
+    assert [round(use.shift) for use in found.actions] == [0, TURN, -TURN]
+    assert "3 of 3 episodes are as recorded" in printed and "on time" in printed
+    page = (dataset.folder / "inspect.html").read_text()
+    assert page.count("data:video/mp4") == 3 and "turn left" in page
+
+
+@pytest.mark.parametrize(("late", "said"), [(1, "one frame late"), (-1, "one frame early"), (2, "2 frames late")])
+def test_actions_that_are_not_on_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], late: int, said: str) -> None:
+    found = inspect(tiny_episodes(tmp_path / "data", count=1, frames=60, late=late).folder)
+    assert found.best_offset == late
+    assert f"warning: the actions are {said}" in capsys.readouterr().out
+
+
+def test_actions_that_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = EpisodeDataset.create(tmp_path / "data", DatasetInfo(10.0, SIZE, ACTIONS, {}))
+    random = np.random.default_rng(0)
+    video = random.integers(0, 256, (100, SIZE, SIZE, 3), dtype=np.uint8)
+    dataset.add("noise", "test", Episode(video, random.integers(0, 3, 100)), {})
+    dataset.save()
+    assert inspect(dataset.folder).best_offset is None
+    assert "cannot be told" in capsys.readouterr().out
+
+
+def test_damaged_files_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tiny_episodes(tmp_path / "data", count=3)
+    (tmp_path / "data" / "test" / "test_0.npz").unlink()
+    with (tmp_path / "data" / "test" / "test_2.mp4").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match="2 of 3 episodes are damaged"):
+        inspect(dataset.folder, tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "test_0.npz cannot be read" in printed and "test_2.mp4 is not the file that was recorded" in printed
+    assert "test_0.npz" in (tmp_path / "out" / "inspect.html").read_text()
+
+
+def test_nothing_to_inspect(tmp_path: Path) -> None:
+    EpisodeDataset.create(tmp_path / "data", DatasetInfo(10.0, SIZE, ACTIONS, {}))
+    with pytest.raises(UserError, match="no episodes yet"):
+        inspect(tmp_path / "data")
+
+
+def test_all_damaged(tmp_path: Path) -> None:
+    dataset = tiny_episodes(tmp_path / "data", count=1)
+    (tmp_path / "data" / "test" / "test_0.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 1 episodes are damaged"):
+        inspect(dataset.folder)
+
+
+@pytest.mark.skipif(not (SAMPLES / "dmlab_episode.npz").exists(), reason="the published sample is not here")
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_published_episode(tmp_path: Path, late: int) -> None:
+    """DMLab as published: actions[t] leads from frame t to t + 1."""
+    with np.load(SAMPLES / "dmlab_episode.npz") as arrays:
+        episode = Episode(arrays["video"], np.roll(arrays["actions"], late))
+    names = ("turn_left", "turn_right", "forward")
+    dataset = EpisodeDataset.create(tmp_path / "data", DatasetInfo(15.0, 64, names, {"world": "dmlab"}))
+    dataset.add("dmlab", "test", episode, {})
+    dataset.save()
+    found = inspect(dataset.folder)
+    assert found.best_offset == late
+    if not late:
+        left, right, forward = found.actions
+        assert left.shift > 5 and right.shift < -5 and abs(forward.shift) < 2 and forward.spread > 1

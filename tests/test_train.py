@@ -1,0 +1,210 @@
+"""One loop for both networks; a run that was stopped goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import AUTOENCODER, LONG
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
+from nextframe.checkpoint import CONFIG, WEIGHTS, newest_checkpoint, read_weights, write_weights
+from nextframe.config import ClipConfig, OptimizerConfig, TokenizerConfig, TrainConfig, WorldModelConfig
+from nextframe.configfile import write_config
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
+from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
+from nextframe.errors import UserError
+from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.recipes import train_preset
+from nextframe.train import Position, accumulate_gradients, learning_rate
+from nextframe.transformer import Transformer
+
+TRAIN = TrainConfig(
+    steps=20,
+    batch=4,
+    device="cpu",
+    precision="float32",
+    log_every=1,
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5, decay=0.5),
+)
+WORLD = WorldModelConfig(model=LONG, clip=ClipConfig(frames=9, min_frames=4, ramp=0.5), train=TRAIN)
+TOKENIZER = TokenizerConfig(model=AUTOENCODER, latent_noise=0.1, train=TRAIN)
+
+
+@pytest.fixture
+def latents(tmp_path: Path) -> Path:
+    """A folder of random latents, 3 episodes of 12 frames."""
+    folder = tmp_path / "latents"
+    names = [f"train_{index}" for index in range(3)]
+    shard = {name: (torch.randn(12, 3, 4, 4), torch.randint(0, 3, (12,))) for name in names}
+    write_shard(folder / "latents-00000.safetensors", shard)
+    episodes = tuple(LatentEpisode(name, "train", 12, "latents-00000.safetensors", 30.0) for name in names)
+    write_index(folder, LatentIndex("0" * 64, (3, 4, 4), ("a", "b", "c"), 10.0, episodes))
+    write_config(TOKENIZER, folder / AUTOENCODER_FOLDER / CONFIG)
+    write_weights(folder / AUTOENCODER_FOLDER / WEIGHTS, Autoencoder(AUTOENCODER).state_dict())
+    return folder
+
+
+@pytest.fixture
+def footage(tmp_path: Path) -> Path:
+    """3 episodes of 6 random 16 x 16 frames."""
+    dataset = EpisodeDataset.create(tmp_path / "footage", DatasetInfo(10.0, 16, ("stay",), {}))
+    random = np.random.default_rng(0)
+    for index in range(3):
+        video = random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+        dataset.add(f"train_{index}", "train", Episode(video, np.zeros(6, np.int64)), {})
+    dataset.save()
+    return dataset.folder
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["world model", "autoencoder"])
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    kind: str, latents: Path, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = (WORLD, latents) if kind == "world model" else (TOKENIZER, footage)
+    train_preset(config, data, tmp_path / "straight")
+    stop_after(10, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_preset(config, data, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert len(losses(tmp_path / "stopped")) == 10
+    position = train_preset(config, data, tmp_path / "stopped")
+    assert position.step == 20
+    assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
+    for name in ("weights", "average", "optimizer"):
+        straight, resumed = (
+            read_weights(tmp_path / run / "checkpoints" / "00000020" / f"{name}.safetensors")
+            for run in ("straight", "stopped")
+        )
+        assert straight.keys() == resumed.keys()
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight), name
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of step `steps` + 1."""
+    calls = []
+
+    def interrupted(*arguments: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > steps:
+            raise KeyboardInterrupt
+        return accumulate_gradients(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("nextframe.train.accumulate_gradients", interrupted)
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
+    """SIGKILL, which nothing can catch, at a moment of no choosing: what was logged since the checkpoint is redone."""
+    config = replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002))
+    script = "import sys; from pathlib import Path; from test_train import kill_target; kill_target(*map(Path, sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    run = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", script, str(latents), str(run)], env=environment)
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = newest_checkpoint(run)
+    assert state is not None and 0 < state.position.step < 300
+    torch.set_num_threads(1)
+    train_preset(config, latents, run)
+    train_preset(config, latents, tmp_path / "straight")
+    assert losses(run) == losses(tmp_path / "straight")
+
+
+def kill_target(latents: Path, run: Path) -> None:
+    torch.set_num_threads(1)
+    train_preset(replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002)), latents, run)
+
+
+def test_training_learns(latents: Path, tmp_path: Path) -> None:
+    config = replace(WORLD, train=replace(TRAIN, steps=60), condition_dropout=0.0)
+    train_preset(config, latents, tmp_path / "run")
+    curve = losses(tmp_path / "run")
+    assert np.mean(curve[-10:]) < 0.9 * np.mean(curve[:5])
+
+
+def test_accumulation_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = Transformer(LONG)
+    torch.nn.init.normal_(network.head.weight)
+    objective = FrameFlowMatching(WORLD)
+    clips = Clips(torch.randn(4, 6, 3, 4, 4), torch.randint(0, 3, (4, 6)))
+    inputs = objective.prepare(clips, torch.Generator().manual_seed(0))
+    gradients = []
+    for parts in (1, 2, 4):
+        accumulate_gradients(objective.loss, network, inputs, parts, torch.device("cpu"))
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[2], atol=1e-6, rtol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    network = Transformer(LONG)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    objective = FrameFlowMatching(WORLD)
+    clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
+    objective.loss(network, objective.prepare(clips, torch.Generator().manual_seed(0))).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_rate_warms_up_holds_and_falls() -> None:
+    rates = [learning_rate(TRAIN, Position(step)) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert rates[5:11] == pytest.approx([0.01] * 6)
+    assert rates[15] == pytest.approx(0.005)
+    assert rates[19] == pytest.approx(0.001)
+
+
+def test_minutes_end_a_run(latents: Path, tmp_path: Path) -> None:
+    config = replace(WORLD, train=replace(TRAIN, steps=10**9, minutes=1 / 60))
+    position = train_preset(config, latents, tmp_path / "run")
+    assert 1 <= position.seconds < 5
+
+
+def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) -> None:
+    # A rate of infinity makes the weights nan at once; the loss of the next step tells.
+    broken = replace(TRAIN, optimizer=replace(TRAIN.optimizer, learning_rate=float("inf"), warmup_steps=0))
+    with pytest.raises(UserError, match="the loss is nan"):
+        train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
+
+
+def test_another_model_is_refused(latents: Path, tmp_path: Path) -> None:
+    train_preset(replace(WORLD, train=replace(TRAIN, steps=2)), latents, tmp_path / "run")
+    other = replace(WORLD, model=replace(LONG, layers=3))
+    with pytest.raises(UserError, match="another model"):
+        train_preset(other, latents, tmp_path / "run")
+
+
+def test_too_short_footage_is_refused(latents: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no training episode has the 13 frames.*set --clip.frames"):
+        train_preset(replace(WORLD, clip=ClipConfig(frames=13, min_frames=4)), latents, tmp_path / "run")
+
+
+def test_latents_of_another_shape_are_refused(latents: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set --model.latent-channels"):
+        train_preset(replace(WORLD, model=replace(LONG, latent_channels=5)), latents, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_named(latents: Path, tmp_path: Path) -> None:
+    config = replace(WORLD, train=replace(TRAIN, steps=2))
+    train_preset(config, latents, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "00000002" / "average.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"average\.safetensors is damaged"):
+        train_preset(config, latents, tmp_path / "run")
