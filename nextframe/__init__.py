@@ -1,3 +1,29 @@
-"""nextframe: train and run FAR, the frame-autoregressive video model (arXiv 2503.19325)."""
+"""nextframe: train and run FAR, the frame-autoregressive video model (arXiv 2503.19325).
 
-__version__ = "0.1.0"
+import nextframe
+
+model = nextframe.load("runs/mine")
+session = model.session(video, actions)   # uint8 [f, height, width, 3] and the actions between the frames
+frame = session.step(action)              # uint8 [height, width, 3]
+"""
+
+from typing import TYPE_CHECKING
+
+from nextframe import version
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nextframe.runs import WorldModel
+
+__version__ = version.VERSION
+
+__all__ = ["__version__", "load"]
+
+
+def load(run: "Path | str", device: str = "auto") -> "WorldModel":
+    """The world model of a run folder, ready to sample. Raises errors.UserError when there is none."""
+    from nextframe import runs  # imports torch
+    from nextframe.parallel import resolve_device
+
+    return runs.load(run, resolve_device(device))

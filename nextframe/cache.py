@@ -15,7 +15,14 @@ class KeyValueCache:
     """Keys and values of past frames for all layers: [layers, 2, b, k, capacity, e], allocated once."""
 
     def __init__(
-        self, layers: int, batch: int, heads: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self._memory = torch.empty(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
         self._layout = Layout()

@@ -1,9 +1,9 @@
 """What training leaves on disk: checkpoints to go on from, and the weights to use.
 
-    RUN/config.yaml               the configuration
-    RUN/weights.safetensors       the averaged weights of the newest checkpoint, float32
-    RUN/checkpoints/00001000/     weights, average, optimizer (safetensors) and state.json
-    RUN/autoencoder/              a world model carries the autoencoder its latents were made with
+RUN/config.yaml               the configuration
+RUN/weights.safetensors       the averaged weights of the newest checkpoint, float32
+RUN/checkpoints/00001000/     weights, average, optimizer (safetensors) and state.json
+RUN/autoencoder/              a world model carries the autoencoder its latents were made with
 """
 
 import json
@@ -23,6 +23,7 @@ from nextframe.files import new_file, new_folder, sweep
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 AUTOENCODER = "autoencoder"
+PARTS = ("weights", "average", "optimizer")
 KEPT_CHECKPOINTS = 2
 N = TypeVar("N", bound=nn.Module)
 
@@ -55,9 +56,8 @@ def save_checkpoint(run: Path, state: TrainingState) -> Path:
     if path.exists():
         shutil.rmtree(path)
     with new_folder(path) as temporary:
-        save_file(state.weights, temporary / "weights.safetensors")
-        save_file(state.average, temporary / "average.safetensors")
-        save_file(state.optimizer, temporary / "optimizer.safetensors")
+        for part, tensors in zip(PARTS, (state.weights, state.average, state.optimizer), strict=True):
+            save_file(tensors, temporary / f"{part}.safetensors")
         (temporary / "state.json").write_text(json.dumps(asdict(state.position)))
     for old in sorted(folder.iterdir())[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
@@ -70,12 +70,14 @@ def newest_checkpoint(run: Path) -> TrainingState | None:
     if not found:
         return None
     path = found[-1]
-    parts = [read_weights(path / f"{name}.safetensors") for name in ("weights", "average", "optimizer")]
+    weights, average, optimizer = (read_weights(path / f"{part}.safetensors") for part in PARTS)
     try:
         position = Position(**json.loads((path / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}): delete that folder to go on from the one before") from None
-    return TrainingState(*parts, position)
+        raise UserError(
+            f"checkpoint {path} is damaged ({error}): delete that folder to go on from the one before"
+        ) from None
+    return TrainingState(weights, average, optimizer, position)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

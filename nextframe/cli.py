@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from nextframe import __version__
 from nextframe.config import Protocol, SampleConfig, WorldModelConfig
 from nextframe.configfile import read_config
 from nextframe.errors import UserError
+from nextframe.memory import keep_freed_memory
 from nextframe.presets import PRESETS, PROTOCOLS
+from nextframe.version import VERSION
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -113,7 +114,9 @@ def _train_preset(name: str, arguments: list[str]) -> None:
         ("config", Annotated[type(preset), tyro.conf.arg(name="")], preset),
     ]
     described = f"Train the preset {name!r}. Every setting can be overridden. Run again to go on where it stopped."
-    chosen: Any = tyro.cli(make_dataclass("Train", fields), args=arguments, prog=f"nextframe train {name}", description=described)
+    chosen: Any = tyro.cli(
+        make_dataclass("Train", fields), args=arguments, prog=f"nextframe train {name}", description=described
+    )
 
     from nextframe.recipes import train_preset
 
@@ -203,12 +206,24 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         """
         settings = _sample_config(model, steps, guidance, seed)
         from nextframe.evaluate import evaluate as run
-        from nextframe.report import write_report
+        from nextframe.pages.report import write_report
 
         results = run(replace(protocol, episodes=episodes), model, data, out, device, batch, settings)
         print(f"report: {write_report(out / 'report.html', results, out, data)}")
 
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
+
+
+def export(model: Path, out: Path) -> None:
+    """A small copy of a world model to share or ship: configuration and bfloat16 weights.
+
+    Args:
+        model: Run of a world model.
+        out: Folder to make; it works wherever a run does.
+    """
+    from nextframe.runs import export as run
+
+    run(model, out)
 
 
 @dataclass(frozen=True)
@@ -232,12 +247,14 @@ VERBS = {
     "encode": Verb(encode),
     "sample": Verb(sample),
     "evaluate": Verb(evaluate, raw=True),
+    "export": Verb(export),
 }
 
 
 def main() -> None:
     """Entry point of `nextframe`. Exit status: 0 done, 1 a bug, 2 something the user can put right, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_freed_memory()
     try:
         run_command(sys.argv[1:])
     except UserError as error:
@@ -257,7 +274,7 @@ def run_command(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
     elif arguments[0] == "--version":
-        print(f"nextframe {__version__}")
+        print(f"nextframe {VERSION}")
     else:
         name, rest = arguments[0], arguments[1:]
         verb = VERBS.get(name)

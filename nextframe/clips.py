@@ -27,7 +27,7 @@ def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[
     if not episodes:
         raise UserError("there are no episodes of the split 'train' to learn from: record or import some")
     if dataset.info.size != size:
-        raise UserError(f"the footage is {dataset.info.size} x {dataset.info.size} pixels, the preset wants {size}: set --model.frame-size")
+        raise UserError(f"the footage has {dataset.info.size} pixels a side, the preset {size}: set --model.frame-size")
 
     @lru_cache(DECODED_EPISODES)
     def video(index: int) -> np.ndarray:
@@ -50,14 +50,21 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
     clip, train, model = config.clip, config.train, config.model
     shape = (model.latent_channels, model.latent_size, model.latent_size)
     if dataset.index.shape != shape:
-        raise UserError(f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {shape}: set --model.latent-channels and --model.latent-size")
+        raise UserError(
+            f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {shape}: "
+            "set --model.latent-channels and --model.latent-size"
+        )
+
     if model.condition == "action" and model.classes < len(dataset.index.action_names):
-        raise UserError(f"the footage has {len(dataset.index.action_names)} actions, the preset {model.classes}: set --model.classes")
+        raise UserError(
+            f"the footage has {len(dataset.index.action_names)} actions, the preset {model.classes}: "
+            "set --model.classes"
+        )
     span = (clip.frames - 1) * clip.interval + 1
     episodes = [episode for episode in dataset.episodes("train") if episode.frames >= span]
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes("train"))
-        raise UserError(f"no training episode has the {span} frames a clip takes (longest: {longest}): set --clip.frames")
+        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))

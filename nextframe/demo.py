@@ -17,11 +17,11 @@ from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.files import write_atomically
+from nextframe.pages.report import write_report
 from nextframe.parallel import resolve_device
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
 from nextframe.progress import clock
 from nextframe.recipes import train_preset
-from nextframe.report import write_report
 from nextframe.worlds.record import record_maze
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
@@ -66,7 +66,9 @@ def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
     same_budget(out, seconds)
     target, stages = resolve_device(device).type, Stages(out)
     count = max(FEWEST_EPISODES, int(seconds * SHARES["encode"] * ENCODED_PER_SECOND[target]))
-    footage, latents, autoencoder, world = (out / name for name in ("training-footage", "latents", "autoencoder", "world"))
+    footage, latents, autoencoder, world = (
+        out / name for name in ("training-footage", "latents", "autoencoder", "world")
+    )
     with stages("record"):
         record_maze(footage, count)
     with stages("train the autoencoder"):
@@ -93,7 +95,9 @@ def same_budget(out: Path, seconds: float) -> None:
     """A run that was begun with another budget has its stages shared out differently: refuse to mix them."""
     path = out / "budget.json"
     if path.exists() and json.loads(path.read_text()) != seconds:
-        raise UserError(f"{out} was begun with --budget {json.loads(path.read_text()):.0f}s: use that, or another --out")
+        raise UserError(
+            f"{out} was begun with --budget {json.loads(path.read_text()):.0f}s: use that, or another --out"
+        )
     write_atomically(path, json.dumps(seconds).encode())
 
 
@@ -106,16 +110,17 @@ def show(out: Path, model: Path, episodes: int, device: str, runs: dict[str, Pat
         results = evaluate(replace(PROTOCOL, episodes=episodes), model, footage, out, device)
     report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, what_next(out, model))
     lead = results.scores["model"]["psnr"]
-    print(f"report: {report}   ({clock(sum(stages.seconds.values()))} in all, PSNR {lead.early.mean:.1f} dB over the first frames)")
+    print(f"{clock(sum(stages.seconds.values()))} in all, {lead.early.mean:.1f} dB over the first frames: see {report}")
     return report
 
 
 def what_next(out: Path, model: Path) -> list[tuple[str, str]]:
     """Commands to type after the demo."""
     model, data = Path(os.path.relpath(model)), out / "footage"
+    dream = f"nextframe sample --model {model} --data {data} --split demo --steps 25 --out runs/sample"
     return [
         ("Look at the footage", f"nextframe inspect {data}"),
-        ("Longer dreams, more steps", f"nextframe sample --model {model} --data {data} --split demo --steps 25 --out runs/sample"),
+        ("Dream with more steps a frame", dream),
         ("Score it on mazes of your own", "nextframe record maze --episodes 64 --split test --out data/maze"),
         ("", f"nextframe evaluate maze --model {model} --data data/maze --out runs/evaluation"),
         ("Train everything yourself, in an hour", "nextframe demo --train --budget 1h --out runs/mine"),

@@ -35,7 +35,9 @@ def machine() -> list[str]:
         f"  Python {platform.python_version()}, torch {torch.__version__}, {platform.system()} {platform.machine()}",
         f"  {os.cpu_count()} cores, {memory:.0f} GiB of memory, {free:.0f} GiB free on this disk",
     ]
-    return lines if free > 5 else [*lines, "! less than 5 GiB of disk are free: a training run keeps several checkpoints"]
+    return (
+        lines if free > 5 else [*lines, "! less than 5 GiB of disk are free: a training run keeps several checkpoints"]
+    )
 
 
 def accelerators() -> list[str]:
@@ -48,7 +50,8 @@ def accelerators() -> list[str]:
         rates = ", ".join(f"{matrix_rate(device, kind):.2f} TFLOP/s in {str(kind)[6:]}" for kind in kinds)
         lines.append(f"  {device}: {what}, {rates}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        lines.append('! there is an NVIDIA GPU, but this torch cannot use it: make clean, make setup TORCH="torch==2.13.0+cu130"')
+        install = 'make clean, make setup TORCH="torch==2.13.0+cu130"'
+        lines.append(f"! there is an NVIDIA GPU, but this torch cannot use it: {install}")
     return lines
 
 

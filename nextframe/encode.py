@@ -10,7 +10,15 @@ from torch import Tensor
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
-from nextframe.data.latents import EPISODES_PER_SHARD, INDEX, LatentEpisode, LatentIndex, read_index, write_index, write_shard
+from nextframe.data.latents import (
+    EPISODES_PER_SHARD,
+    INDEX,
+    LatentEpisode,
+    LatentIndex,
+    read_index,
+    write_index,
+    write_shard,
+)
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
@@ -31,7 +39,9 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentInde
     autoencoder = load_autoencoder(run, target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = autoencoder.config
     if dataset.info.size != config.frame_size:
-        raise UserError(f"{data} has frames of {dataset.info.size} pixels, the autoencoder in {run} takes {config.frame_size}")
+        raise UserError(
+            f"{data} has {dataset.info.size} pixels a side, the autoencoder in {run} takes {config.frame_size}"
+        )
     with matrix_precision(resolve_precision("auto", target), target):
         digest = sha256(run / WEIGHTS)
         if not (out / INDEX).exists():
@@ -40,7 +50,7 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentInde
             shape = (config.latent_channels, config.latent_size, config.latent_size)
             write_index(out, LatentIndex(digest, shape, dataset.info.action_names, dataset.info.fps))
         elif read_index(out).autoencoder != digest:
-            raise UserError(f"{out} holds latents of another autoencoder, or of {run} before it was trained on: use another --out")
+            raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
         return encode_missing(load_autoencoder(out / AUTOENCODER, target), dataset, out)
 
 
@@ -74,13 +84,17 @@ def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path)
                 entries.append(LatentEpisode(info.name, info.split, info.frames, name, round(psnr, 2)))
                 advance(1, f"{psnr:.1f} dB")
             write_shard(out / name, encoded)
-            index = LatentIndex(index.autoencoder, index.shape, index.action_names, index.fps, (*index.episodes, *entries))
+            index = LatentIndex(
+                index.autoencoder, index.shape, index.action_names, index.fps, (*index.episodes, *entries)
+            )
             write_index(out, index)
             number += 1
     return index
 
 
-def encode_episode(autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo) -> tuple[Tensor, Tensor, float]:
+def encode_episode(
+    autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo
+) -> tuple[Tensor, Tensor, float]:
     """Latents, actions, and the PSNR in dB of every 16th frame's reconstruction."""
     episode = dataset.read(info)
     video = torch.from_numpy(episode.video)

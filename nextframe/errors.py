@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what is wrong, in which file or setting, and the way out.
+    """Something the user can put right. The message is one line: what is wrong, where, and the way out.
 
     The command line prints it without a traceback and exits with status 2. Everything else that is raised is a bug
     and keeps its traceback.

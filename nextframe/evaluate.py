@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nextframe import __version__
 from nextframe.autoencoder import decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import Protocol, SampleConfig, TransformerConfig
@@ -45,6 +44,7 @@ from nextframe.results import (
     write_results,
 )
 from nextframe.runs import WorldModel, load
+from nextframe.version import VERSION
 
 REVISION = 1
 """Of how predictions are made and scored; raise it when that changes, so that no result mixes two."""
@@ -198,7 +198,7 @@ def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
         "device": str(device),
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),
-        "nextframe": __version__,
+        "nextframe": VERSION,
         "torch": torch.__version__,
         "torchmetrics": torchmetrics_version(),
         "numpy": np.__version__,

@@ -22,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left on the disk of {path}: free some, then run the same command again") from error
+            raise UserError(f"no space left for {path}: free some, then run the same command again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
         raise
@@ -30,7 +30,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that replaces it when the block ends well, and is removed when it does not."""
+    """Yield a temporary name that becomes `path` when the block ends well, and is removed when it does not."""
     # The suffix is kept at the end: libraries choose the format by it.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with writing(path):

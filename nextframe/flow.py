@@ -1,9 +1,10 @@
 """Flow matching: the straight path from latents to noise, and the way back along it (design of the paper, section 3.1).
 
-    x_s = (1 - s) z + s noise,    velocity = dx/ds = noise - z,    network time t = 1000 s
+x_s = (1 - s) z + s noise,    velocity = dx/ds = noise - z,    network time t = 1000 s
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,6 +38,6 @@ def sampling_levels(steps: int) -> list[float]:
 def euler(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     """Integrate dx/ds from s = 1 (noise) to s = 0 (latents) with `steps` calls of `velocity`."""
     x, levels = noise, sampling_levels(steps)
-    for s, next_s in zip(levels[:-1], levels[1:], strict=True):
+    for s, next_s in pairwise(levels):
         x = x + (next_s - s) * velocity(x, s)
     return x

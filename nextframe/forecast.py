@@ -74,7 +74,7 @@ def forecast(
         conditions = actions_for_frames(world.config.model, actions)
     past = None if conditions is None else conditions[:, : protocol.context]
     future = None if conditions is None else conditions[:, protocol.context :]
-    session = world.session(context, past, protocol.context + protocol.frames, sample, seeds)
+    session = world.latent_session(context, past, protocol.context + protocol.frames, sample, seeds)
     started = _now(world.device)
     latents: list[Tensor] = []
     for frame in rollout(session, future, protocol.frames):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nextframe import page
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
-from nextframe.drawing import action_clip, action_strip, words
 from nextframe.errors import UserError
 from nextframe.metrics.motion import TELLING, explained_by_actions, motion
+from nextframe.pages import html
+from nextframe.pages.drawing import action_clip, action_strip, words
 from nextframe.progress import clock, progress
 
 PAGE = "inspect.html"
@@ -77,7 +77,7 @@ def inspect(data: Path, out: Path | None = None) -> Inspection:
     episodes = [dataset.read(info) for info in sample]
     found = examine(dataset, infos, episodes, tuple(problems.values()))
     print("\n".join(summary(dataset, found)))
-    path = page.write_page((out or Path(data)) / PAGE, _contact_sheet(dataset, found, sample, episodes))
+    path = html.write_page((out or Path(data)) / PAGE, _contact_sheet(dataset, found, sample, episodes))
     print(f"contact sheet: {path}")
     if problems:
         raise UserError(f"{len(problems)} of {len(infos)} episodes are damaged, the first: {found.problems[0]}")
@@ -192,30 +192,30 @@ def _contact_sheet(
         [words(use.name), f"{use.shift:+.1f} px", f"{use.spread:+.1f} px", f"{use.change:.1f}"] for use in found.actions
     ]
     body = [
-        page.paragraph("nextframe inspect", "over"),
-        page.heading(dataset.folder.resolve().name, 1),
-        page.beside(
-            page.table(["", ""], _facts(dataset, found)),
-            page.heading(f"Actions taken, in {found.sampled} episodes", 3) + page.bars(uses),
+        html.paragraph("nextframe inspect", "over"),
+        html.heading(dataset.folder.resolve().name, 1),
+        html.beside(
+            html.table(["", ""], _facts(dataset, found)),
+            html.heading(f"Actions taken, in {found.sampled} episodes", 3) + html.bars(uses),
         ),
-        page.heading("Are the actions on time?"),
-        page.paragraph(_sentence(verdict(found)), "good" if found.best_offset == 0 else "bad"),
-        page.paragraph(
+        html.heading("Are the actions on time?"),
+        html.paragraph(_sentence(verdict(found)), "good" if found.best_offset == 0 else "bad"),
+        html.paragraph(
             "Each bar: how much of the picture's movement between one frame and the next is explained by the action "
             "recorded at that distance. The longest should be the one at t.",
             "soft",
         ),
-        page.bars(shares),
-        page.table(["from a frame with this action to the next", *MOVEMENTS], moves),
-        *(page.paragraph(f"Damaged: {problem}", "bad") for problem in found.problems),
-        page.heading("Contact sheet"),
-        page.paragraph("Under each frame the action taken at it, which leads to the next frame.", "soft"),
+        html.bars(shares),
+        html.table(["from a frame with this action to the next", *MOVEMENTS], moves),
+        *(html.paragraph(f"Damaged: {problem}", "bad") for problem in found.problems),
+        html.heading("Contact sheet"),
+        html.paragraph("Under each frame the action taken at it, which leads to the next frame.", "soft"),
     ]
     shown = _spread(sample, SHOWN)
     for info, episode in zip(sample, episodes, strict=True):
         if info in shown:
             body += _episode(dataset, info, episode)
-    return page.page(f"{dataset.folder.name}: contact sheet", body)
+    return html.page(f"{dataset.folder.name}: contact sheet", body)
 
 
 def _episode(dataset: EpisodeDataset, info: EpisodeInfo, episode: Episode) -> Iterator[str]:
@@ -228,6 +228,6 @@ def _episode(dataset: EpisodeDataset, info: EpisodeInfo, episode: Episode) -> It
         action_strip(episode.video[first : first + length], names[first : first + length], first, factor)
         for first in starts
     ]
-    yield page.heading(f"{info.name} ({info.split}, {info.frames} frames)", 3)
-    player = page.video(action_clip(episode.video, names), dataset.info.fps, "")
-    yield page.clip(player, [page.picture(strip, "") for strip in strips])
+    yield html.heading(f"{info.name} ({info.split}, {info.frames} frames)", 3)
+    player = html.video(action_clip(episode.video, names), dataset.info.fps, "")
+    yield html.clip(player, [html.picture(strip, "") for strip in strips])

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
-from nextframe.layout import COARSE, FINE
 from nextframe.rope import rotate
 from nextframe.shapes import AttentionMask, FrameTimes, RotaryTable, Tokens
 
@@ -19,7 +18,9 @@ TIME_CHANNELS = 256
 def sinusoid(time: FrameTimes) -> Tensor:
     """[..., 256] features of the network time: cosines first, frequencies 10000^(-i / 127), i = 0 .. 127."""
     half = TIME_CHANNELS // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=time.device) / (half - 1))
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=time.device) / (half - 1)
+    )
     angles = time.float()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -37,7 +38,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero: what one condition vector per frame does to all tokens of the frame; zero at the start of training."""
+    """adaLN-Zero: what the condition vector of a frame does to all its tokens; nothing at the start of training."""
 
     def __init__(self, width: int, chunks: int) -> None:
         super().__init__()
@@ -174,5 +175,3 @@ class Block(nn.Module):
                 shift, scale, gate = self.mlp_modulation(condition)
                 outputs.append(x + gate * self.mlp(normalised(x, shift, scale)))
         return outputs
-
-

@@ -9,7 +9,9 @@ from nextframe.shapes import AttentionMask
 
 
 @lru_cache(maxsize=128)
-def frame_causal_mask(queries: Layout, keys: Layout, temporal_decay: float, device: torch.device) -> AttentionMask | None:
+def frame_causal_mask(
+    queries: Layout, keys: Layout, temporal_decay: float, device: torch.device
+) -> AttentionMask | None:
     """The mask of frame-causal attention, or None where every query may see every key.
 
     With FlexRoPE (`temporal_decay` > 0) it is float and holds `temporal_decay * (frame of key - frame of query)`:

@@ -69,7 +69,7 @@ def from_published(weights: Mapping[str, Tensor], names: list[str]) -> dict[str,
 
 def config_from_published(kind: str, config: Mapping[str, Any], latent_size: int) -> TransformerConfig:
     """Our configuration from the keyword arguments of the published classes `FAR` and `FAR_Long`."""
-    condition = config.get("condition_cfg") or {"type": "none"}
+    condition: Mapping[str, Any] = config.get("condition_cfg") or {"type": "none"}
     return TransformerConfig(
         latent_channels=config["in_channels"],
         latent_size=latent_size,

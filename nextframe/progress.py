@@ -17,7 +17,7 @@ class Advance(Protocol):
 
 def clock(seconds: float) -> str:
     """Seconds as a person writes them: `42s`, `3m10s`, `2h05m`."""
-    seconds = int(round(seconds))
+    seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
     if seconds < 3600:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, read_weights, write_weights
+from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
-from nextframe.configfile import RunConfig, read_config
+from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.sampler import Session
 from nextframe.transformer import Transformer
-
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -34,7 +34,7 @@ class WorldModel:
     def device(self) -> torch.device:
         return self.autoencoder.scale.device
 
-    def session(
+    def latent_session(
         self,
         video: Tensor,
         conditions: Tensor | None,
@@ -42,7 +42,7 @@ class WorldModel:
         sample: SampleConfig | None = None,
         seeds: list[int] | None = None,
     ) -> Session:
-        """A session that goes on from `video`, uint8 [b, f, height, width, 3].
+        """A batch of videos to go on from, uint8 [b, f, height, width, 3].
 
         `conditions`: int64 [b, f], what each of these frames is conditioned on (`actions_for_frames`).
         """
@@ -51,9 +51,51 @@ class WorldModel:
             conditions = conditions.to(self.device)
         return Session(self.transformer, latents, conditions, capacity, sample or self.config.sample, seeds)
 
+    def session(
+        self, video: Tensor, actions: Tensor | None = None, sample: SampleConfig | None = None, most_frames: int = 600
+    ) -> "Walk":
+        """Walk on from a clip.
+
+        `video`: uint8 [f, height, width, 3], f >= 1; `actions`: int64 [f - 1], those that led from each frame to the
+        next. `most_frames`: room for so many frames, the clip included.
+        """
+        return Walk(self, video, actions, sample or self.config.sample, most_frames)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU."""
         return decode_video(self.autoencoder, latents)
+
+
+class Walk:
+    """One walk through a world: a frame for every action."""
+
+    def __init__(
+        self, model: WorldModel, video: Tensor, actions: Tensor | None, sample: SampleConfig, most_frames: int
+    ) -> None:
+        config = model.config.model
+        self._model = model
+        conditions = None
+        if config.condition == "action":
+            taken = actions if actions is not None else torch.full((len(video) - 1,), config.null_condition)
+            if len(taken) != len(video) - 1:
+                raise ValueError(f"{len(video)} frames have {len(video) - 1} actions between them, not {len(taken)}")
+            # Nobody has acted at the last frame yet.
+            taken = torch.cat([taken, torch.tensor([config.null_condition])])
+            conditions = actions_for_frames(config, taken)[None]
+        self._session = model.latent_session(video[None], conditions, most_frames, sample)
+
+    @torch.no_grad()
+    def step(self, action: int = 0) -> Tensor:
+        """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3]."""
+        session, config = self._session, self._model.config.model
+        condition = None
+        if session.conditions is not None:
+            condition = torch.tensor([action], device=self._model.device)
+            if config.action_of == "departure":
+                # The last frame was made when nobody knew what would be done in it; now that is known.
+                session.conditions[:, -1] = condition
+                condition = torch.full_like(condition, config.null_condition)
+        return self._model.decode(session.step(condition))[0]
 
 
 def load(run: Path | str, device: str | torch.device = "cpu") -> WorldModel:
@@ -63,6 +105,16 @@ def load(run: Path | str, device: str | torch.device = "cpu") -> WorldModel:
     transformer = load_weights(Transformer(config.model), run / WEIGHTS).to(device).eval()
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
     return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS))
+
+
+def export(run: Path, out: Path) -> None:
+    """Write what it takes to use a world model, and nothing of its training, with bfloat16 weights, to `out`."""
+    load(run)  # refuse what could not be loaded again
+    for part in (Path(), Path(AUTOENCODER)):
+        (out / part).mkdir(parents=True, exist_ok=True)
+        weights = {name: x.to(torch.bfloat16) for name, x in read_weights(run / part / WEIGHTS).items()}
+        write_weights(out / part / WEIGHTS, weights)
+        write_config(read_config(run / part / CONFIG), out / part / CONFIG)
 
 
 def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Autoencoder:

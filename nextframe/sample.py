@@ -6,9 +6,9 @@ import numpy as np
 
 from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.drawing import comparison_clip, mp4_bytes
 from nextframe.files import new_file, write_atomically
 from nextframe.forecast import check_settings, forecast, held_out_episodes, shortened
+from nextframe.pages.drawing import comparison_clip, mp4_bytes
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.progress import progress
 from nextframe.runs import load

@@ -17,7 +17,7 @@ from nextframe.transformer import Transformer
 
 
 def guided(velocity: Velocity, guidance: float) -> Velocity:
-    """Classifier-free guidance around a velocity whose batch is [null; condition]: v_null + g (v_condition - v_null)."""
+    """v_null + guidance (v_condition - v_null), for a velocity of batches [null; condition]."""
 
     def combined(x: Tensor, s: float) -> Tensor:
         null, condition = velocity(torch.cat([x, x]), s).chunk(2)

@@ -2,22 +2,26 @@
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
-from nextframe.config import OptimizerConfig, TrainConfig
+from nextframe.config import TrainConfig
 from nextframe.errors import UserError
-from nextframe.files import writing, write_atomically
+from nextframe.files import write_atomically, writing
 from nextframe.objective import Inputs, Objective
+from nextframe.optimizer import AdamW, Average
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision, should_compile
 from nextframe.progress import progress
 
@@ -32,9 +36,10 @@ class Task:
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
-    """Train `task` in the folder `run`, going on from its newest checkpoint. Ctrl-C saves one and returns.
+    """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
-    Returns where the run stands. Raises UserError when the loss is no longer a number.
+    Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt. Raises UserError, and
+    saves nothing, when the loss is no longer a number.
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -43,43 +48,79 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
     average = Average(network, config.optimizer.ema_decay)
     position = restore(run, network, optimizer, average)
     forward = torch.compile(task.objective.loss) if should_compile(config.compile, device) else task.objective.loss
-
-    def save() -> None:
-        network_state, average_state = _on_cpu(network.state_dict()), _on_cpu(average.state_dict(network))
-        save_checkpoint(run, TrainingState(network_state, average_state, _on_cpu(optimizer.state_dict()), position))
-        write_weights(run / WEIGHTS, average_state)
-
     saved = time.monotonic()
-    with metrics_log(run, position.step) as log, prefetched(task.batch, position.step) as batches:
-        with progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance:
-            shown = fraction_done(config, position)
-            try:
-                while fraction_done(config, position) < 1:
-                    started = time.monotonic()
-                    rate = learning_rate(config, position)
-                    generator = torch.Generator().manual_seed(step_seed(config.seed, position.step))
-                    inputs = task.objective.prepare(next(batches), generator)
-                    with matrix_precision(precision, device):
-                        loss = accumulate_gradients(forward, network, inputs, config.accumulate, device)
-                    norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.gradient_clip)
-                    optimizer.step(rate)
-                    average.update(network, position.step)
-                    spent = time.monotonic() - started
-                    position = Position(position.step + 1, position.seconds + spent)
-                    if position.step % config.log_every == 0:
-                        record = {"step": position.step, "loss": loss.item(), "gradient_norm": norm.item()}
-                        if not math.isfinite(record["loss"]):
-                            raise UserError(f"the loss is {record['loss']} at step {position.step}: lower --train.optimizer.learning-rate")
-                        log({**record, "learning_rate": rate, "seconds": position.seconds, "seconds_per_step": spent})
-                        done = fraction_done(config, position)
-                        advance(done - shown, f"step {position.step}  loss {record['loss']:.4f}  {spent:.2f} s/step")
-                        shown = done
-                    if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                        save()
-                        saved = time.monotonic()
-            finally:
-                save()
+    with (
+        interruptions() as interrupted,
+        metrics_log(run, position.step) as log,
+        prefetched(task.batch, position.step) as batches,
+        progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance,
+    ):
+        shown = fraction_done(config, position)
+        while fraction_done(config, position) < 1 and not interrupted():
+            started = time.monotonic()
+            rate = learning_rate(config, position)
+            generator = torch.Generator().manual_seed(step_seed(config.seed, position.step))
+            inputs = task.objective.prepare(next(batches), generator)
+            with matrix_precision(precision, device):
+                loss = accumulate_gradients(forward, network, inputs, config.accumulate, device)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.gradient_clip)
+            optimizer.step(rate)
+            average.update(network, position.step)
+            spent = time.monotonic() - started
+            position = Position(position.step + 1, position.seconds + spent)
+            done = fraction_done(config, position)
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if position.step % config.log_every == 0 or due or done >= 1:
+                record = {"step": position.step, "loss": finite(loss, position), "gradient_norm": norm.item()}
+                if position.step % config.log_every == 0:
+                    log({**record, "learning_rate": rate, "seconds": position.seconds, "seconds_per_step": spent})
+                advance(done - shown, f"step {position.step}  loss {record['loss']:.4f}  {spent:.2f} s/step")
+                shown = done
+            if due:
+                save(run, network, optimizer, average, position)
+                saved = time.monotonic()
+    save(run, network, optimizer, average, position)
+    if interrupted():
+        raise KeyboardInterrupt
     return position
+
+
+def finite(loss: Tensor, position: Position) -> float:
+    """The loss as a number (this waits for the device). Raises UserError when it is none."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise UserError(f"the loss is {value} at step {position.step}: lower --train.optimizer.learning-rate")
+    return value
+
+
+def save(run: Path, network: nn.Module, optimizer: AdamW, average: Average, position: Position) -> None:
+    """A checkpoint to go on from, and the averaged weights to use."""
+    averaged = _on_cpu(average.state_dict(network))
+    state = TrainingState(_on_cpu(network.state_dict()), averaged, _on_cpu(optimizer.state_dict()), position)
+    save_checkpoint(run, state)
+    write_weights(run / WEIGHTS, averaged)
+
+
+@contextmanager
+def interruptions() -> Iterator[Callable[[], bool]]:
+    """Yield a question: was the process asked to stop? No step is left half done, but a second Ctrl-C does not wait."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fraction_done(config: TrainConfig, position: Position) -> float:
@@ -106,7 +147,9 @@ def accumulate_gradients(
 ) -> Tensor:
     """Set the gradients of the mean loss over the batch, computed part by part; returns that loss."""
     network.zero_grad(set_to_none=True)
-    pieces = [dict(zip(inputs, piece, strict=True)) for piece in zip(*(x.chunk(parts) for x in inputs.values()), strict=True)]
+    pieces = [
+        dict(zip(inputs, piece, strict=True)) for piece in zip(*(x.chunk(parts) for x in inputs.values()), strict=True)
+    ]
     size = len(next(iter(inputs.values())))
     total = torch.zeros((), device=device)
     for piece in pieces:
@@ -115,57 +158,6 @@ def accumulate_gradients(
         loss.backward()
         total += loss.detach()
     return total
-
-
-class AdamW:
-    """torch's AdamW with the rate given per step and a state of plain named tensors."""
-
-    def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
-        self._named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            self._named.values(), betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
-
-    def step(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{key}": value for name, p in self._named.items() for key, value in self._optimizer.state[p].items()
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, p in self._named.items():
-            if f"{name}/step" in state:  # a weight has a state once it has had a gradient
-                # In the memory layout of the weight: another one would change the last bit of the update.
-                moments = {key: torch.empty_like(p).copy_(state[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
-                self._optimizer.state[p] = {"step": state[f"{name}/step"].to(p.device), **moments}
-
-
-class Average:
-    """Exponential moving average of the weights; buffers are taken as they are."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self._names = [name for name, _ in network.named_parameters()]
-        self._shadows = [p.detach().clone() for p in network.parameters()]
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Short at first, so that the random start is soon forgotten."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._shadows, list(network.parameters()), 1 - decay)
-
-    def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
-        """The state dict of the network with averaged weights."""
-        return {**network.state_dict(), **dict(zip(self._names, self._shadows, strict=True))}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, shadow in zip(self._names, self._shadows, strict=True):
-            shadow.copy_(state[name])
 
 
 def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -> Position:
@@ -178,7 +170,9 @@ def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -
         average.load_state_dict(state.average)
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out") from None
+        raise UserError(
+            f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"
+        ) from None
     return state.position
 
 

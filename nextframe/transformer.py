@@ -5,7 +5,6 @@ It has never heard of windows, data sets, devices or cache policy. The kinds of 
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -116,5 +115,3 @@ class Transformer(nn.Module):
 
 def parameters_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-

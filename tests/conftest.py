@@ -10,7 +10,14 @@ import torch
 from nextframe.config import AutoencoderConfig, TransformerConfig
 
 with jaxtyping.install_import_hook(
-    ["nextframe.rope", "nextframe.cache", "nextframe.flow", "nextframe.layers", "nextframe.mask", "nextframe.transformer"],
+    [
+        "nextframe.rope",
+        "nextframe.cache",
+        "nextframe.flow",
+        "nextframe.layers",
+        "nextframe.mask",
+        "nextframe.transformer",
+    ],
     "beartype.beartype",
 ):
     from nextframe.transformer import Transformer

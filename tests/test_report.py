@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from tiny import tiny_episodes, tiny_run
 
-from nextframe.charts import read_metrics
 from nextframe.config import Protocol
-from nextframe.drawing import action_strip, comparison_clip, enlarge, film_strip
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
-from nextframe.report import verdict, write_report
+from nextframe.pages.charts import read_metrics
+from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
+from nextframe.pages.report import verdict, write_report
 from nextframe.results import METHODS, METRICS, Results, summarise
 
 FRAMES = 4

@@ -93,22 +93,22 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of step `steps` + 1."""
+    """Ctrl-C in the middle of step `steps`."""
     calls = []
 
     def interrupted(*arguments: object) -> torch.Tensor:
         calls.append(1)
-        if len(calls) > steps:
-            raise KeyboardInterrupt
+        if len(calls) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
         return accumulate_gradients(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("nextframe.train.accumulate_gradients", interrupted)
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
-    """SIGKILL, which nothing can catch, at a moment of no choosing: what was logged since the checkpoint is redone."""
+    """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
     config = replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002))
-    script = "import sys; from pathlib import Path; from test_train import kill_target; kill_target(*map(Path, sys.argv[1:]))"
+    script = "import sys, pathlib, test_train; test_train.kill_target(*map(pathlib.Path, sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     run = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", script, str(latents), str(run)], env=environment)
@@ -182,6 +182,7 @@ def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) 
     broken = replace(TRAIN, optimizer=replace(TRAIN.optimizer, learning_rate=float("inf"), warmup_steps=0))
     with pytest.raises(UserError, match="the loss is nan"):
         train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run") is None
 
 
 def test_another_model_is_refused(latents: Path, tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_too_short_footage_is_refused(latents: Path, tmp_path: Path) -> None:
 
 
 def test_latents_of_another_shape_are_refused(latents: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="set --model.latent-channels"):
+    with pytest.raises(UserError, match="set --model"):
         train_preset(replace(WORLD, model=replace(LONG, latent_channels=5)), latents, tmp_path / "run")
 
 

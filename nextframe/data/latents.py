@@ -141,7 +141,5 @@ class LatentDataset:
     def scale_check(self) -> float:
         """Standard deviation of a sample of the latents; about 1 where the autoencoder's scale is right."""
         sample = self.index.episodes[:: max(1, len(self.index.episodes) // 16)]
-        parts: Sequence[Tensor] = [
-            self.latents(episode, 0, episode.frames).float().flatten() for episode in sample
-        ]
+        parts: Sequence[Tensor] = [self.latents(episode, 0, episode.frames).float().flatten() for episode in sample]
         return float(torch.cat(list(parts)).std())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nextframe.drawing import mp4_bytes, png_bytes
 from nextframe.errors import UserError
 from nextframe.files import write_atomically
+from nextframe.pages.drawing import mp4_bytes, png_bytes
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbf9; --card: #ffffff; --ink: #1b1f24; --soft: #5d6670; --line: #e2e4e1;

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nextframe import page
-from nextframe.charts import error_curves, legend, loss_curve
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.drawing import comparison_clip, film_strip
 from nextframe.errors import UserError
 from nextframe.metrics.statistics import EARLY, Figure
+from nextframe.pages import html
+from nextframe.pages.charts import error_curves, legend, loss_curve
+from nextframe.pages.drawing import comparison_clip, film_strip
 from nextframe.progress import clock
 from nextframe.results import BASELINES, METHODS, METRICS, Method, Results, prediction_path, read_prediction, shown
 
@@ -47,9 +47,9 @@ def write_report(
         *_settings(results),
     ]
     if commands:
-        body += [page.heading("What to type next"), page.commands(commands)]
+        body += [html.heading("What to type next"), html.commands(commands)]
     body.append(f"<footer>nextframe {results.environment['nextframe']} · {len(results.episodes)} episodes</footer>")
-    return page.write_page(path, page.page("nextframe: prediction and truth", body))
+    return html.write_page(path, html.page("nextframe: prediction and truth", body))
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def prediction_strip(clip: Clip) -> np.ndarray:
 
 def _opening(results: Results, median: Clip) -> Iterator[str]:
     protocol, fps = results.protocol, float(results.data["fps"])
-    yield page.paragraph("nextframe: a world model, measured", "over")
-    yield page.heading("Can it tell what happens next?", 1)
+    yield html.paragraph("nextframe: a world model, measured", "over")
+    yield html.heading("Can it tell what happens next?", 1)
     sentences = [
         f"The model was shown the first {protocol.context} frames ({protocol.context / fps:.1f} s) of "
         f"{counted(len(results.episodes), 'held-out episode')}, then nothing but the actions that were taken. "
@@ -113,10 +113,10 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
         verdict(results, late=False),
         verdict(results, late=True),
     ]
-    text = "".join(page.paragraph(sentence, "lead") for sentence in sentences if sentence)
+    text = "".join(html.paragraph(sentence, "lead") for sentence in sentences if sentence)
     key = "Amber: the end of the context. Teal: made by the model. The arrow is the action that led to a frame."
-    yield page.beside(text, _player(results, median) + page.paragraph(key, "soft"))
-    yield page.tiles(*_tiles(results))
+    yield html.beside(text, _player(results, median) + html.paragraph(key, "soft"))
+    yield html.tiles(*_tiles(results))
 
 
 def counted(number: int, thing: str) -> str:
@@ -198,13 +198,13 @@ def _tiles(results: Results) -> Iterator[tuple[str, str, str]]:
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
     others = [clip for clip in clips if clip is not clips[len(clips) // 2]]
     if others:
-        yield page.heading("The best and the worst")
-        yield page.paragraph("Not picked by hand: by PSNR over all predicted frames, as the median above.", "soft")
-        yield page.grid(*(_player(results, clip) for clip in others))
-    yield page.heading("Frame by frame")
-    yield page.paragraph("Each frame is made from the ones before it, so errors may add up.", "soft")
+        yield html.heading("The best and the worst")
+        yield html.paragraph("Not picked by hand: by PSNR over all predicted frames, as the median above.", "soft")
+        yield html.grid(*(_player(results, clip) for clip in others))
+    yield html.heading("Frame by frame")
+    yield html.paragraph("Each frame is made from the ones before it, so errors may add up.", "soft")
     for clip in clips:
-        yield page.picture(prediction_strip(clip), clip.title)
+        yield html.picture(prediction_strip(clip), clip.title)
 
 
 def _player(results: Results, clip: Clip) -> str:
@@ -213,12 +213,12 @@ def _player(results: Results, clip: Clip) -> str:
     lead = min(results.protocol.context, round(LEAD_SECONDS * fps))
     video = np.concatenate([clip.context[-lead:], clip.truth])
     frames = comparison_clip(video, clip.prediction, clip.actions[-len(video) :])
-    return page.video(frames, fps, clip.title)
+    return html.video(frames, fps, clip.title)
 
 
 def _errors(results: Results) -> Iterator[str]:
-    yield page.heading("Error per predicted frame")
-    yield page.paragraph(
+    yield html.heading("Error per predicted frame")
+    yield html.paragraph(
         "PSNR counts squared error, in decibels: 3 dB more is half of it. SSIM compares structure: 1 is identical. "
         "Repeating the last frame and the mean frame of the context are what one can do without any model; the "
         "autoencoder alone, given the true frames, is the best this model could reach. The band is the 95 % "
@@ -226,7 +226,7 @@ def _errors(results: Results) -> Iterator[str]:
         "soft",
     )
     yield legend()
-    yield page.grid(*(page.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in METRICS))
+    yield html.grid(*(html.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in METRICS))
     columns = [(metric, late) for metric in METRICS for late in _spans(results)]
     units = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
     head = [f"{units[metric]} {span_name(results, late)}" for metric, late in columns]
@@ -234,7 +234,7 @@ def _errors(results: Results) -> Iterator[str]:
     for method, name in METHODS.items():
         figures = [interval(_figure_of(results, method, metric, late), metric) for metric, late in columns]
         rows.append([name, *figures])
-    yield page.table(["mean over episodes (95 % interval)", *head], rows)
+    yield html.table(["mean over episodes (95 % interval)", *head], rows)
     leads = []
     for baseline in BASELINES:
         gains = results.gains[baseline]
@@ -242,7 +242,7 @@ def _errors(results: Results) -> Iterator[str]:
         cells = [interval(figure, metric, "+") for figure, (metric, _) in zip(figures, columns, strict=True) if figure]
         won = " / ".join(f"{gains[metric].won}" for metric in METRICS)
         leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
-    yield page.table(["the model's lead, episode by episode", *head, "episodes won (PSNR / SSIM)"], leads)
+    yield html.table(["the model's lead, episode by episode", *head, "episodes won (PSNR / SSIM)"], leads)
 
 
 def interval(figure: Figure, metric: str, sign: str = "") -> str:
@@ -254,19 +254,19 @@ def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
     rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
     ceiling, similarity = (_figure_of(results, "reconstruction", metric, False).mean for metric in METRICS)
-    yield page.heading("What the autoencoder alone loses")
-    yield page.paragraph(
+    yield html.heading("What the autoencoder alone loses")
+    yield html.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
         f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over frames {span_name(results, False)}. Predictions go "
         "through the same decoder, so this is about as good as they could be.",
         "soft",
     )
-    yield page.picture(film_strip(rows, [f"+{frame}" for frame in frames]), clip.title.partition(",")[0])
+    yield html.picture(film_strip(rows, [f"+{frame}" for frame in frames]), clip.title.partition(",")[0])
 
 
 def _tokens_and_speed(results: Results) -> Iterator[str]:
     tokens, speed, settings = results.tokens, results.speed, results.environment
-    yield page.heading("A long memory, in few tokens")
+    yield html.heading("A long memory, in few tokens")
     frames = tokens.fine_frames + tokens.coarse_frames
     fine, coarse = tokens.fine_frames * tokens.fine_per_frame, tokens.coarse_frames * tokens.coarse_per_frame
     if tokens.coarse_frames:
@@ -277,11 +277,11 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
         )
     else:
         text = f"This is a short model: every one of {frames} frames is {tokens.fine_per_frame} tokens."
-    yield page.paragraph(text, "soft")
+    yield html.paragraph(text, "soft")
     rows = [("two levels", [fine, coarse], f"{fine:,} + {coarse:,}")] if coarse else []
-    yield page.bars([*rows, ("all frames fine", [tokens.uniform], f"{tokens.uniform:,}")])
-    yield page.heading("Speed")
-    yield page.table(
+    yield html.bars([*rows, ("all frames fine", [tokens.uniform], f"{tokens.uniform:,}")])
+    yield html.heading("Speed")
+    yield html.table(
         ["", ""],
         [
             ["frames per second, transformer and decoder", f"{speed.frames_per_second:.1f}"],
@@ -293,23 +293,23 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
             ["hardware", f"{settings['hardware']}, {settings['precision']}"],
         ],
     )
-    yield page.paragraph("Encoding the context to latents is not counted; the transformer's reading of it is.", "soft")
+    yield html.paragraph("Encoding the context to latents is not counted; the transformer's reading of it is.", "soft")
 
 
 def _training(runs: Mapping[str, Path], stages: Mapping[str, float]) -> Iterator[str]:
     if runs:
-        yield page.heading("Training")
-        yield page.paragraph("Thin: every record. Thick: their running median.", "soft")
-        yield page.grid(*(page.chart(loss_curve(run), title) for title, run in runs.items()))
+        yield html.heading("Training")
+        yield html.paragraph("Thin: every record. Thick: their running median.", "soft")
+        yield html.grid(*(html.chart(loss_curve(run), title) for title, run in runs.items()))
     if stages:
-        yield page.heading("Time of each stage")
-        yield page.bars([(name, [seconds], clock(seconds)) for name, seconds in stages.items()])
+        yield html.heading("Time of each stage")
+        yield html.bars([(name, [seconds], clock(seconds)) for name, seconds in stages.items()])
 
 
 def _method(results: Results) -> Iterator[str]:
     protocol = results.protocol
-    yield page.heading("How this was measured")
-    yield page.paragraph(
+    yield html.heading("How this was measured")
+    yield html.paragraph(
         f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, none left out. "
         "Only predicted frames are scored, as 8-bit pixels before any video compression; PSNR is at most 60 dB, so "
         "that a still camera cannot count infinitely. Each frame's PSNR and SSIM are averaged over frames, then over "
@@ -332,10 +332,10 @@ def _settings(results: Results) -> Iterator[str]:
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode"],
         *([name, str(value)] for name, value in results.environment.items()),
     ]
-    yield page.heading("Settings")
-    yield page.table(["", ""], rows)
+    yield html.heading("Settings")
+    yield html.table(["", ""], rows)
     everything = {**model["config"], "autoencoder": model["autoencoder_config"]}
-    yield page.folded("every setting of model and training", page.table(["", ""], list(flattened(everything))))
+    yield html.folded("every setting of model and training", html.table(["", ""], list(flattened(everything))))
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

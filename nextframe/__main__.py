@@ -1,0 +1,3 @@
+from nextframe.cli import main
+
+main()

@@ -1,0 +1,167 @@
+"""Every verb once, on real footage from the engine, by the command line alone; and what it says to bad input."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nextframe.cli import main, overview, run_command, seconds_of
+from nextframe.errors import UserError
+
+TINY_AUTOENCODER = (
+    "--model.encoder-channels 8 16 16 16 --model.decoder-channels 8 16 16 16 "
+    "--model.encoder-layers 0 1 1 1 --model.decoder-layers 0 1 1 1 --train.device cpu --train.batch 4"
+).split()
+TINY_WORLD = (
+    "--model.layers 1 --model.heads 2 --model.head-dim 16 --model.rope-axes 4 6 6 --model.window 4 "
+    "--clip.frames 16 --clip.min-frames 4 --train.device cpu --train.batch 2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """record -> train autoencoder -> encode -> train world model, tiny."""
+    home = tmp_path_factory.mktemp("loop")
+    for split, episodes in (("train", 3), ("test", 2)):
+        command = f"record maze --out {home}/data --episodes {episodes} --split {split} --frames 24 --workers 1"
+        run_command(command.split())
+    autoencoder = f"train autoencoder-maze --data {home}/data --out {home}/autoencoder --train.steps 2".split()
+    run_command([*autoencoder, *TINY_AUTOENCODER])
+    encode = f"encode --autoencoder {home}/autoencoder --data {home}/data --out {home}/latents --device cpu"
+    run_command(encode.split())
+    world = f"train maze --data {home}/latents --out {home}/world --train.steps 2".split()
+    run_command([*world, *TINY_WORLD])
+    return home
+
+
+def test_the_whole_loop(loop: Path) -> None:
+    sample = f"sample --model {loop}/world --data {loop}/data --out {loop}/sample --context 8 --frames 6 --episodes 1"
+    run_command([*sample.split(), "--steps", "2", "--device", "cpu"])
+    with np.load(loop / "sample" / "test_000000.npz") as made:
+        assert made["video"].shape == (14, 64, 64, 3)
+    assert (loop / "sample" / "test_000000.mp4").stat().st_size > 1000
+    run_command(f"inspect --data {loop}/data --out {loop}/inspected".split())
+    assert (loop / "inspected" / "inspect.html").exists()
+
+
+def test_encoding_again_does_nothing_twice(loop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = loop / "latents" / "latents.json"
+    shards = {path: path.stat().st_mtime_ns for path in (loop / "latents").glob("*.safetensors")}
+    before = json.loads(index.read_text())
+    assert len(before["episodes"]) == 5 and 0 < before["episodes"][0]["psnr"] < 60
+    encode = f"encode --autoencoder {loop}/autoencoder --data {loop}/data --out {loop}/latents --device cpu"
+    run_command(encode.split())
+    assert json.loads(index.read_text()) == before
+    assert shards == {path: path.stat().st_mtime_ns for path in (loop / "latents").glob("*.safetensors")}
+
+
+def test_latents_have_unit_variance_and_keep_their_autoencoder(loop: Path) -> None:
+    from nextframe.data.latents import LatentDataset
+    from nextframe.runs import load_autoencoder
+
+    dataset = LatentDataset(loop / "latents")
+    assert dataset.scale_check == pytest.approx(1.0, abs=0.1)
+    assert float(load_autoencoder(loop / "latents" / "autoencoder").scale) != 1.0
+
+
+def test_an_exported_model_walks(loop: Path) -> None:
+    import torch
+
+    import nextframe
+
+    run_command(f"export --model {loop}/world --out {loop}/exported".split())
+    exported, original = nextframe.load(loop / "exported", "cpu"), nextframe.load(loop / "world", "cpu")
+    size = (loop / "exported" / "weights.safetensors").stat().st_size
+    assert size < 0.6 * (loop / "world" / "weights.safetensors").stat().st_size
+    clip = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8)
+    walks = [model.session(clip, torch.tensor([1, 1, 2, 3, 1])) for model in (exported, original)]
+    for action in (1, 1, 4):
+        frames = [walk.step(action) for walk in walks]
+        assert frames[0].shape == (64, 64, 3) and frames[0].dtype == torch.uint8
+        assert (frames[0].float() - frames[1].float()).abs().mean() < 8
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str) -> str:
+    """The one line a command ends with when the user has to do something."""
+    monkeypatch.setattr(sys, "argv", ["nextframe", *command.split()])
+    with pytest.raises(SystemExit) as exit_status:
+        main()
+    assert exit_status.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("trian", "did you mean 'train'?"),
+        ("train maz", "did you mean 'maze'?"),
+        ("record doom", "choose maze"),
+        ("evaluate mase --model x", "did you mean 'maze'?"),
+        ("demo --train --budget soon", "write 90s, 10m or 1h30m"),
+        ("demo --train --budget 5s", "at least 30s"),
+        ("train autoencoder-maze --data nowhere --out run", "nowhere is not a dataset"),
+        ("train maze --data nowhere --out run", "nowhere holds no latents"),
+        ("encode --autoencoder nowhere --data nowhere --out out", "nowhere is not"),
+        ("sample --model nowhere --data nowhere --out out", "nowhere is not a run"),
+        ("inspect --data nowhere", "nowhere is not a dataset"),
+        ("record maze --out x --episodes 0", "choose 1 to"),
+    ],
+)
+def test_bad_words_get_one_line(
+    command: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert says in refused(capsys, monkeypatch, command)
+
+
+def test_bad_data_gets_one_line(
+    loop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = f"--model {loop}/world", f"--data {loop}/data"
+    say = lambda command: refused(capsys, monkeypatch, command)  # noqa: E731
+    assert "record longer episodes" in say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
+    assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
+    assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
+    assert "is not a world model" in say(f"export --model {loop}/autoencoder --out o")
+    assert "set --model.frame-size" in say(
+        f"train autoencoder-maze {data} --out {tmp_path}/r --model.frame-size 128 --train.device cpu"
+    )
+    weights = tmp_path / "copy" / "weights.safetensors"
+    subprocess.run(["cp", "-r", str(loop / "world"), str(tmp_path / "copy")], check=True)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "is damaged or no safetensors file" in say(
+        f"sample --model {tmp_path}/copy {data} --out o --context 4 --frames 4 --episodes 1"
+    )
+    config = tmp_path / "copy" / "config.yaml"
+    config.write_text(config.read_text().replace("window:", "windwo:"))
+    assert "did you mean 'window'?" in say(f"sample --model {tmp_path}/copy {data} --out o")
+    assert not list(Path().glob("o/*"))
+
+
+def test_help_is_quick_and_knows_every_verb() -> None:
+    started = time.monotonic()
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "nextframe", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - started < 3  # 0.1 s on an idle machine
+    assert shown.stdout.strip() == overview()
+    assert "torch" not in {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
+
+
+def test_durations() -> None:
+    assert [seconds_of(text) for text in ("45", "90s", "10m", "1h30m", "2h")] == [45, 90, 600, 5400, 7200]
+    for text in ("", "soon", "-3m", "10 minutes"):
+        with pytest.raises(UserError):
+            seconds_of(text)
+
+
+def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        run_command("train maze --data d --out o --model.layer 3".split())
+    assert exit_status.value.code == 2
+    assert "--model.layers" in capsys.readouterr().err
