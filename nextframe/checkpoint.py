@@ -14,11 +14,11 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nextframe.errors import UserError
-from nextframe.files import new_file, new_folder, sweep
+from nextframe.files import new_folder, sweep, write_atomically
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
@@ -57,7 +57,7 @@ def save_checkpoint(run: Path, state: TrainingState) -> Path:
         shutil.rmtree(path)
     with new_folder(path) as temporary:
         for part, tensors in zip(PARTS, (state.weights, state.average, state.optimizer), strict=True):
-            save_file(tensors, temporary / f"{part}.safetensors")
+            (temporary / f"{part}.safetensors").write_bytes(save(tensors))
         (temporary / "state.json").write_text(json.dumps(asdict(state.position)))
     for old in sorted(folder.iterdir())[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
@@ -91,8 +91,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    with new_file(path) as temporary:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, temporary)
+    write_atomically(path, save({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}))
 
 
 def load_weights(network: N, path: Path) -> N:

@@ -12,14 +12,8 @@ import pytest
 from nextframe.cli import main, overview, run_command, seconds_of
 from nextframe.errors import UserError
 
-TINY_AUTOENCODER = (
-    "--model.encoder-channels 8 16 16 16 --model.decoder-channels 8 16 16 16 "
-    "--model.encoder-layers 0 1 1 1 --model.decoder-layers 0 1 1 1 --train.device cpu --train.batch 4"
-).split()
-TINY_WORLD = (
-    "--model.layers 1 --model.heads 2 --model.head-dim 16 --model.rope-axes 4 6 6 --model.window 4 "
-    "--clip.frames 16 --clip.min-frames 4 --train.device cpu --train.batch 2"
-).split()
+TINY_AUTOENCODER = ["--model.encoder-channels", "8", "16", "16", "16", "--model.decoder-channels", "8", "16", "16", "16", "--model.encoder-layers", "0", "1", "1", "1", "--model.decoder-layers", "0", "1", "1", "1", "--train.device", "cpu", "--train.batch", "4"]
+TINY_WORLD = ["--model.layers", "1", "--model.heads", "2", "--model.head-dim", "16", "--model.rope-axes", "4", "6", "6", "--model.window", "4", "--clip.frames", "16", "--clip.min-frames", "4", "--train.device", "cpu", "--train.batch", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +156,6 @@ def test_durations() -> None:
 
 def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_status:
-        run_command("train maze --data d --out o --model.layer 3".split())
+        run_command(["train", "maze", "--data", "d", "--out", "o", "--model.layer", "3"])
     assert exit_status.value.code == 2
     assert "--model.layers" in capsys.readouterr().err

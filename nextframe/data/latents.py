@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nextframe.errors import UserError
-from nextframe.files import new_file, write_atomically
+from nextframe.files import write_atomically
 
 VERSION = 1
 INDEX = "latents.json"
@@ -55,8 +55,7 @@ def write_shard(path: Path, episodes: dict[str, tuple[Tensor, Tensor]]) -> None:
     for name, (latents, actions) in episodes.items():
         tensors[f"{name}.latents"] = latents.to(torch.bfloat16).contiguous()
         tensors[f"{name}.actions"] = actions.to(torch.int64).contiguous()
-    with new_file(path) as temporary:
-        save_file(tensors, temporary)
+    write_atomically(path, save(tensors))
 
 
 def write_index(folder: Path, index: LatentIndex) -> None:

@@ -11,7 +11,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ MAZES_PER_ENGINE = 200  # an engine starts in a third of a second; a maze takes 
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def film(seeds: list[int], settings: MazeSettings, folder: Path) -> Iterator[Episode]:
+def film(seeds: list[int], settings: MazeSettings, folder: Path) -> Generator[Episode]:
     """One episode per seed, filmed with one engine that keeps its files in `folder`.
 
     extras: pose float32 [f, 3] is x, y in map units and the angle in degrees anticlockwise from east; grid uint8
@@ -72,8 +73,12 @@ def _work(job: dict[str, Any], scratch: Path, results: IO[str]) -> None:
     for first in range(0, len(job["seeds"]), MAZES_PER_ENGINE):
         seeds = job["seeds"][first : first + MAZES_PER_ENGINE]
         names = job["names"][first : first + MAZES_PER_ENGINE]
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            for name, seed, episode in zip(names, seeds, film(seeds, settings, Path(folder)), strict=True):
+        # Closed before an error is reported: the engine must not be ended in the middle of ending.
+        with (
+            tempfile.TemporaryDirectory(dir=scratch) as folder,
+            closing(film(seeds, settings, Path(folder))) as episodes,
+        ):
+            for name, seed, episode in zip(names, seeds, episodes, strict=True):
                 info = write_episode(Path(job["folder"]), dataset, name, job["split"], episode, {"seed": seed})
                 print(json.dumps(asdict(info)), file=results)
 
