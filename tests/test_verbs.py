@@ -12,8 +12,54 @@ import pytest
 from nextframe.cli import main, overview, run_command, seconds_of
 from nextframe.errors import UserError
 
-TINY_AUTOENCODER = ["--model.encoder-channels", "8", "16", "16", "16", "--model.decoder-channels", "8", "16", "16", "16", "--model.encoder-layers", "0", "1", "1", "1", "--model.decoder-layers", "0", "1", "1", "1", "--train.device", "cpu", "--train.batch", "4"]
-TINY_WORLD = ["--model.layers", "1", "--model.heads", "2", "--model.head-dim", "16", "--model.rope-axes", "4", "6", "6", "--model.window", "4", "--clip.frames", "16", "--clip.min-frames", "4", "--train.device", "cpu", "--train.batch", "2"]
+TINY_AUTOENCODER = [
+    "--model.encoder-channels",
+    "8",
+    "16",
+    "16",
+    "16",
+    "--model.decoder-channels",
+    "8",
+    "16",
+    "16",
+    "16",
+    "--model.encoder-layers",
+    "0",
+    "1",
+    "1",
+    "1",
+    "--model.decoder-layers",
+    "0",
+    "1",
+    "1",
+    "1",
+    "--train.device",
+    "cpu",
+    "--train.batch",
+    "4",
+]
+TINY_WORLD = [
+    "--model.layers",
+    "1",
+    "--model.heads",
+    "2",
+    "--model.head-dim",
+    "16",
+    "--model.rope-axes",
+    "4",
+    "6",
+    "6",
+    "--model.window",
+    "4",
+    "--clip.frames",
+    "16",
+    "--clip.min-frames",
+    "4",
+    "--train.device",
+    "cpu",
+    "--train.batch",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")
