@@ -51,8 +51,8 @@ def save_checkpoint(run: Path, state: TrainingState) -> Path:
     """Write a checkpoint whole or not at all, and drop all but the newest few."""
     folder = run / "checkpoints"
     path = folder / f"{state.position.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    if folder.exists():
+        sweep(folder)
     if path.exists():
         shutil.rmtree(path)
     with new_folder(path) as temporary:

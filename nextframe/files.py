@@ -17,15 +17,13 @@ TEMPORARY = ".partial-"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a line for the user."""
+    """Turn a full disk, or a folder one may not write to, into a line for the user."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left for {path}: free some, then run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
-        raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "free some space and run the same command again" if full else "choose another folder"
+        raise UserError(f"{path} cannot be written ({error.strerror}): {way_out}") from error
 
 
 @contextmanager

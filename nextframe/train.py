@@ -202,17 +202,19 @@ def metrics_log(run: Path, step: int) -> Iterator[Callable[[dict[str, float]], N
 
     What a run that was killed logged after its last checkpoint, `step`, is dropped: those steps are taken again.
     """
-    run.mkdir(parents=True, exist_ok=True)
     path = run / "metrics.jsonl"
+    with writing(path):
+        run.mkdir(parents=True, exist_ok=True)
     if path.exists():
         kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
     board = _tensorboard(run, step)
-    with path.open("a") as file, writing(path):
+    with path.open("a") as file:
 
         def log(record: dict[str, float]) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+            with writing(path):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
             if board is not None:
                 for name, value in record.items():
                     board.add_scalar(name, value, int(record["step"]))
