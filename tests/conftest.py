@@ -1,6 +1,7 @@
 """Small things many tests need; and shapes are checked while tests run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -23,18 +24,7 @@ with jaxtyping.install_import_hook(
     from nextframe.transformer import Transformer
 
 SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))
-LONG = TransformerConfig(
-    latent_channels=3,
-    latent_size=4,
-    layers=2,
-    heads=2,
-    head_dim=16,
-    rope_axes=(4, 6, 6),
-    coarse_patch=2,
-    window=4,
-    condition="action",
-    classes=3,
-)
+LONG = replace(SHORT, coarse_patch=2, window=4, condition="action", classes=3)
 AUTOENCODER = AutoencoderConfig(
     frame_size=16,
     latent_channels=3,

@@ -1,5 +1,7 @@
 """The cache changes nothing, the batch changes nothing, and time can be turned back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
@@ -8,7 +10,7 @@ from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.sampler import Session, rollout, uncached_frame
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
-DECAYING = TransformerConfig(**{**LONG.__dict__, "temporal_decay": 0.2})
+DECAYING = replace(LONG, temporal_decay=0.2)
 
 
 def clips(config: TransformerConfig, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor | None]:

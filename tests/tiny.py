@@ -1,13 +1,15 @@
 """A world and a model small enough for a test: a panorama that an action turns, and random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import LONG
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.config import AutoencoderConfig, SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import AutoencoderConfig, SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.transformer import Transformer
@@ -16,18 +18,7 @@ SIZE = 32
 ACTIONS = ("noop", "turn_left", "turn_right")
 TURN = 3
 """Pixels."""
-MODEL = TransformerConfig(
-    latent_channels=4,
-    latent_size=4,
-    layers=1,
-    heads=2,
-    head_dim=16,
-    rope_axes=(4, 6, 6),
-    coarse_patch=2,
-    window=4,
-    condition="action",
-    classes=5,
-)
+MODEL = replace(LONG, latent_channels=4, layers=1, classes=5)
 TOKENIZER = AutoencoderConfig(
     frame_size=SIZE,
     latent_channels=4,

@@ -1,0 +1,54 @@
+"""A configuration survives the disk, and nothing strange gets in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nextframe.config import AutoencoderConfig, TransformerConfig
+from nextframe.configfile import read_config, write_config
+from nextframe.errors import UserError
+from nextframe.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_the_disk(name: str, tmp_path: Path) -> None:
+    write_config(PRESETS[name], tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == PRESETS[name]
+
+
+def test_yaml_reads_1e_4_as_text_and_we_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("kind: world-model\ntrain: {optimizer: {learning_rate: 1e-4}}\n")
+    assert read_config(path).train.optimizer.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: world-model\nmodle: {}", "unknown setting 'modle', did you mean 'model'"),
+        ("kind: world-model\nmodel: {layers: many}", "model: layers: 'many' does not fit int"),
+        ("kind: world-model\nmodel: {layers: true}", "True does not fit int"),
+        ("kind: world-model\nmodel: {rope_axes: [16, 24]}", "rope_axes"),
+        ("kind: world-model\nmodel: {condition: colour}", "'colour' does not fit"),
+        ("kind: world-model\nmodel: {head_dim: 32}", "must add up to head_dim 32"),
+        ("kind: pudding", "kind must be one of"),
+        ("[1, 2]", "kind must be one of"),
+        ("kind: [", "not valid YAML"),
+    ],
+)
+def test_what_does_not_fit_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_config(path)
+    assert says in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_impossible_models_are_refused() -> None:
+    for wrong in ({"patch": 3}, {"coarse_patch": 16}, {"patch": 4, "coarse_patch": 2}, {"condition": "action"}):
+        with pytest.raises(ValueError):
+            replace(TransformerConfig(), **wrong)
+    for wrong in ({"frame_size": 60}, {"encoder_layers": (1, 1)}, {"latent_channels": 7}):
+        with pytest.raises(ValueError):
+            replace(AutoencoderConfig(), **wrong)
