@@ -1,18 +1,20 @@
 # Everything happens in .venv; `make setup` builds it, the other targets do so by themselves.
 #
-# A GPU wants another build of torch than the pinned one:  make setup TORCH="torch==2.13.0+cu130"
+# Another torch than the pinned one, for a GPU, say:
+#   make setup TORCH="torch==2.13.0 --index-url https://URL-OF-THE-BUILD-FOR-YOUR-DRIVER"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 NEXTFRAME = .venv/bin/nextframe
+DEFAULT = runs/default
 
-.PHONY: setup demo test slow-tests clean
+.PHONY: setup demo test default-model clean
 
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
-	.venv/bin/pip install --quiet --disable-pip-version-check "$(TORCH)" --constraint .venv/constraints.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check $(TORCH) --constraint .venv/constraints.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint .venv/constraints.txt
 	touch $@
 
@@ -25,8 +27,13 @@ test: setup
 	.venv/bin/pyright
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
-slow-tests: setup
-	.venv/bin/python -m pytest -m slow
+# How the model in nextframe/pretrained was made. It goes on where it stopped; more hours: --train.steps.
+default-model: setup
+	$(NEXTFRAME) record maze --episodes 1088 --out $(DEFAULT)/footage
+	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
+	$(NEXTFRAME) encode --autoencoder $(DEFAULT)/autoencoder --data $(DEFAULT)/footage --out $(DEFAULT)/latents
+	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world
+	$(NEXTFRAME) export --model $(DEFAULT)/world --out nextframe/pretrained/maze
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv

@@ -51,22 +51,27 @@ def save_checkpoint(run: Path, state: TrainingState) -> Path:
     """Write a checkpoint whole or not at all, and drop all but the newest few."""
     folder = run / "checkpoints"
     path = folder / f"{state.position.step:08d}"
+    if path.exists():  # a good one is never touched again
+        return path
     if folder.exists():
         sweep(folder)
-    if path.exists():
-        shutil.rmtree(path)
     with new_folder(path) as temporary:
         for part, tensors in zip(PARTS, (state.weights, state.average, state.optimizer), strict=True):
             (temporary / f"{part}.safetensors").write_bytes(save(tensors))
         (temporary / "state.json").write_text(json.dumps(asdict(state.position)))
-    for old in sorted(folder.iterdir())[:-KEPT_CHECKPOINTS]:
+    for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return path
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("[0-9]" * 8))
+
+
 def newest_checkpoint(run: Path) -> TrainingState | None:
     """The newest checkpoint of a run, or None where there is none yet."""
-    found = sorted((run / "checkpoints").glob("[0-9]*"))
+    found = checkpoints(run)
     if not found:
         return None
     path = found[-1]

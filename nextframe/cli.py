@@ -25,12 +25,12 @@ INTERRUPTED = 130
 
 
 def demo(
-    out: Path = Path("runs/demo"), train: bool = False, budget: str = "10m", episodes: int = 8, device: str = "auto"
+    out: Path | None = None, train: bool = False, budget: str = "10m", episodes: int = 8, device: str = "auto"
 ) -> None:
     """Walk the shipped model through mazes it has never seen, and write a report.
 
     Args:
-        out: Folder for everything the demo makes; the report is OUT/report.html.
+        out: Folder for all it makes, and OUT/report.html; runs/demo, or runs/demo-train, if not given.
         train: Start from nothing instead: record, train an autoencoder and a world model, predict, report.
         budget: Time for --train, e.g. 90s, 10m, 2h.
         episodes: Mazes to predict.
@@ -40,9 +40,9 @@ def demo(
     from nextframe import demo as demos
 
     if train:
-        demos.demo_train(out, seconds, episodes, device)
+        demos.demo_train(out or Path("runs/demo-train"), seconds, episodes, device)
     else:
-        demos.demo(out, episodes, device)
+        demos.demo(out or Path("runs/demo"), episodes, device)
 
 
 def doctor() -> None:
@@ -87,7 +87,7 @@ def record_maze(
     run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size), workers)
 
 
-def inspect(data: Path, out: Path | None = None) -> None:
+def inspect(data: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     """Numbers, checks and a contact sheet of a folder of episodes.
 
     Args:
@@ -250,6 +250,8 @@ VERBS = {
     "export": Verb(export),
 }
 
+RESUMES = ("demo", "record", "train", "encode", "evaluate")
+
 
 def main() -> None:
     """Entry point of `nextframe`. Exit status: 0 done, 1 a bug, 2 something the user can put right, 130 interrupted."""
@@ -261,7 +263,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        resumes = " ".join(sys.argv[1:2]) in RESUMES
+        print("\nstopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; leave nothing for the interpreter to complain about at exit.
@@ -323,7 +326,10 @@ def _sample_config(model: Path, steps: int | None, guidance: float | None, seed:
     if not isinstance(config, WorldModelConfig):
         raise UserError(f"{model} is an autoencoder: name the run of a world model")
     given = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
-    return replace(config.sample, seed=seed, **given)
+    try:
+        return replace(config.sample, seed=seed, **given)
+    except ValueError as error:
+        raise UserError(f"sampling: {error}") from None
 
 
 def seconds_of(duration: str) -> float:

@@ -17,8 +17,8 @@ from nextframe.objective import Clips
 
 FRAMES_PER_EPISODE = 4
 """Frames of one episode in a batch of the autoencoder: a file is decoded once for all of them."""
-DECODED_EPISODES = 1500
-"""Decoded episodes kept in memory; 300 frames of 64 x 64 are 3.7 MB."""
+DECODED_BYTES = 5 * 2**30
+"""Of decoded footage kept in memory."""
 
 
 def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[[int], Tensor]:
@@ -29,7 +29,9 @@ def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[
     if dataset.info.size != size:
         raise UserError(f"the footage has {dataset.info.size} pixels a side, the preset {size}: set --model.frame-size")
 
-    @lru_cache(DECODED_EPISODES)
+    longest = max(episode.frames for episode in episodes)
+
+    @lru_cache(max(1, DECODED_BYTES // (3 * longest * size**2)))
     def video(index: int) -> np.ndarray:
         return dataset.read(episodes[index]).video
 
@@ -55,6 +57,8 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
             "set --model.latent-channels and --model.latent-size"
         )
 
+    if model.condition == "label":
+        raise UserError("recorded footage has no class labels: train a model of actions, or one without a condition")
     if model.condition == "action" and model.classes < len(dataset.index.action_names):
         raise UserError(
             f"the footage has {len(dataset.index.action_names)} actions, the preset {model.classes}: "

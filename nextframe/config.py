@@ -10,6 +10,14 @@ from typing import Literal
 Condition = Literal["none", "label", "action"]
 
 
+def _at_least(settings: object, **smallest: float) -> None:
+    """Raises ValueError naming the first field that is below its smallest value."""
+    for name, least in smallest.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= least:  # also refuses nan
+            raise ValueError(f"{name} is {value}: it must be at least {least}")
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """The FAR transformer (arXiv 2503.19325, section 3); the defaults are FAR-B on 8 x 8 latents."""
@@ -37,6 +45,9 @@ class TransformerConfig:
     """FlexRoPE: added to the attention logits per frame of distance between key and query."""
 
     def __post_init__(self) -> None:
+        _at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
+        if any(axis % 2 for axis in self.rope_axes):
+            raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
         if sum(self.rope_axes) != self.head_dim:
             raise ValueError(f"rope_axes {self.rope_axes} must add up to head_dim {self.head_dim}")
         if self.condition != "none" and self.classes < 1:
@@ -108,6 +119,11 @@ class OptimizerConfig:
     ema_decay: float = 0.9999
     """Decay of the averaged weights, which are the ones sampled with; the average is shorter in the first steps."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
+        if self.decay > 1 or self.ema_decay > 1:
+            raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
+
 
 @dataclass(frozen=True)
 class ClipConfig:
@@ -119,7 +135,12 @@ class ClipConfig:
     min_frames: int | None = None
     """Long models: the length is drawn uniformly from [min_frames, frames), the same for all clips of a step."""
     ramp: float = 0.0
-    """First part of the run over which the longest length grows, by equal factors, from min_frames to frames."""
+    """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, frames=1, interval=1, min_frames=1, ramp=0)
+        if self.min_frames is not None and self.min_frames >= self.frames:
+            raise ValueError(f"min_frames {self.min_frames} must be less than frames {self.frames}")
 
 
 @dataclass(frozen=True)
@@ -128,9 +149,10 @@ class TrainConfig:
 
     steps: int = 400_000
     batch: int = 32
-    """Clips (autoencoder: frames) per optimizer step, over all devices."""
+    """Clips (autoencoder: frames) per optimizer step."""
     accumulate: int = 1
-    """Parts a batch is cut into, one after the other, to save memory. The result is the same."""
+    """Parts a batch is cut into, one after the other, to save memory. A world model learns the same; an autoencoder
+    with batch norm or latent noise sees the statistics of a part."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0
     device: str = "auto"
@@ -144,6 +166,9 @@ class TrainConfig:
     minutes: float | None = None
     """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, minutes=0.001)
+
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -154,6 +179,9 @@ class SampleConfig:
     guidance: float = 1.0
     """v = v_null + guidance * (v_condition - v_null); 1: no guidance."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, steps=1, guidance=0, seed=0)
 
 
 @dataclass(frozen=True)
@@ -167,6 +195,10 @@ class WorldModelConfig:
     condition_dropout: float = 0.1
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        if self.clip.ramp and self.train.minutes is not None:
+            raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def read_config(path: Path) -> RunConfig:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run: it has no {path.name}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict) or values.get("kind") not in KINDS:

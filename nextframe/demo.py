@@ -5,6 +5,7 @@ Every stage is a verb that can be called alone, and goes on where it stopped; so
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,22 +35,28 @@ FEWEST_EPISODES = 16
 
 
 class Stages:
-    """Seconds spent in each stage, over all calls of the demo: kept in `stages.json` beside what they made."""
+    """Seconds each stage took until it was finished, over all calls: kept in a file beside what they made."""
 
-    def __init__(self, out: Path) -> None:
-        self._path = out / "stages.json"
-        self.seconds: dict[str, float] = {}
-        if self._path.exists():
-            self.seconds = json.loads(self._path.read_text())
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spent: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        stage = self._spent.setdefault(name, {"seconds": 0.0, "finished": 0})
         started = time.monotonic()
+        finished_before = stage["finished"]
         try:
             yield
+            stage["finished"] = 1
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            write_atomically(self._path, json.dumps(self.seconds).encode())
+            if not finished_before:
+                stage["seconds"] += time.monotonic() - started
+                write_atomically(self._path, json.dumps(self._spent).encode())
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {name: stage["seconds"] for name, stage in self._spent.items()}
 
 
 def demo(out: Path, episodes: int, device: str) -> Path:
@@ -64,7 +71,8 @@ def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
     if seconds < 30:
         raise UserError(f"--budget {clock(seconds)} is too short for the whole loop: give it at least 30s, better 10m")
     same_budget(out, seconds)
-    target, stages = resolve_device(device).type, Stages(out)
+    episodes = min(episodes, max(2, int(seconds / 60)))  # predicting has to fit into the budget too
+    target, stages = resolve_device(device).type, Stages(out / "stages.json")
     count = max(FEWEST_EPISODES, int(seconds * SHARES["encode"] * ENCODED_PER_SECOND[target]))
     footage, latents, autoencoder, world = (
         out / name for name in ("training-footage", "latents", "autoencoder", "world")
@@ -103,25 +111,28 @@ def same_budget(out: Path, seconds: float) -> None:
 
 def show(out: Path, model: Path, episodes: int, device: str, runs: dict[str, Path]) -> Path:
     """Predict fresh mazes with `model` and write the report."""
-    footage, stages = out / "footage", Stages(out)
+    footage, stages = out / "footage", Stages(out / "stages.json")
     with stages("record fresh mazes"):
         record_maze(footage, episodes, "demo")
     with stages("predict"):
         results = evaluate(replace(PROTOCOL, episodes=episodes), model, footage, out, device)
-    report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, what_next(out, model))
+    commands = what_next(out, model, episodes)
+    report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, commands)
     lead = results.scores["model"]["psnr"]
     print(f"{clock(sum(stages.seconds.values()))} in all, {lead.early.mean:.1f} dB over the first frames: see {report}")
     return report
 
 
-def what_next(out: Path, model: Path) -> list[tuple[str, str]]:
+def what_next(out: Path, model: Path, episodes: int) -> list[tuple[str, str]]:
     """Commands to type after the demo."""
     model, data = Path(os.path.relpath(model)), out / "footage"
-    dream = f"nextframe sample --model {model} --data {data} --split demo --steps 25 --out runs/sample"
+    given = f"--model {shlex.quote(str(model))} --data {shlex.quote(str(data))}"
+    dream = f"nextframe sample {given} --split demo --episodes {episodes} --steps 25 --out runs/sample"
+    score = f"nextframe evaluate maze --model {shlex.quote(str(model))} --data data/maze --out runs/evaluation"
     return [
-        ("Look at the footage", f"nextframe inspect {data}"),
+        ("Look at the footage", f"nextframe inspect {shlex.quote(str(data))}"),
         ("Dream with more steps a frame", dream),
         ("Score it on mazes of your own", "nextframe record maze --episodes 64 --split test --out data/maze"),
-        ("", f"nextframe evaluate maze --model {model} --data data/maze --out runs/evaluation"),
+        ("", score),
         ("Train everything yourself, in an hour", "nextframe demo --train --budget 1h --out runs/mine"),
     ]

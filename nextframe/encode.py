@@ -1,7 +1,7 @@
 """Footage to latents: once, before a world model is trained on them."""
 
 import math
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,44 +20,66 @@ from nextframe.data.latents import (
     write_shard,
 )
 from nextframe.errors import UserError
-from nextframe.files import sha256
+from nextframe.files import sha256, sole_writer, sweep, write_atomically
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.progress import progress
 from nextframe.runs import load_autoencoder
 
 SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
+SHARD = "latents-{:05d}.safetensors"
 
 
 def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentIndex:
     """Encode every episode of `data` with the autoencoder in `run`; goes on where an earlier call stopped.
 
     The latents are scaled to unit variance. `out` gets a copy of the autoencoder with that scale: what the latents
-    mean is never apart from them.
+    mean is never apart from them. Episodes whose latents were lost, or whose footage has changed, are encoded again.
+    Raises UserError when footage and autoencoder do not fit together, or `out` holds latents of others.
     """
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
-    autoencoder = load_autoencoder(run, target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = autoencoder.config
-    if dataset.info.size != config.frame_size:
-        raise UserError(
-            f"{data} has {dataset.info.size} pixels a side, the autoencoder in {run} takes {config.frame_size}"
-        )
-    with matrix_precision(resolve_precision("auto", target), target):
-        digest = sha256(run / WEIGHTS)
+    autoencoder = _load(run, target)
+    if dataset.info.size != autoencoder.config.frame_size:
+        side = autoencoder.config.frame_size
+        raise UserError(f"{data} has {dataset.info.size} pixels a side, the autoencoder in {run} takes {side}")
+    if not dataset.episodes():
+        raise UserError(f"{data} has no episodes yet: record or import some")
+    with sole_writer(out), matrix_precision(resolve_precision("auto", target), target):
         if not (out / INDEX).exists():
-            autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
-            keep_autoencoder(autoencoder, run, out)
-            shape = (config.latent_channels, config.latent_size, config.latent_size)
-            write_index(out, LatentIndex(digest, shape, dataset.info.action_names, dataset.info.fps))
-        elif read_index(out).autoencoder != digest:
-            raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
-        return encode_missing(load_autoencoder(out / AUTOENCODER, target), dataset, out)
+            _begin(autoencoder, run, dataset, out)
+        _check(read_index(out), run, dataset, out)
+        for folder in (out, out / AUTOENCODER):
+            sweep(folder)
+        return encode_missing(_load(out / AUTOENCODER, target), dataset, out)
 
 
-def keep_autoencoder(autoencoder: Autoencoder, run: Path, out: Path) -> None:
-    (out / AUTOENCODER).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / CONFIG, out / AUTOENCODER / CONFIG)
+def _load(run: Path, device: torch.device) -> Autoencoder:
+    """Colours last in memory, which makes convolutions faster."""
+    return load_autoencoder(run, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path) -> None:
+    """The autoencoder, with its scale, and an empty index."""
+    autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
+    write_atomically(out / AUTOENCODER / CONFIG, (run / CONFIG).read_bytes())
     write_weights(out / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
+    config, info = autoencoder.config, dataset.info
+    shape = (config.latent_channels, config.latent_size, config.latent_size)
+    write_index(out, LatentIndex(sha256(run / WEIGHTS), shape, info.action_names, info.fps))
+
+
+def _check(index: LatentIndex, run: Path, dataset: EpisodeDataset, out: Path) -> None:
+    """Raises UserError when the latents in `out` are not of this autoencoder and this footage."""
+    if index.autoencoder != sha256(run / WEIGHTS):
+        raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
+    if index.action_names != dataset.info.action_names or index.fps != dataset.info.fps:
+        was = f"{index.fps:g} frames per second, actions {', '.join(index.action_names) or 'none'}"
+        raise UserError(f"{out} holds latents of footage unlike {dataset.folder} ({was}): use another --out")
+    sources = {episode.name: episode.source for episode in index.episodes}
+    shared = [info for info in dataset.episodes() if info.name in sources]
+    # One changed episode has been recorded again; when all have changed, this is other footage, or another folder.
+    if shared and all(sources[info.name] != dataset.digest(info) for info in shared):
+        raise UserError(f"{out} holds latents of other footage than that now in {dataset.folder}: use another --out")
 
 
 def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
@@ -68,34 +90,57 @@ def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
     return float(autoencoder.scale / torch.cat(latents).std())
 
 
+def kept(index: LatentIndex, dataset: EpisodeDataset, out: Path) -> LatentIndex:
+    """The index without episodes whose shard is missing or cut short, or whose footage has changed."""
+    now = {info.name: (dataset.digest(info), info.split) for info in dataset.episodes()}
+    sizes = {shard: size for shard, size in index.shards.items() if _size(out / shard) == size}
+    episodes = tuple(
+        episode
+        for episode in index.episodes
+        if episode.shard in sizes and now.get(episode.name) in (None, (episode.source, episode.split))
+    )
+    used = {episode.shard for episode in episodes}
+    return replace(index, episodes=episodes, shards={shard: sizes[shard] for shard in sizes if shard in used})
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
 def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path) -> LatentIndex:
-    """Encode, shard by shard, the episodes that the index in `out` does not list yet."""
-    index = read_index(out)
+    """Encode, shard by shard, the episodes of which the index in `out` lists no usable latents."""
+    listed = read_index(out)
+    index = kept(listed, dataset, out)
     done = {episode.name for episode in index.episodes}
     missing = [info for info in dataset.episodes() if info.name not in done]
-    number = len({episode.shard for episode in index.episodes})
+    # Never the name of a shard that the index on disk still lists.
+    names = (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
         for first in range(0, len(missing), EPISODES_PER_SHARD):
-            name = f"latents-{number:05d}.safetensors"
-            encoded, entries = {}, []
+            shard, encoded, entries = next(names), {}, []
             for info in missing[first : first + EPISODES_PER_SHARD]:
                 latents, actions, psnr = encode_episode(autoencoder, dataset, info)
                 encoded[info.name] = (latents, actions)
-                entries.append(LatentEpisode(info.name, info.split, info.frames, name, round(psnr, 2)))
+                source = dataset.digest(info)
+                entries.append(LatentEpisode(info.name, info.split, info.frames, shard, round(psnr, 2), source))
                 advance(1, f"{psnr:.1f} dB")
-            write_shard(out / name, encoded)
-            index = LatentIndex(
-                index.autoencoder, index.shape, index.action_names, index.fps, (*index.episodes, *entries)
-            )
+            write_shard(out / shard, encoded)
+            shards = {**index.shards, shard: (out / shard).stat().st_size}
+            index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
             write_index(out, index)
-            number += 1
+    for unused in listed.shards.keys() - index.shards.keys():
+        (out / unused).unlink(missing_ok=True)
     return index
 
 
 def encode_episode(
     autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo
 ) -> tuple[Tensor, Tensor, float]:
-    """Latents, actions, and the PSNR in dB of every 16th frame's reconstruction."""
+    """Latents, actions, and the PSNR in dB of the autoencoder's reconstruction of every 16th frame.
+
+    It is the PSNR of the pooled error: squared errors are averaged over all these frames. `metrics.image.psnr`, which
+    is one value a frame, needs torchmetrics, and encoding shall not.
+    """
     episode = dataset.read(info)
     video = torch.from_numpy(episode.video)
     latents = encode_video(autoencoder, video)

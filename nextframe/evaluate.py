@@ -18,13 +18,13 @@ import torch
 from nextframe.autoencoder import decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import Protocol, SampleConfig, TransformerConfig
-from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo, sole_writer
+from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
-from nextframe.files import sha256, sweep
-from nextframe.forecast import Forecast, check_settings, forecast, held_out_episodes, shortened
+from nextframe.files import sha256, sole_writer, sweep
+from nextframe.forecast import Forecast, forecast, held_out_episodes, shortened
 from nextframe.layout import COARSE, layout_of
 from nextframe.metrics.image import psnr, ssim, torchmetrics_version
-from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
+from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision
 from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress
 from nextframe.results import (
@@ -67,11 +67,12 @@ def evaluate(
     not fit together.
     """
     protocol = named_protocol(protocol)
+    if batch < 1:
+        raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
     torchmetrics_version()  # better missing now than after the first rollout
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
     world = load(model, target)
     sample = sample or world.config.sample
-    check_settings(sample, batch)
     infos = held_out_episodes(dataset, world, protocol)
     precision = resolve_precision("auto", target)
     autoencoder = sha256(model / AUTOENCODER / WEIGHTS)
@@ -79,7 +80,7 @@ def evaluate(
     settings += [protocol.context, protocol.frames]  # not how many episodes: more of them can be added
     jobs = [_job(out, info, sample.seed + index, settings) for index, info in enumerate(infos)]
     with sole_writer(out):
-        sweep(out / PREDICTIONS)
+        sweep(out / PREDICTIONS)  # `out` itself may hold more than results
         with matrix_precision(precision, target):
             predict_missing(world, dataset, jobs, protocol, sample, batch)
         predictions = [read_prediction(job.path) for job in jobs]
@@ -162,18 +163,30 @@ def _scored(world: WorldModel, job: Job, episode: Episode, made: Forecast, index
         rollout_seconds=made.rollout_seconds / batch,
         decode_seconds=made.decode_seconds / batch,
         batch=batch,
+        hardware=hardware_name(world.device),
         fingerprint=job.fingerprint,
     )
 
 
 def measured_speed(predictions: list[Prediction]) -> Speed:
-    """From the times of all batches, those of earlier, interrupted runs included."""
-    batch = mode(prediction.batch for prediction in predictions)
+    """From the times of all batches, those of earlier, interrupted runs included.
+
+    Only of one kind, the most frequent: batches of another size, or from another machine, have another speed.
+    """
+    hardware, batch = mode((prediction.hardware, prediction.batch) for prediction in predictions)
+    predictions = [found for found in predictions if (found.hardware, found.batch) == (hardware, batch)]
     frames = sum(len(prediction.video) for prediction in predictions)
     rollout_seconds = sum(prediction.rollout_seconds for prediction in predictions)
     decode_seconds = sum(prediction.decode_seconds for prediction in predictions)
     both = rollout_seconds + decode_seconds
-    return Speed(batch, frames / rollout_seconds, frames / decode_seconds, frames / both, both / frames)
+    return Speed(
+        hardware=hardware,
+        batch=batch,
+        rollout_frames_per_second=frames / rollout_seconds,
+        decode_frames_per_second=frames / decode_seconds,
+        frames_per_second=frames / both,
+        seconds_per_frame=both / frames,
+    )
 
 
 def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
@@ -192,7 +205,7 @@ def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
 
 
 def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
-    """What the numbers, and the speed above all, were measured with."""
+    """What the scores were made with. Predictions from an earlier call may be from other hardware: see `Speed`."""
     return {
         "hardware": hardware_name(device),
         "device": str(device),
@@ -205,17 +218,6 @@ def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-
-
-def hardware_name(device: torch.device) -> str:
-    """The GPU, or the processor and how many of its cores torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = torch.get_num_threads()
-    return f"{models[0] if models else platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _describe_model(world: WorldModel, run: Path, autoencoder: str) -> dict[str, Any]:

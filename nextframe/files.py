@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from nextframe.errors import UserError
 
-TEMPORARY = ".partial-"
-"""Prefix of names that a killed run may leave behind; they may always be deleted."""
+TEMPORARY = ".nextframe-partial-"
+"""Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
         try:
             yield temporary
-            for file in temporary.iterdir():
+            for file in (path for path in temporary.rglob("*") if path.is_file()):
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
             os.replace(temporary, path)
@@ -63,9 +64,35 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Be the only one to write to a folder, which is made if need be.
+
+    Raises UserError when another process is writing. The lock goes with the process, however it ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): choose another folder") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is writing to {folder}: wait, or choose another folder") from None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be locked ({error.strerror}): choose a folder on another disk") from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left behind in `folder` and below it."""
-    for leftover in folder.rglob(f"{TEMPORARY}*"):
+    """Remove what killed runs left behind in `folder`, which must be ours alone: see `sole_writer`.
+
+    Not below it: a folder of somebody else's may lie there, with a writer at work.
+    """
+    for leftover in folder.glob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

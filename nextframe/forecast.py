@@ -91,13 +91,6 @@ def shortened(episode: Episode, protocol: Protocol) -> Episode:
     return Episode(episode.video[:frames], episode.actions[:frames])
 
 
-def check_settings(sample: SampleConfig, batch: int) -> None:
-    if sample.steps < 1:
-        raise UserError(f"--steps is {sample.steps}: a frame takes at least 1")
-    if batch < 1:
-        raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
-
-
 def _now(device: torch.device) -> float:
     """Seconds; what was sent to a GPU is finished first."""
     if device.type == "cuda":

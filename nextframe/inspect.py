@@ -125,7 +125,7 @@ def summary(dataset: EpisodeDataset, found: Inspection) -> Iterator[str]:
     yield from (f"  {name:<9}  {value}" for name, value in _facts(dataset, found))
     total = max(1, sum(use.count for use in found.actions))
     yield f"actions, in {found.sampled} episodes, and how the picture moves from that frame to the next:"
-    width = max(len(use.name) for use in found.actions)
+    width = max((len(use.name) for use in found.actions), default=0)
     for use in found.actions:
         moves = f"shift {use.shift:+5.1f} px  spread {use.spread:+5.1f} px  change {use.change:5.1f}"
         yield f"  {use.name:<{width}}  {use.count:>7}  {use.count / total:5.1%}  {moves}"

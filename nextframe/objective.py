@@ -65,7 +65,9 @@ class FrameFlowMatching:
             "weight": frame_weights(clean),
         }
         if batch.conditions is not None:
-            dropped = torch.rand(batch.conditions.shape, generator=generator) < self.config.condition_dropout
+            # A label belongs to the clip and is dropped for all of it; each action on its own.
+            columns = 1 if self.config.model.condition == "label" else f
+            dropped = torch.rand(b, columns, generator=generator) < self.config.condition_dropout
             inputs["condition"] = batch.conditions.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 

@@ -1,6 +1,8 @@
 """Devices: which one, in which precision, compiled or not. The network itself knows nothing of it."""
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -22,6 +24,17 @@ def resolve_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise UserError(f"device {name!r} is not supported: write auto, cpu, cuda or cuda:N")
     return device
+
+
+def hardware_name(device: torch.device) -> str:
+    """The GPU, or the processor and how many of its cores torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = torch.get_num_threads()
+    return f"{models[0] if models else platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def has_bfloat16(device: torch.device) -> bool:

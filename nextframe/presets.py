@@ -27,7 +27,7 @@ AUTOENCODER_MAZE = TokenizerConfig(
     ),
     latent_noise=0.1,
     train=TrainConfig(
-        steps=20_000,
+        steps=1_000,
         batch=32,
         optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.95), warmup_steps=100, decay=0.3, ema_decay=0.999),
     ),
@@ -47,8 +47,9 @@ MAZE = WorldModelConfig(
         classes=5,
     ),
     clip=ClipConfig(frames=300, min_frames=16, ramp=0.7),
+    clean_context=0.4,
     train=TrainConfig(
-        steps=100_000,
+        steps=2_750,
         batch=16,
         optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.95), warmup_steps=300, decay=0.3, ema_decay=0.999),
     ),

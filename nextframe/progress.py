@@ -46,7 +46,8 @@ def _bar(title: str, total: float, done: float) -> Iterator[Advance]:
         rich_progress.TextColumn("{task.fields[note]}"),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, completed=int(done), note="")
+        task = bars.add_task(title, total=total, note="")
+        bars.update(task, completed=done)
 
         def advance(count: float = 1, note: str = "") -> None:
             bars.update(task, advance=count, note=note)
@@ -73,4 +74,5 @@ def _lines(title: str, total: float, done: float) -> Iterator[Advance]:
             line(note)
 
     yield advance
-    print(f"{title}: done in {clock(time.monotonic() - started)}", file=sys.stderr, flush=True)
+    ended = "done" if finished >= total * (1 - 1e-6) else f"stopped at {finished / total:.0%}"
+    print(f"{title}: {ended} after {clock(time.monotonic() - started)}", file=sys.stderr, flush=True)

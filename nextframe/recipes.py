@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, load_weights, newest_checkpoint
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, load_weights
 from nextframe.clips import clip_batches, frame_batches
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.errors import UserError
+from nextframe.files import sha256, writing
 from nextframe.objective import FrameFlowMatching, Reconstruction
+from nextframe.parallel import resolve_device
 from nextframe.train import Position, Task, train
 from nextframe.transformer import Transformer
 
@@ -21,32 +23,45 @@ from nextframe.transformer import Transformer
 def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> Position:
     """Train what `config` describes on `data` (episodes for an autoencoder, latents for a world model).
 
-    Going on in an existing run takes the same model; other settings may change, and are written anew. `initial`: a
-    weight file to start from instead of random weights.
+    A run that has a checkpoint is gone on with, and must be of the same model; other settings may change, and are
+    written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
+    when configuration, data and run do not fit together.
     """
-    if (run / CONFIG).exists() and read_config(run / CONFIG).model != config.model:
+    resolve_device(config.train.device)
+    begun = bool(checkpoints(run))
+    if begun and read_config(run / CONFIG).model != config.model:
         raise UserError(f"{run} holds a run of another model ({run / CONFIG} differs): use another --out")
     torch.manual_seed(config.train.seed)
     if isinstance(config, TokenizerConfig):
-        return _train_autoencoder(config, EpisodeDataset.open(data), run, initial)
-    return _train_world_model(config, LatentDataset(data), run, initial)
+        task = autoencoder_task(config, EpisodeDataset.open(data))
+    else:
+        latents = LatentDataset(data)
+        task = world_model_task(config, latents)
+        keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
+    if initial is not None and not begun:
+        load_weights(task.network, initial)
+    write_config(config, run / CONFIG)
+    return train(task, config.train, run)
 
 
-def _train_autoencoder(config: TokenizerConfig, data: EpisodeDataset, run: Path, initial: Path | None) -> Position:
+def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
     batches = frame_batches(data, config)
     network = Autoencoder(config.model)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    write_config(config, run / CONFIG)
-    if initial is not None and newest_checkpoint(run) is None:
-        load_weights(network, initial)
-    return train(Task(network, Reconstruction(config), batches), config.train, run)
+    return Task(network, Reconstruction(config), batches)
 
 
-def _train_world_model(config: WorldModelConfig, data: LatentDataset, run: Path, initial: Path | None) -> Position:
+def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
     batches = clip_batches(data, config)
-    network = Transformer(config.model)
-    if initial is not None and newest_checkpoint(run) is None:
-        load_weights(network, initial)
-    write_config(config, run / CONFIG)
-    shutil.copytree(data.folder / AUTOENCODER, run / AUTOENCODER, dirs_exist_ok=True)
-    return train(Task(network, FrameFlowMatching(config), batches), config.train, run)
+    return Task(Transformer(config.model), FrameFlowMatching(config), batches)
+
+
+def keep_autoencoder(source: Path, kept: Path, begun: bool) -> None:
+    """A world model carries the autoencoder its latents were made with, from its first step to its last."""
+    if begun:
+        if sha256(source / WEIGHTS) != sha256(kept / WEIGHTS):
+            raise UserError(f"{kept.parent} was trained on latents of another autoencoder: use another --out")
+        return
+    read_config(source / CONFIG)
+    with writing(kept):
+        shutil.copytree(source, kept, dirs_exist_ok=True)

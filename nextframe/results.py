@@ -5,8 +5,6 @@ OUT/results.json               everything measured, and all it takes to measure 
 """
 
 import json
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nextframe.config import Protocol, SampleConfig
+from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_atomically
 from nextframe.metrics.statistics import Gain, Score, gain, score
@@ -31,8 +30,6 @@ BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
 METRICS = ("psnr", "ssim")
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 """Predicted frames, counted from 1, that film strips show and reconstructions are kept of."""
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged npz raises."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,8 @@ class Prediction:
     """The same in the decoder."""
     batch: int
     """Episodes predicted side by side with this one, itself included."""
+    hardware: str
+    """That the seconds were measured on."""
     fingerprint: str
     """Of everything that decides what is predicted; another one means that this file is out of date."""
 
@@ -59,6 +58,7 @@ class Prediction:
 class Speed:
     """Measured while sampling. The context is encoded before; reading it is part of the first frame."""
 
+    hardware: str
     batch: int
     """Episodes predicted side by side."""
     rollout_frames_per_second: float
@@ -151,24 +151,24 @@ def write_prediction(path: Path, prediction: Prediction) -> None:
 def is_done(path: Path, fingerprint: str) -> bool:
     """Whether an episode was predicted under the same settings before. A damaged file counts as not done."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return str(arrays["fingerprint"]) == fingerprint
-    except UNREADABLE:
+        return path.exists() and read_prediction(path).fingerprint == fingerprint
+    except UserError:
         return False
 
 
 def read_prediction(path: Path) -> Prediction:
     """Raises UserError when the file is missing or damaged."""
+    arrays = read_npz(path, "evaluate again")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Prediction(
-                video=arrays["video"],
-                reconstruction=arrays["reconstruction"],
-                scores=arrays["scores"],
-                rollout_seconds=float(arrays["rollout_seconds"]),
-                decode_seconds=float(arrays["decode_seconds"]),
-                batch=int(arrays["batch"]),
-                fingerprint=str(arrays["fingerprint"]),
-            )
-    except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
+        return Prediction(
+            video=arrays["video"],
+            reconstruction=arrays["reconstruction"],
+            scores=arrays["scores"],
+            rollout_seconds=float(arrays["rollout_seconds"]),
+            decode_seconds=float(arrays["decode_seconds"]),
+            batch=int(arrays["batch"]),
+            hardware=str(arrays["hardware"]),
+            fingerprint=str(arrays["fingerprint"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no prediction ({error}): delete it, and evaluate again") from error

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, read_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, write_weights
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.errors import UserError
-from nextframe.files import sha256
+from nextframe.files import new_folder, sha256
 from nextframe.sampler import Session
 from nextframe.transformer import Transformer
 
@@ -72,7 +72,9 @@ class Walk:
     def __init__(
         self, model: WorldModel, video: Tensor, actions: Tensor | None, sample: SampleConfig, most_frames: int
     ) -> None:
-        config = model.config.model
+        config, size = model.config.model, model.autoencoder.config.frame_size
+        if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
+            raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
         self._model = model
         conditions = None
         if config.condition == "action":
@@ -86,8 +88,13 @@ class Walk:
 
     @torch.no_grad()
     def step(self, action: int = 0) -> Tensor:
-        """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3]."""
+        """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
+
+        Raises ValueError for an action the model does not have.
+        """
         session, config = self._session, self._model.config.model
+        if config.condition == "action" and not 0 <= action <= config.null_condition:
+            raise ValueError(f"action {action} is none of the model's: choose 0 to {config.null_condition - 1}")
         condition = None
         if session.conditions is not None:
             condition = torch.tensor([action], device=self._model.device)
@@ -108,13 +115,19 @@ def load(run: Path | str, device: str | torch.device = "cpu") -> WorldModel:
 
 
 def export(run: Path, out: Path) -> None:
-    """Write what it takes to use a world model, and nothing of its training, with bfloat16 weights, to `out`."""
-    load(run)  # refuse what could not be loaded again
-    for part in (Path(), Path(AUTOENCODER)):
-        (out / part).mkdir(parents=True, exist_ok=True)
-        weights = {name: x.to(torch.bfloat16) for name, x in read_weights(run / part / WEIGHTS).items()}
-        write_weights(out / part / WEIGHTS, weights)
-        write_config(read_config(run / part / CONFIG), out / part / CONFIG)
+    """Write what it takes to use a world model, and nothing of its training, with bfloat16 weights, to `out`.
+
+    Raises UserError when `out` is there already.
+    """
+    if out.exists():
+        raise UserError(f"{out} is there already: export to a new folder")
+    model = load(run)
+    with new_folder(out) as folder:
+        for part, network in ((Path(), model.transformer), (Path(AUTOENCODER), model.autoencoder)):
+            trained = {name for name, _ in network.named_parameters()}  # what is measured keeps its precision
+            weights = {name: x.bfloat16() if name in trained else x for name, x in network.state_dict().items()}
+            write_weights(folder / part / WEIGHTS, weights)
+            write_config(read_config(run / part / CONFIG), folder / part / CONFIG)
 
 
 def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Autoencoder:

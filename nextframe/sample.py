@@ -7,7 +7,7 @@ import numpy as np
 from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.files import new_file, write_atomically
-from nextframe.forecast import check_settings, forecast, held_out_episodes, shortened
+from nextframe.forecast import forecast, held_out_episodes, shortened
 from nextframe.pages.drawing import comparison_clip, mp4_bytes
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.progress import progress
@@ -25,7 +25,6 @@ def sample(
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
     world = load(model, target)
     sample = sample or world.config.sample
-    check_settings(sample, 1)
     infos = held_out_episodes(dataset, world, protocol)
     videos, names = [], dataset.info.action_names
     with progress("sampling", protocol.frames * len(infos)) as advance:

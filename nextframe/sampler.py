@@ -1,6 +1,6 @@
 """Frames from a model: one after the other, each by following the flow from noise.
 
-`Session` is the fast path: it keeps the past in a cache. `velocity_of_last_frame` is the plain one: it computes
+`Session` is the fast path: it keeps the past in a cache. `uncached_frame` is the plain one: it computes
 everything anew at every step. Both give the same frames.
 """
 

@@ -48,16 +48,16 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
     average = Average(network, config.optimizer.ema_decay)
     position = restore(run, network, optimizer, average)
     forward = torch.compile(task.objective.loss) if should_compile(config.compile, device) else task.objective.loss
-    saved = time.monotonic()
+    start = position
     with (
         interruptions() as interrupted,
         metrics_log(run, position.step) as log,
         prefetched(task.batch, position.step) as batches,
         progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance,
     ):
-        shown = fraction_done(config, position)
+        logged, saved = position, time.monotonic()
+        last = time.monotonic()
         while fraction_done(config, position) < 1 and not interrupted():
-            started = time.monotonic()
             rate = learning_rate(config, position)
             generator = torch.Generator().manual_seed(step_seed(config.seed, position.step))
             inputs = task.objective.prepare(next(batches), generator)
@@ -66,35 +66,48 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.gradient_clip)
             optimizer.step(rate)
             average.update(network, position.step)
-            spent = time.monotonic() - started
-            position = Position(position.step + 1, position.seconds + spent)
-            done = fraction_done(config, position)
-            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            if position.step % config.log_every == 0 or due or done >= 1:
-                record = {"step": position.step, "loss": finite(loss, position), "gradient_norm": norm.item()}
-                if position.step % config.log_every == 0:
-                    log({**record, "learning_rate": rate, "seconds": position.seconds, "seconds_per_step": spent})
-                advance(done - shown, f"step {position.step}  loss {record['loss']:.4f}  {spent:.2f} s/step")
-                shown = done
-            if due:
+            # From the end of one step to the end of the next: nothing that takes time is left out.
+            now = time.monotonic()
+            position = Position(position.step + 1, position.seconds + now - last)
+            last = now
+            if position.step % config.log_every == 0 or fraction_done(config, position) >= 1:
+                record = log_record(loss, norm, rate, position, logged)
+                log(record)
+                note = f"step {position.step}  loss {record['loss']:.4f}  {record['seconds_per_step']:.2f} s/step"
+                advance(fraction_done(config, position) - fraction_done(config, logged), note)
+                logged = position
+            if now - saved > 60 * config.checkpoint_minutes:
                 save(run, network, optimizer, average, position)
                 saved = time.monotonic()
-    save(run, network, optimizer, average, position)
+    if position != start:
+        save(run, network, optimizer, average, position)
     if interrupted():
         raise KeyboardInterrupt
     return position
 
 
-def finite(loss: Tensor, position: Position) -> float:
-    """The loss as a number (this waits for the device). Raises UserError when it is none."""
+def log_record(loss: Tensor, norm: Tensor, rate: float, position: Position, logged: Position) -> dict[str, float]:
+    """A line of metrics.jsonl. Raises UserError when the loss is no longer a number."""
     value = loss.item()
     if not math.isfinite(value):
         raise UserError(f"the loss is {value} at step {position.step}: lower --train.optimizer.learning-rate")
-    return value
+    return {
+        "step": position.step,
+        "loss": value,
+        "gradient_norm": norm.item(),
+        "learning_rate": rate,
+        "seconds": position.seconds,
+        "seconds_per_step": (position.seconds - logged.seconds) / (position.step - logged.step),
+    }
 
 
 def save(run: Path, network: nn.Module, optimizer: AdamW, average: Average, position: Position) -> None:
-    """A checkpoint to go on from, and the averaged weights to use."""
+    """A checkpoint to go on from, and the averaged weights to use.
+
+    Raises UserError, and leaves what is there, when a weight is no longer a number.
+    """
+    if not all(torch.isfinite(weight).all() for weight in network.parameters()):
+        raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
     averaged = _on_cpu(average.state_dict(network))
     state = TrainingState(_on_cpu(network.state_dict()), averaged, _on_cpu(optimizer.state_dict()), position)
     save_checkpoint(run, state)

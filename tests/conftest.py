@@ -21,6 +21,7 @@ with jaxtyping.install_import_hook(
     ],
     "beartype.beartype",
 ):
+    from nextframe import flow  # noqa: F401
     from nextframe.transformer import Transformer
 
 SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))

@@ -8,7 +8,7 @@ import pytest
 from nextframe.config import AutoencoderConfig, TransformerConfig
 from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
-from nextframe.presets import PRESETS
+from nextframe.presets import MAZE, PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -43,6 +43,26 @@ def test_what_does_not_fit_is_refused(text: str, says: str, tmp_path: Path) -> N
     with pytest.raises(UserError) as refused:
         read_config(path)
     assert says in str(refused.value) and str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "wrong"),
+    [
+        ("train", {"steps": 0}),
+        ("train", {"batch": 0}),
+        ("train", {"accumulate": 0}),
+        ("train", {"log_every": 0}),
+        ("train", {"seed": -1}),
+        ("clip", {"interval": 0}),
+        ("clip", {"frames": 12}),
+        ("sample", {"steps": 0}),
+        ("model", {"window": 0}),
+        ("model", {"rope_axes": (15, 25, 24)}),
+    ],
+)
+def test_impossible_settings_are_refused(preset: str, wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        replace(getattr(MAZE, preset), **wrong)
 
 
 def test_impossible_models_are_refused() -> None:

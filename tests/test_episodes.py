@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo, sole_writer
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
+from nextframe.files import TEMPORARY, sole_writer, sweep
 
 INFO = DatasetInfo(fps=17.5, size=16, action_names=("noop", "forward"), source={"world": "test", "levels": [1, 2]})
 FRAMES = 20
@@ -92,6 +93,11 @@ def test_create_leaves_other_folders_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a dataset: choose a new folder"):
         EpisodeDataset.create(tmp_path, INFO)
     assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_create_goes_on_after_a_kill_in_its_first_moment(tmp_path: Path) -> None:
+    (tmp_path / f"{TEMPORARY}123-dataset.json").touch()
+    assert not EpisodeDataset.create(tmp_path, INFO).episodes()
 
 
 def test_a_folder_without_index_is_named(tmp_path: Path) -> None:
@@ -218,13 +224,34 @@ def test_a_full_disk_leaves_nothing_half_written(dataset: EpisodeDataset, monkey
     assert (dataset.folder / "dataset.json").read_bytes() == index
 
 
-def test_writers_exclude_each_other_and_clear_what_was_left(dataset: EpisodeDataset) -> None:
-    leftover = dataset.folder / "train" / ".partial-123-d.mp4"
-    leftover.touch()
-    with sole_writer(dataset.folder):
-        assert not leftover.exists()
-        with pytest.raises(UserError, match="another process is writing"), sole_writer(dataset.folder):
-            pass
+def test_an_episode_is_there_with_all_its_files(dataset: EpisodeDataset) -> None:
+    info = dataset.episodes()[0]
+    assert dataset.is_there(info)
+    (dataset.folder / info.files["data"]).unlink()
+    assert not dataset.is_there(info)
+
+
+def test_digests_tell_footage_apart(dataset: EpisodeDataset) -> None:
+    digests = [dataset.digest(info) for info in dataset.episodes()]
+    assert len(set(digests)) == 3 and digests == [dataset.digest(info) for info in dataset.episodes()]
+    unknown = [dataset.digest(edit_episode(dataset, sha256={})) for _ in range(2)]
+    assert unknown == [digests[0]] * 2  # read from the files
+
+
+def test_what_was_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    left, others = tmp_path / f"{TEMPORARY}123-d.mp4", [tmp_path / ".partial-1", tmp_path / "below" / f"{TEMPORARY}1"]
+    others[1].parent.mkdir()
+    for path in (left, *others):
+        path.touch()
+    sweep(tmp_path)
+    assert not left.exists() and all(path.exists() for path in others)
+    sweep(tmp_path / "nowhere")
+
+
+def test_writers_exclude_each_other(dataset: EpisodeDataset) -> None:
+    busy = pytest.raises(UserError, match="another process is writing")
+    with sole_writer(dataset.folder), busy, sole_writer(dataset.folder):
+        pass
     with sole_writer(dataset.folder):
         pass
 

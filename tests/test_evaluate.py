@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_run
 
 from nextframe import evaluate as module
 from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.evaluate import count_tokens, evaluate
+from nextframe.evaluate import count_tokens, evaluate, measured_speed
 from nextframe.forecast import forecast
 from nextframe.metrics.image import psnr
+from nextframe.parallel import hardware_name
 from nextframe.results import METHODS, RESULTS, prediction_path, read_prediction
 from nextframe.runs import load
 from nextframe.sample import sample
@@ -112,9 +114,27 @@ def test_a_damaged_prediction_is_made_anew(run: Path, data: Path, tmp_path: Path
     one = replace(PROTOCOL, episodes=1)
     evaluate(one, run, data, tmp_path, "cpu")
     path = prediction_path(tmp_path, "test_0")
-    path.write_bytes(path.read_bytes()[:100])
-    evaluate(one, run, data, tmp_path, "cpu")
-    assert calls == [1, 1]
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    for count, damaged in enumerate((whole[:100], b"", b"\x93NUMPY", bytes(flipped)), 2):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"test_0\.npz .*delete it, and evaluate again"):
+            read_prediction(path)
+        evaluate(one, run, data, tmp_path, "cpu")
+        assert calls == [1] * count
+    with np.load(path) as arrays:
+        np.savez(path, **{name: arrays[name] for name in arrays.files if name != "scores"})
+    with pytest.raises(UserError, match="is no prediction"):
+        read_prediction(path)
+
+
+def test_speed_is_that_of_one_machine(run: Path, data: Path, tmp_path: Path) -> None:
+    evaluate(PROTOCOL, run, data, tmp_path, "cpu", batch=1)
+    predictions = [read_prediction(prediction_path(tmp_path, f"test_{index}")) for index in range(3)]
+    other = replace(predictions[0], hardware="an abacus", rollout_seconds=1e6)
+    speed = measured_speed([other, *predictions[1:]])
+    assert speed.hardware == hardware_name(torch.device("cpu")) and speed == measured_speed(predictions[1:])
 
 
 def ignore(count: float = 1, note: str = "") -> None:
@@ -149,20 +169,20 @@ def test_tokens_of_two_levels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings", "message"),
+    ("changes", "batch", "message"),
     [
-        ({"episodes": 4}, None, "3 episodes of the split 'test', 4 are asked for"),
-        ({"split": "demo"}, None, "0 episodes of the split 'demo'"),
-        ({"frames": 6}, None, "test_0 has 10 frames, 5 of context and 6 to predict are 11"),
-        ({"context": 0}, None, "--context is 0"),
-        ({}, SampleConfig(steps=0), "--steps is 0"),
+        ({"episodes": 4}, 8, "3 episodes of the split 'test', 4 are asked for"),
+        ({"split": "demo"}, 8, "0 episodes of the split 'demo'"),
+        ({"frames": 6}, 8, "test_0 has 10 frames, 5 of context and 6 to predict are 11"),
+        ({"context": 0}, 8, "--context is 0"),
+        ({}, 0, "--batch is 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(
-    run: Path, data: Path, tmp_path: Path, changes: dict[str, Any], settings: SampleConfig | None, message: str
+    run: Path, data: Path, tmp_path: Path, changes: dict[str, Any], batch: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate(replace(PROTOCOL, **changes), run, data, tmp_path / "out", "cpu", sample=settings)
+        evaluate(replace(PROTOCOL, **changes), run, data, tmp_path / "out", "cpu", batch)
     assert not (tmp_path / "out").exists()
 
 

@@ -51,6 +51,10 @@ def imports_of(path: Path) -> set[str]:
     """First parts of the names of our own modules that a file imports, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "nextframe" for alias in node.names), "import names from modules"
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "import by full name"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nextframe":
             parts = node.module.split(".")[1:]
             found |= {parts[0]} if parts else {alias.name for alias in node.names}

@@ -1,13 +1,14 @@
 """`nextframe inspect`: counts, checksums, actions on time, a contact sheet."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import ACTIONS, SIZE, TURN, tiny_episodes
 
-from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, write_episode
 from nextframe.errors import UserError
 from nextframe.inspect import inspect
 
@@ -60,6 +61,27 @@ def test_nothing_to_inspect(tmp_path: Path) -> None:
     EpisodeDataset.create(tmp_path / "data", DatasetInfo(10.0, SIZE, ACTIONS, {}))
     with pytest.raises(UserError, match="no episodes yet"):
         inspect(tmp_path / "data")
+
+
+def test_footage_without_actions(tmp_path: Path) -> None:
+    dataset = EpisodeDataset.create(tmp_path / "data", DatasetInfo(10.0, SIZE, (), {}))
+    still = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    dataset.register(
+        write_episode(
+            dataset.folder,
+            replace(dataset.info, action_names=("noop",)),
+            "a",
+            "test",
+            Episode(still, np.zeros(4, np.int64)),
+            {},
+        )
+    )
+    dataset.save()
+    with pytest.raises(UserError, match="has actions 0 to 0, the dataset has none"):
+        inspect(dataset.folder)
+    (tmp_path / "data" / "test" / "a.npz").unlink()
+    with pytest.raises(UserError, match="1 of 1 episodes are damaged"):
+        inspect(dataset.folder)
 
 
 def test_all_damaged(tmp_path: Path) -> None:

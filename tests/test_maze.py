@@ -16,6 +16,7 @@ import pytest
 import nextframe
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
+from nextframe.files import TEMPORARY
 from nextframe.worlds.maze.engine import MazeCamera
 from nextframe.worlds.maze.explorer import explore, move
 from nextframe.worlds.maze.map import Maze, cell_centre, free_cells, make_maze
@@ -202,12 +203,23 @@ def test_recording_goes_on_where_it_stopped(undisturbed: Path, tmp_path: Path) -
     out = tmp_path / "data"
     record_maze(out, 2, settings=SETTINGS, workers=1)
     first = (out / "train/train_000000.mp4").stat().st_mtime_ns
+    (out / "train/train_000001.npz").unlink()
+    (out / "train" / f"{TEMPORARY}123-train_000001.npz").touch()
     record_maze(out, EPISODES, settings=SETTINGS, workers=3)
     assert (out / "train/train_000000.mp4").stat().st_mtime_ns == first
     assert tree(out) == tree(undisturbed)
     with pytest.raises(UserError, match="seed 0, now 1"):
         record_maze(out, EPISODES, seed=1, settings=SETTINGS)
     assert len(record_maze(out, 1, split="test", settings=SETTINGS).episodes()) == EPISODES + 1
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    precious = [tmp_path / "thesis.tex", tmp_path / f"{TEMPORARY}1-page.html", tmp_path / ".partial-download"]
+    for path in precious:
+        path.touch()
+    with pytest.raises(UserError, match="is not a dataset: choose a new folder"):
+        record_maze(tmp_path, 1, settings=SETTINGS)
+    assert sorted(tmp_path.iterdir()) == sorted(precious)
 
 
 def processes_naming(word: str) -> dict[int, str]:

@@ -41,6 +41,14 @@ class Recording:
         return None
 
 
+def test_official_files_are_there() -> None:
+    """No file would be no test."""
+    names = {"far_action", "far_flexrope_slope", "far_label", "far_long_action", "far_uncond"}
+    own = Path(__file__).parent / "official"
+    assert {path.stem for path in own.glob("*.safetensors")} == names
+    assert list(FOLDER.glob("*.safetensors"))
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_official(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = Recording(path)

@@ -77,12 +77,13 @@ def test_foreign_text_is_not_html(html: str) -> None:
     assert "nextframe demo --out a&lt;b" in html
 
 
-def scored(results: Results, model: float, frames: int = 20) -> Results:
+def scored(results: Results, model: float, frames: int = 20, episodes: int = 5) -> Results:
     """The same, as if the model's scores were `model`, and those of the baselines 10 and 20 for certain."""
     values = np.repeat([model, 10.0, 20.0, 30.0], len(METRICS) * frames).reshape(1, len(METHODS), len(METRICS), frames)
-    noise = np.random.default_rng(0).normal(0, 0.1, (3, len(METHODS), len(METRICS), frames))
+    noise = np.random.default_rng(0).normal(0, 0.1, (episodes, len(METHODS), len(METRICS), frames))
     scores, gains = summarise(values + noise)
-    return replace(results, protocol=replace(results.protocol, frames=frames), scores=scores, gains=gains)
+    protocol, names = replace(results.protocol, frames=frames), tuple(f"test_{index}" for index in range(episodes))
+    return replace(results, protocol=protocol, episodes=names, scores=scores, gains=gains)
 
 
 def test_the_verdict_is_honest(results: Results) -> None:
@@ -94,6 +95,12 @@ def test_the_verdict_is_honest(results: Results) -> None:
     assert "against “mean frame of the context” it is worse on PSNR and SSIM" in middling
     assert "neither clearly better nor worse" in verdict(scored(results, 20.0), late=False)
     assert verdict(results, late=True) == ""
+
+
+@pytest.mark.parametrize(("episodes", "counted"), [(1, "1 episode"), (4, "4 episodes")])
+def test_few_episodes_decide_nothing(results: Results, episodes: int, counted: str) -> None:
+    said = verdict(scored(results, 23.0, episodes=episodes), late=False)
+    assert f"Whether it is really better {counted} cannot tell" in said and "beats" not in said
 
 
 def test_missing_files_are_named(results: Results, folder: Path, tmp_path: Path) -> None:

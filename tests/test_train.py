@@ -172,7 +172,7 @@ def test_rate_warms_up_holds_and_falls() -> None:
 
 
 def test_minutes_end_a_run(latents: Path, tmp_path: Path) -> None:
-    config = replace(WORLD, train=replace(TRAIN, steps=10**9, minutes=1 / 60))
+    config = replace(WORLD, clip=replace(WORLD.clip, ramp=0.0), train=replace(TRAIN, steps=10**9, minutes=1 / 60))
     position = train_preset(config, latents, tmp_path / "run")
     assert 1 <= position.seconds < 5
 
@@ -183,6 +183,36 @@ def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="the loss is nan"):
         train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_broken_weight_is_never_saved(latents: Path, tmp_path: Path) -> None:
+    """The loss of the step that breaks the weights is still a number: the weights themselves are looked at."""
+    broken = replace(TRAIN, steps=1, optimizer=replace(TRAIN.optimizer, learning_rate=float("inf"), warmup_steps=0))
+    with pytest.raises(UserError, match="a weight is not finite at step 1"):
+        train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_finished_run_is_left_as_it_is(latents: Path, tmp_path: Path) -> None:
+    config = replace(WORLD, train=replace(TRAIN, steps=2))
+    train_preset(config, latents, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert train_preset(config, latents, tmp_path / "run").step == 2
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+
+
+def test_latents_of_another_autoencoder_are_refused(latents: Path, tmp_path: Path) -> None:
+    train_preset(replace(WORLD, train=replace(TRAIN, steps=1)), latents, tmp_path / "run")
+    write_weights(latents / AUTOENCODER_FOLDER / WEIGHTS, Autoencoder(AUTOENCODER).state_dict())
+    with pytest.raises(UserError, match="latents of another autoencoder"):
+        train_preset(WORLD, latents, tmp_path / "run")
+
+
+def test_nothing_is_left_of_a_run_that_cannot_begin(latents: Path, tmp_path: Path) -> None:
+    for wrong in (replace(TRAIN, device="cuda:9"), replace(TRAIN, device="abacus")):
+        with pytest.raises(UserError, match="device"):
+            train_preset(replace(WORLD, train=wrong), latents, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_model_is_refused(latents: Path, tmp_path: Path) -> None:

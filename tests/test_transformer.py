@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
 
+from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
 from nextframe.layout import COARSE, FINE, layout_of
 from nextframe.mask import frame_causal_mask
@@ -29,10 +30,28 @@ def test_a_frame_changes_no_earlier_output(config: TransformerConfig, changed: i
     other = latents.clone()
     other[:, changed] += 1
     before, after = velocity(model, latents, actions), velocity(model, other, actions)
-    first = frames - before.shape[1]
+    first = frames - before.shape[1]  # frames before it are coarse and have no output
     same = max(0, changed - first)
     assert torch.equal(before[:, :same], after[:, :same])
     assert not torch.allclose(before[:, same:], after[:, same:])
+
+
+def test_a_later_coarse_frame_changes_no_earlier_one() -> None:
+    """Seen through the keys that the coarse frames leave behind."""
+    model, latents = random_transformer(LONG), torch.randn(1, 8, 3, 4, 4)
+    layout, actions = layout_of(LONG, 8), torch.zeros(1, 8, dtype=torch.int64)
+    other = latents.clone()
+    other[:, 2] += 1  # the third of four coarse frames
+    keys = []
+    for clip in (latents, other):
+        cache = KeyValueCache(2, 1, 2, layout.tokens, 16, torch.float32, CPU)
+        with torch.no_grad():
+            model(model.tokens(clip, layout), layout, torch.full((1, 8), -2.0), actions, cache)
+        cache.push(layout.segments)
+        keys.append(cache.extend(1, torch.zeros(1, 2, 0, 16), torch.zeros(1, 2, 0, 16))[0])
+    before, after = keys
+    assert torch.equal(before[:, :, : 2 * 4], after[:, :, : 2 * 4])
+    assert not torch.allclose(before[:, :, 2 * 4 :], after[:, :, 2 * 4 :])
 
 
 def test_a_condition_reaches_its_own_frame_only_and_later_ones() -> None:

@@ -4,16 +4,12 @@ Files appear whole or not at all, and `dataset.json` lists only files that are t
 moment. Everything a reader meets was written by somebody else: it is checked, and never unpickled.
 """
 
-import fcntl
 import hashlib
 import json
 import math
-import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from io import BytesIO
@@ -25,10 +21,12 @@ import av.error
 import numpy as np
 
 from nextframe.errors import UserError
-from nextframe.files import sweep, write_atomically
+from nextframe.files import TEMPORARY, write_atomically
 
 VERSION = 1
 INDEX = "dataset.json"
+AGAIN = "record or import this episode again"
+DELETE = f"delete it, and {AGAIN}"  # what is there is not recorded again
 # What numpy raises on damaged and foreign files, found by feeding it thousands.
 NPZ_ERRORS = (ValueError, EOFError, TypeError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 # Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
@@ -113,7 +111,10 @@ class EpisodeDataset:
             if difference := _difference(asdict(dataset.info), asdict(info)):
                 raise UserError(f"{folder} was made with other settings ({difference}): use those, or a new folder")
             return dataset
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # A writer that was killed while it made the folder may have left a part of the index.
+        if folder.exists() and (
+            not folder.is_dir() or any(not path.name.startswith(TEMPORARY) for path in folder.iterdir())
+        ):
             raise UserError(f"{folder} is there already and is not a dataset: choose a new folder")
         dataset = cls(folder, info, {})
         dataset.save()
@@ -127,23 +128,23 @@ class EpisodeDataset:
         """Load an episode. Raises UserError naming the file that is missing, damaged, or not what the index says."""
         video_path = self._path(info, "video")
         data_path = self._path(info, "data") if "data" in info.files else video_path
-        data = _read_npz(data_path)
+        data = read_npz(data_path, AGAIN)
         if video_path.suffix == ".npz":
-            video = data if video_path == data_path else _read_npz(video_path)
+            video = data if video_path == data_path else read_npz(video_path, AGAIN)
             if "video" not in video:
-                raise UserError(f"{video_path} has no array `video`: record or import this episode again")
+                raise UserError(f"{video_path} has no array `video`: {DELETE}")
             video = video["video"]
         else:
             video = _read_video(video_path, info.frames)
         if "actions" not in data:
-            raise UserError(f"{data_path} has no array `actions`: record or import this episode again")
+            raise UserError(f"{data_path} has no array `actions`: {DELETE}")
         actions = data.pop("actions").astype(np.int64)
         data.pop("video", None)
         expected = (info.frames, self.info.size, self.info.size, 3)
         if video.dtype != np.uint8 or video.shape != expected:
-            raise UserError(f"{video_path} holds {video.dtype} {video.shape}, not uint8 {expected}: record it again")
+            raise UserError(f"{video_path} holds {video.dtype} {video.shape}, not uint8 {expected}: {DELETE}")
         if actions.shape != (info.frames,):
-            raise UserError(f"{data_path} has actions of shape {actions.shape}, not ({info.frames},): record it again")
+            raise UserError(f"{data_path} has actions of shape {actions.shape}, not ({info.frames},): {DELETE}")
         _check_actions(actions, self.info, data_path)
         return Episode(video, actions, data)
 
@@ -151,8 +152,20 @@ class EpisodeDataset:
         """Compare an episode's files with their digests. Raises UserError naming the first that differs."""
         for role, digest in info.sha256.items():
             path = self._path(info, role)
-            if hashlib.sha256(_read_bytes(path)).hexdigest() != digest:
-                raise UserError(f"{path} is not the file that was recorded (sha256 differs): record it again")
+            if _sha256(path) != digest:
+                raise UserError(f"{path} is not the file that was recorded (sha256 differs): {DELETE}")
+
+    def is_there(self, info: EpisodeInfo) -> bool:
+        """Whether the files of an episode exist; what is in them is for `verify`."""
+        return bool(info.files) and all(self._path(info, role).is_file() for role in info.files)
+
+    def digest(self, info: EpisodeInfo) -> str:
+        """sha256 over those of an episode's files: another one means other footage, whatever its name.
+
+        They are taken from the index; a file that has none there is read. Raises UserError where that fails.
+        """
+        known = {role: info.sha256.get(role) or _sha256(self._path(info, role)) for role in sorted(info.files)}
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def add(self, name: str, split: str, episode: Episode, meta: dict[str, Any]) -> EpisodeInfo:
         """Write an episode and list it; `save` makes the list last. Raises UserError when the disk is full."""
@@ -199,28 +212,6 @@ def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
     return info
 
 
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Be the only one to write to a dataset folder (made if need be), and clear what a killed writer left there.
-
-    Raises UserError when another process is writing. The lock goes with the process, however it ends.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}): choose another folder") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing to {folder}: wait, or choose another folder") from None
-        sweep(folder)
-        yield
-    finally:
-        os.close(handle)
-
-
 def write_episode(
     folder: Path, dataset: DatasetInfo, name: str, split: str, episode: Episode, meta: dict[str, Any]
 ) -> EpisodeInfo:
@@ -239,7 +230,7 @@ def write_episode(
     data = BytesIO()
     arrays: dict[str, Any] = {"actions": episode.actions.astype(np.int64), **episode.extras}
     np.savez_compressed(data, **arrays)
-    contents = {"video": encode_video(episode.video, dataset.fps), "data": data.getvalue()}
+    contents = {"video": lossless_mp4(episode.video, dataset.fps), "data": data.getvalue()}
     files = {"video": f"{split}/{name}.mp4", "data": f"{split}/{name}.npz"}
     try:
         for role, content in contents.items():
@@ -253,13 +244,19 @@ def write_episode(
     return EpisodeInfo(name, split, frames, files, digests, meta)
 
 
-def encode_video(video: np.ndarray, fps: float) -> bytes:
+def lossless_mp4(video: np.ndarray, fps: float) -> bytes:
     """An mp4 that decodes to exactly `video`, uint8 [f, h, w, 3]."""
+    return mp4(video, fps, "libx264rgb", "rgb24", ENCODER)
+
+
+def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[str, str]) -> bytes:
+    """`video`, uint8 [f, h, w, 3], as an mp4; `codec` and its `options` and format of `pixels` by FFmpeg's names."""
     file = BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=Fraction(fps).limit_denominator(1001), options=ENCODER)
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "rgb24"
+        stream.pix_fmt = pixels
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -280,31 +277,38 @@ def _read_video(path: Path, frames: int) -> np.ndarray:
                 if len(decoded) > frames:
                     break
     except (av.error.FFmpegError, IndexError) as error:
-        raise UserError(f"{path} cannot be decoded ({error}): record or import this episode again") from error
+        raise UserError(f"{path} cannot be decoded ({error}): {DELETE}") from error
     if len(decoded) != frames:
         count = f"more than {frames}" if len(decoded) > frames else len(decoded)
-        raise UserError(f"{path} has {count} frames, the index says {frames}: record or import this episode again")
+        raise UserError(f"{path} has {count} frames, the index says {frames}: {DELETE}")
     return np.stack(decoded)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
+    """All arrays of a file, none unpickled. Raises UserError, ending in `again`, when it is missing or damaged."""
+    content = _read_bytes(path, again)
     try:
-        with np.load(BytesIO(_read_bytes(path)), allow_pickle=False) as arrays:
+        with np.load(BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except NPZ_ERRORS as error:
-        raise UserError(f"{path} cannot be read ({error}): record or import this episode again") from error
+        reason = " ".join(str(error).split()) or type(error).__name__  # on one line
+        raise UserError(f"{path} cannot be read ({reason}): delete it, and {again}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, again: str = AGAIN) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): record or import this episode again") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(_read_bytes(path)).hexdigest()
 
 
 def _check_actions(actions: np.ndarray, dataset: DatasetInfo, path: Path) -> None:
     if len(actions) and (actions.min() < 0 or actions.max() >= len(dataset.action_names)):
-        names = ", ".join(dataset.action_names)
+        names = ", ".join(dataset.action_names) or "none"
         raise UserError(f"{path} has actions {actions.min()} to {actions.max()}, the dataset has {names}")
 
 

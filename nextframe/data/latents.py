@@ -7,9 +7,7 @@ by memory map at the offsets of the header: only the frames of the clip are touc
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,9 @@ class LatentEpisode:
     frames: int
     shard: str
     psnr: float
-    """Of the autoencoder's reconstruction, in dB."""
+    """Of the autoencoder's reconstruction, in dB; of the pooled error, see `encode_episode`."""
+    source: str = ""
+    """`EpisodeDataset.digest` of the footage: tells other footage of the same name."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class LatentIndex:
     action_names: tuple[str, ...]
     fps: float
     episodes: tuple[LatentEpisode, ...] = ()
+    shards: dict[str, int] = field(default_factory=dict)
+    """Size in bytes of each file: tells one that was cut short."""
 
 
 def write_shard(path: Path, episodes: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -64,18 +66,33 @@ def write_index(folder: Path, index: LatentIndex) -> None:
 
 
 def read_index(folder: Path) -> LatentIndex:
+    """Raises UserError when `latents.json` is missing, damaged or of another version."""
     path = folder / INDEX
     try:
         content = json.loads(path.read_text())
         if content.pop("version") != VERSION:
-            raise UserError(f"{path} was written by another version of nextframe: encode the data again")
-        episodes = tuple(LatentEpisode(**episode) for episode in content.pop("episodes"))
+            raise UserError(f"{path} was written by another version of nextframe: delete it and encode the data again")
+        episodes = tuple(_parse_episode(entry) for entry in content.pop("episodes"))
         content["shape"], content["action_names"] = tuple(content["shape"]), tuple(content["action_names"])
+        content["shards"] = dict(content.get("shards", {}))
+        if outside := [name for name in content["shards"] if Path(name).name != name]:
+            raise ValueError(f"{outside[0]} is outside its folder")
         return LatentIndex(**content, episodes=episodes)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} holds no latents (no {INDEX}): make them with nextframe encode") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or encode into a new folder") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): encode the data again") from None
+        raise UserError(f"{path} is damaged ({error}): delete it and encode the data again") from None
+
+
+def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:
+    episode = LatentEpisode(**entry)
+    if not all(isinstance(text, str) for text in (episode.name, episode.split, episode.shard, episode.source)):
+        raise TypeError(f"names of episode {episode.name}")
+    if not isinstance(episode.frames, int) or episode.frames < 1:
+        raise TypeError(f"frames of episode {episode.name}")
+    return episode
 
 
 class Shard:
@@ -95,12 +112,16 @@ class Shard:
                 raise ValueError("truncated data")
         except FileNotFoundError:
             raise UserError(f"{path} is missing: encode the data again") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): encode the data again") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it and encode the data again") from None
 
     def read(self, name: str, start: int, stop: int, interval: int = 1) -> Tensor:
         """Rows start, start + interval ... below stop of one tensor."""
-        entry = self._header[name]
+        entry = self._header.get(name)
+        if entry is None or entry["shape"][0] < stop:
+            raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
         dtype = {"BF16": torch.bfloat16, "I64": torch.int64}[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
         first = self._start + entry["data_offsets"][0]
@@ -135,10 +156,3 @@ class LatentDataset:
     def actions(self, episode: LatentEpisode) -> Tensor:
         """int64 [f]: the action taken at each frame of the whole episode."""
         return self._shard(episode).read(f"{episode.name}.actions", 0, episode.frames)
-
-    @cached_property
-    def scale_check(self) -> float:
-        """Standard deviation of a sample of the latents; about 1 where the autoencoder's scale is right."""
-        sample = self.index.episodes[:: max(1, len(self.index.episodes) // 16)]
-        parts: Sequence[Tensor] = [self.latents(episode, 0, episode.frames).float().flatten() for episode in sample]
-        return float(torch.cat(list(parts)).std())

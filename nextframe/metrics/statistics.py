@@ -7,6 +7,8 @@ import numpy as np
 
 EARLY = 16
 """The first predicted frames, averaged apart from the rest: what the model sees, before what it must remember."""
+FEWEST = 5
+"""Episodes from which an interval may decide: of fewer, drawing again and again makes one that is far too narrow."""
 RESAMPLES = 5000
 DIGITS = 4
 

@@ -4,13 +4,12 @@ Videos are uint8 [f, h, w, 3]. Nothing here is ever scored.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
-import av
 import numpy as np
 
+from nextframe.data.episodes import mp4
 from nextframe.errors import UserError
 
 PANEL = 256
@@ -162,17 +161,8 @@ class _Canvas:
 
 def mp4_bytes(video: np.ndarray, fps: float) -> bytes:
     """H.264, yuv420p: what every browser plays. Not lossless; height and width are made even by cropping."""
-    file = BytesIO()
-    video = video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2]
-    with av.open(file, "w", format="mp4") as container:
-        options = {"crf": "20", "preset": "medium", "threads": "1"}
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
+    even = video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2]
+    return mp4(even, fps, "libx264", "yuv420p", {"crf": "20", "preset": "medium", "threads": "1"})
 
 
 def png_bytes(image: np.ndarray) -> bytes:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nextframe.errors import UserError
 from nextframe.files import write_atomically
 from nextframe.pages.drawing import mp4_bytes, png_bytes
 
@@ -77,10 +76,7 @@ def page(title: str, body: Sequence[str]) -> str:
 
 def write_page(path: Path, html: str) -> Path:
     """Raises UserError where it cannot be written."""
-    try:
-        write_atomically(path, html.encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
+    write_atomically(path, html.encode())
     return path
 
 
@@ -149,7 +145,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def bars(rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
     """Horizontal bars: name, lengths (several make a stacked bar), and the text behind it."""
-    longest = max(sum(lengths) for _, lengths, _ in rows) or 1
+    longest = max((sum(lengths) for _, lengths, _ in rows), default=0) or 1
     lines = []
     for name, lengths, text in rows:
         fills = "".join(f'<span class="fill" style="width:{70 * length / longest:.2f}%"></span>' for length in lengths)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.metrics.statistics import EARLY, Figure
+from nextframe.metrics.statistics import EARLY, FEWEST, Figure
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend, loss_curve
 from nextframe.pages.drawing import comparison_clip, film_strip
@@ -131,7 +131,8 @@ def span_name(results: Results, late: bool) -> str:
 def verdict(results: Results, late: bool) -> str:
     """In words: which baselines the model beats over the early or the late frames; "" where there are no late ones.
 
-    It is better or worse than one only where the 95 % confidence interval of the difference lies on one side of zero.
+    It is better or worse than one only where the 95 % confidence interval of the difference lies on one side of zero,
+    and neither with fewer than `FEWEST` episodes.
     """
     last = "late" if late else "early"
     leads: dict[Method, dict[str, Figure]] = {
@@ -141,10 +142,16 @@ def verdict(results: Results, late: bool) -> str:
         return ""
     means = {method: f"{_figure_of(results, method, 'psnr', late).mean:.1f}" for method in METHODS}
     against = " and ".join(means[baseline] for baseline in BASELINES)
-    if all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
+    baselines = f"“{METHODS['repeat_last']}” and “{METHODS['context_mean']}”"
+    if _too_few(results):
+        said = (
+            f"its PSNR is {means['model']} dB, against {against} of {baselines}. Whether it is really better "
+            f"{counted(len(results.episodes), 'episode')} cannot tell: predict {FEWEST} or more."
+        )
+    elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
         smaller = 10 ** (min(by_metric["psnr"].mean for by_metric in leads.values()) / 10)
         said = (
-            f"it beats both “{METHODS['repeat_last']}” and “{METHODS['context_mean']}”, on PSNR and on SSIM: "
+            f"it beats both {baselines}, on PSNR and on SSIM: "
             f"{means['model']} dB against {against}. Its squared error is about {smaller:.1f} times smaller than the "
             "better one's."
         )
@@ -152,6 +159,10 @@ def verdict(results: Results, late: bool) -> str:
         clauses = [f"against “{METHODS[name]}” it is {_outcomes(by_metric)}" for name, by_metric in leads.items()]
         said = f"{'; '.join(clauses)}. Its PSNR is {means['model']} dB, theirs {against}."
     return f"Over predicted frames {span_name(results, late)}, {said}"
+
+
+def _too_few(results: Results) -> bool:
+    return len(results.episodes) < FEWEST
 
 
 def _outcomes(leads: Mapping[str, Figure]) -> str:
@@ -183,7 +194,7 @@ def _tiles(results: Results) -> Iterator[tuple[str, str, str]]:
     how = f"{counted(speed.batch, 'episode')} at once, {counted(results.sample.steps, 'step')} a frame"
     rest = [
         ("Tokens to remember it all", f"{tokens.uniform / tokens.total:.1f}× fewer", saved),
-        ("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {results.environment['hardware']}"),
+        ("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {speed.hardware}"),
     ]
     for late in _spans(results):
         for metric, digits, unit in (("psnr", 1, " dB"), ("ssim", 2, "")):
@@ -222,7 +233,8 @@ def _errors(results: Results) -> Iterator[str]:
         "PSNR counts squared error, in decibels: 3 dB more is half of it. SSIM compares structure: 1 is identical. "
         "Repeating the last frame and the mean frame of the context are what one can do without any model; the "
         "autoencoder alone, given the true frames, is the best this model could reach. The band is the 95 % "
-        f"confidence interval of the model's mean; frames 1-{min(EARLY, results.protocol.frames)} are shaded.",
+        f"confidence interval of the model's mean; frames 1-{min(EARLY, results.protocol.frames)} are shaded."
+        + (f" With fewer than {FEWEST} episodes the intervals are too narrow." if _too_few(results) else ""),
         "soft",
     )
     yield legend()
@@ -290,7 +302,7 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
             ["decoder alone", f"{speed.decode_frames_per_second:.1f} frames per second"],
             ["episodes at once (frames of all are counted)", f"{speed.batch}"],
             ["steps per frame, guidance", f"{results.sample.steps}, {results.sample.guidance:g}"],
-            ["hardware", f"{settings['hardware']}, {settings['precision']}"],
+            ["hardware", f"{speed.hardware}, {settings['precision']}"],
         ],
     )
     yield html.paragraph("Encoding the context to latents is not counted; the transformer's reading of it is.", "soft")

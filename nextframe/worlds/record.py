@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import nextframe
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset, parse_episode_info, sole_writer
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset, parse_episode_info
 from nextframe.errors import UserError
+from nextframe.files import sole_writer, sweep
 from nextframe.progress import Advance, progress
 from nextframe.worlds.maze.engine import clear_after_kill, load_vizdoom
 from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, REVISION, MazeSettings
@@ -46,7 +46,7 @@ def record_maze(
 ) -> EpisodeDataset:
     """Record episodes of ViZDoom mazes into the dataset folder `out`, and go on where an earlier call stopped.
 
-    episodes: how many of this split there shall be; those that are there already are kept.
+    episodes: how many of this split there shall be; those whose files are there already are kept.
     seed: another one gives other mazes; one dataset has one seed.
     workers: processes, 0 for one per core.
     Raises UserError when ViZDoom is not installed, `out` is something else, a setting is wrong or the disk is full.
@@ -60,8 +60,9 @@ def record_maze(
     source = {"world": "maze", "revision": REVISION, "seed": seed, **asdict(settings)}
     with sole_writer(Path(out)):
         dataset = EpisodeDataset.create(out, DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source))
-        there = {info.name for info in dataset.episodes(split)}
-        missing = [name for name in seeds if name not in there]
+        for folder in (dataset.folder, *(dataset.folder / name for name in SPLITS)):
+            sweep(folder)  # only now: `create` has refused what is no dataset
+        missing = _missing(dataset, split, list(seeds))
         count = min(workers or os.cpu_count() or 1, len(missing))
         job = {"parent": os.getpid(), "folder": str(out), "split": split}
         job |= {"dataset": asdict(dataset.info), "settings": asdict(settings)}
@@ -69,9 +70,15 @@ def record_maze(
         jobs = [{**job, "names": names, "seeds": [seeds[name] for name in names]} for names in shares]
         with progress(f"record {split}", episodes, episodes - len(missing)) as advance, _workers(jobs) as results:
             _collect(dataset, results, advance)
-    if left := seeds.keys() - {info.name for info in dataset.episodes(split)}:
+    if left := _missing(dataset, split, missing):
         raise UserError(f"a worker ended early, {len(left)} episodes are missing: see above, and run it again to go on")
     return dataset
+
+
+def _missing(dataset: EpisodeDataset, split: str, names: list[str]) -> list[str]:
+    """Which of these episodes are not listed, or have lost a file."""
+    there = {info.name for info in dataset.episodes(split) if dataset.is_there(info)}
+    return [name for name in names if name not in there]
 
 
 def _collect(dataset: EpisodeDataset, results: IO[str], advance: Advance) -> None:
@@ -94,7 +101,7 @@ def _collect(dataset: EpisodeDataset, results: IO[str], advance: Advance) -> Non
 @contextmanager
 def _workers(jobs: list[dict[str, Any]]) -> Iterator[IO[str]]:
     """Run a film worker per job, and yield the lines they print. On leaving, those that still run are ended."""
-    paths = [str(Path(nextframe.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     read_end, write_end = os.pipe()  # shared: a line is shorter than what a pipe takes at once, so lines never mix

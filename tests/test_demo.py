@@ -1,0 +1,49 @@
+"""Both demos, from nothing to the report; and nothing is done twice."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from nextframe import demo
+from nextframe.checkpoint import newest_checkpoint
+from nextframe.config import Protocol
+from nextframe.errors import UserError
+from nextframe.files import sha256
+from nextframe.runs import load
+
+
+@pytest.fixture(autouse=True)
+def _short_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PROTOCOL", Protocol(context=144, frames=4, episodes=2, split="demo"))
+
+
+def test_the_shipped_model_makes_a_report(tmp_path: Path) -> None:
+    report = demo.demo(tmp_path / "demo", episodes=2, device="cpu")
+    text = report.read_text()
+    assert text.count("data:video/mp4") >= 2 and "http://" not in text.replace("http://www.w3.org", "")
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.npz")}
+    demo.demo(tmp_path / "demo", episodes=2, device="cpu")
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.npz")}
+
+
+def test_the_shipped_model_is_small() -> None:
+    files = list(demo.PRETRAINED.rglob("*.safetensors"))
+    assert len(files) == 2 and sum(path.stat().st_size for path in files) <= 20e6
+    model = load(demo.PRETRAINED)
+    assert model.config.model.coarse_patch is not None and model.config.model.action_of == "arrival"
+
+
+def test_the_whole_loop_in_half_a_minute(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    report = demo.demo_train(out, 30, episodes=2, device="cpu")
+    assert "Loss" in report.read_text() or "loss" in report.read_text()
+    state = newest_checkpoint(out / "world")
+    assert state is not None and state.position.step >= 1
+    weights = sha256(out / "world" / "weights.safetensors")
+    started = time.monotonic()
+    demo.demo_train(out, 30, episodes=2, device="cpu")
+    assert time.monotonic() - started < 20  # nothing is recorded, trained, encoded or predicted again
+    assert sha256(out / "world" / "weights.safetensors") == weights
+    with pytest.raises(UserError, match=r"was begun with --budget 30s"):
+        demo.demo_train(out, 60, episodes=2, device="cpu")

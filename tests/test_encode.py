@@ -1,0 +1,190 @@
+"""Latents: of this footage by this autoencoder, or encoded again; whatever was lost or changed meanwhile."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ACTIONS, SIZE, tiny_episode, tiny_episodes, tiny_run
+
+from nextframe import encode as module
+from nextframe.autoencoder import encode_video
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset
+from nextframe.data.latents import LatentDataset, read_index
+from nextframe.encode import encode
+from nextframe.errors import UserError
+from nextframe.files import TEMPORARY, sole_writer
+from nextframe.runs import load_autoencoder
+
+EPISODES = 5
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("run")) / "autoencoder"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny_episodes(tmp_path / "data", EPISODES).folder
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 2)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the episodes that were encoded, in this order."""
+    names: list[str] = []
+    original = module.encode_episode
+
+    def noted(network, dataset, info):
+        names.append(info.name)
+        return original(network, dataset, info)
+
+    monkeypatch.setattr(module, "encode_episode", noted)
+    return names
+
+
+def assert_right(out: Path, data: Path) -> None:
+    """Every episode is there once, and its latents are those of its footage; no shard is left over."""
+    dataset, latents, network = EpisodeDataset.open(data), LatentDataset(out), load_autoencoder(out / "autoencoder")
+    assert sorted(episode.name for episode in latents.index.episodes) == [info.name for info in dataset.episodes()]
+    infos = {info.name: info for info in dataset.episodes()}
+    for episode in latents.index.episodes:
+        footage = dataset.read(infos[episode.name])
+        expected = encode_video(network, torch.from_numpy(footage.video))
+        torch.testing.assert_close(latents.latents(episode, 0, episode.frames).float(), expected, atol=0.05, rtol=0.05)
+        assert latents.actions(episode).tolist() == footage.actions.tolist()
+    assert {path.name for path in out.glob("*.safetensors")} == set(latents.index.shards)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_lost_shard_is_encoded_again(
+    autoencoder: Path, data: Path, tmp_path: Path, encoded: list[str], damage, number: int
+) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu")
+    shard = out / f"latents-{number:05d}.safetensors"
+    lost = [episode.name for episode in read_index(out).episodes if episode.shard == shard.name]
+    damage(shard)
+    with pytest.raises(UserError, match="encode the data again"):
+        latents = LatentDataset(out)
+        for episode in latents.index.episodes:
+            latents.actions(episode)
+    encoded.clear()
+    encode(autoencoder, data, out, "cpu")
+    assert encoded == lost
+    assert_right(out, data)
+
+
+def test_footage_recorded_again_is_encoded_again(
+    autoencoder: Path, data: Path, tmp_path: Path, encoded: list[str]
+) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu")
+    dataset = EpisodeDataset.open(data)
+    dataset.add("test_1", "test", tiny_episode(77, 12), {})
+    dataset.add("train_0", "train", tiny_episode(78, 10), {})
+    dataset.save()
+    encoded.clear()
+    encode(autoencoder, data, out, "cpu")
+    assert encoded == ["test_1", "train_0"]
+    assert_right(out, data)
+
+
+def test_latents_of_something_else_are_refused(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    other = EpisodeDataset.create(tmp_path / "other", DatasetInfo(10.0, SIZE, ACTIONS, {}))
+    other.add("test_0", "test", tiny_episode(99, 10), {})
+    other.save()
+    with pytest.raises(UserError, match=r"latents of other footage than that now in .*other: use another --out"):
+        encode(autoencoder, other.folder, out, "cpu")
+    for number, info in enumerate((DatasetInfo(20.0, SIZE, ACTIONS, {}), DatasetInfo(10.0, SIZE, ACTIONS[::-1], {}))):
+        unlike = EpisodeDataset.create(tmp_path / f"unlike{number}", info)
+        unlike.add("test_0", "test", tiny_episode(0, 10), {})
+        unlike.save()
+        with pytest.raises(UserError, match=r"of footage unlike .*: use another --out"):
+            encode(autoencoder, unlike.folder, out, "cpu")
+    with pytest.raises(UserError, match="latents of other weights"):
+        encode(tiny_run(tmp_path / "run", seed=1) / "autoencoder", data, out, "cpu")
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_an_interrupted_encoding_goes_on(
+    autoencoder: Path, data: Path, tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write_index, calls = tmp_path / "latents", module.write_index, 0
+
+    def interrupted(folder, index):
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the empty index, the first shard, and the second: after its file, before its entry
+            raise KeyboardInterrupt
+        write_index(folder, index)
+
+    monkeypatch.setattr(module, "write_index", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode(autoencoder, data, out, "cpu")
+    (out / f"{TEMPORARY}1-latents-00002.safetensors").touch()
+    encoded.clear()
+    encode(autoencoder, data, out, "cpu")
+    assert encoded == ["test_2", "test_3", "test_4"]
+    assert_right(out, data)
+    assert not list(out.glob(f"{TEMPORARY}*"))
+
+
+def test_what_cannot_be_encoded_is_one_line(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    empty = EpisodeDataset.create(tmp_path / "empty", DatasetInfo(10.0, SIZE, ACTIONS, {}))
+    with pytest.raises(UserError, match="empty has no episodes yet"):
+        encode(autoencoder, empty.folder, out, "cpu")
+    large = EpisodeDataset.create(tmp_path / "large", DatasetInfo(10.0, 64, ACTIONS, {}))
+    with pytest.raises(UserError, match=r"64 pixels a side, the autoencoder in .* takes 32"):
+        encode(autoencoder, large.folder, out, "cpu")
+    assert not out.exists()
+    with sole_writer(out), pytest.raises(UserError, match="another process is writing"):
+        encode(autoencoder, data, out, "cpu")
+    (out / "autoencoder").touch()  # where a folder has to be
+    with pytest.raises(UserError, match="cannot be written"):
+        encode(autoencoder, data, out, "cpu")
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="holds no latents"):
+        read_index(tmp_path / "file")
+    (tmp_path / "latents.json").mkdir()
+    with pytest.raises(UserError, match=r"latents\.json cannot be read"):
+        read_index(tmp_path)
+
+
+def test_an_index_of_files_elsewhere_is_refused(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu")
+    index = json.loads((out / "latents.json").read_text())
+    (out / "latents.json").write_text(json.dumps({**index, "shards": {"../precious": 1}}))
+    with pytest.raises(UserError, match=r"latents\.json is damaged \(\.\./precious is outside"):
+        encode(autoencoder, data, out, "cpu")
+
+
+def test_a_shard_that_holds_less_than_the_index_says_is_named(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu")
+    shutil.copyfile(out / "latents-00000.safetensors", out / "latents-00001.safetensors")
+    latents = LatentDataset(out)
+    episode = next(episode for episode in latents.index.episodes if episode.shard == "latents-00001.safetensors")
+    with pytest.raises(UserError, match=r"00001\.safetensors holds less of test_2\.actions than latents\.json says"):
+        latents.actions(episode)
+    index = json.loads((out / "latents.json").read_text())
+    assert index["shards"].keys() == {path.name for path in out.glob("*.safetensors")}
