@@ -53,7 +53,7 @@ MAZE = WorldModelConfig(
         batch=16,
         optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.95), warmup_steps=300, decay=0.3, ema_decay=0.999),
     ),
-    sample=SampleConfig(steps=10),
+    sample=SampleConfig(steps=5),
 )
 
 PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
