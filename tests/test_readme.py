@@ -1,0 +1,39 @@
+"""What the README shows works."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nextframe.cli import VERBS
+from nextframe.presets import PRESETS, PROTOCOLS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = example + "\nassert frame.shape == (64, 64, 3)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?nextframe (.+)$", README, re.MULTILINE))
+def test_commands_exist(line: str) -> None:
+    verb, *words = line.split()
+    assert verb in VERBS
+    known = {"train": PRESETS, "evaluate": PROTOCOLS, "record": {"maze"}}.get(verb)
+    assert known is None or words[0] in known
+
+
+def test_links_and_paths_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    (tree,) = re.findall(r"```\nnextframe/\n(.*?)```", README, re.DOTALL)
+    for line in tree.splitlines():
+        for name in re.findall(r"[\w/]+\.py|[\w/]+/(?= )", line.split("  ")[1] if line.startswith("  ") else line):
+            assert (ROOT / "nextframe" / name).exists() or (ROOT / name).exists(), name
