@@ -22,7 +22,10 @@ def test_the_python_example_runs() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?nextframe (.+)$", README, re.MULTILINE))
+BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?nextframe (.+)$", BLOCKS, re.MULTILINE))
 def test_commands_exist(line: str) -> None:
     verb, *words = line.split()
     assert verb in VERBS
