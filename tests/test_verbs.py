@@ -191,7 +191,7 @@ def test_help_is_quick_and_knows_every_verb() -> None:
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nextframe", "--help"], capture_output=True, text=True, check=True
     )
-    assert time.monotonic() - started < 3  # 0.1 s on an idle machine
+    assert time.monotonic() - started < 5  # 0.1 s on an idle machine
     assert shown.stdout.strip() == overview()
     assert "torch" not in {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
 
