@@ -44,6 +44,9 @@ class Autoencoder(nn.Module):
 
         self.config = config
         self.network = AutoencoderDC(**diffusers_settings(config))
+        for parameter in self.network.parameters():
+            if parameter.dim() == 4:  # convolutions are faster with the channels last in memory
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         # 1 / standard deviation of the latents, measured after training; kept with the weights it belongs to.
         self.register_buffer("scale", torch.ones(()))
 

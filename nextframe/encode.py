@@ -38,7 +38,7 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentInde
     Raises UserError when footage and autoencoder do not fit together, or `out` holds latents of others.
     """
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
-    autoencoder = _load(run, target)
+    autoencoder = load_autoencoder(run, target)
     if dataset.info.size != autoencoder.config.frame_size:
         side = autoencoder.config.frame_size
         raise UserError(f"{data} has {dataset.info.size} pixels a side, the autoencoder in {run} takes {side}")
@@ -50,12 +50,7 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentInde
         _check(read_index(out), run, dataset, out)
         for folder in (out, out / AUTOENCODER):
             sweep(folder)
-        return encode_missing(_load(out / AUTOENCODER, target), dataset, out)
-
-
-def _load(run: Path, device: torch.device) -> Autoencoder:
-    """Colours last in memory, which makes convolutions faster."""
-    return load_autoencoder(run, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return encode_missing(load_autoencoder(out / AUTOENCODER, target), dataset, out)
 
 
 def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path) -> None:

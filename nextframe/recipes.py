@@ -46,9 +46,7 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
 
 def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
     batches = frame_batches(data, config)
-    network = Autoencoder(config.model)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Task(network, Reconstruction(config), batches)
+    return Task(Autoencoder(config.model), Reconstruction(config), batches)
 
 
 def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
