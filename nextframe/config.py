@@ -4,10 +4,11 @@ A configuration is written beside the weights it belongs to (`config.yaml`) and 
 or a value of the wrong type is refused, with the nearest real name.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-Condition = Literal["none", "label", "action"]
+Condition = Literal["none", "label", "action", "vector"]
 
 
 def _at_least(settings: object, **smallest: float) -> None:
@@ -36,22 +37,37 @@ class TransformerConfig:
     """The same in the coarse level (every older frame): a long model. None: a short model, without that level."""
     window: int = 16
     """Frames in the fine level, the newest included."""
+    attention: Literal["frame-causal", "full"] = "frame-causal"
+    """full: a Video DiT, in which all frames of a clip share one time and are sampled together."""
     condition: Condition = "none"
+    """What each frame is told: the label of its clip, the id of an action, or an action that is a vector of numbers
+    (continuous, or several keys at once)."""
     classes: int = 0
     """Number of labels or actions; the null condition of guidance is the id after the last."""
+    action_size: int = 0
+    """Numbers in an action that is a vector; its null condition is all nan."""
     action_of: Literal["arrival", "departure"] = "arrival"
     """Which action a frame is given: the one that led to it, or (the published networks) the one taken in it."""
     temporal_decay: float = 0.0
-    """FlexRoPE: added to the attention logits per frame of distance between key and query."""
+    """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
+    riflex_frames: int | None = None
+    """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE."""
+    memory: int | None = None
+    """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all."""
 
     def __post_init__(self) -> None:
         _at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
+        _at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window)
         if any(axis % 2 for axis in self.rope_axes):
             raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
         if sum(self.rope_axes) != self.head_dim:
             raise ValueError(f"rope_axes {self.rope_axes} must add up to head_dim {self.head_dim}")
-        if self.condition != "none" and self.classes < 1:
+        if self.condition in ("label", "action") and self.classes < 1:
             raise ValueError(f"condition {self.condition!r} needs classes >= 1")
+        if self.condition == "vector" and self.action_size < 1:
+            raise ValueError("condition 'vector' needs action_size >= 1")
+        if self.attention == "full" and self.coarse_patch is not None:
+            raise ValueError("full attention is for short models: coarse_patch must be None")
         for name, patch in (("patch", self.patch), ("coarse_patch", self.coarse_patch or self.patch)):
             if patch < 1 or self.latent_size % patch:
                 raise ValueError(f"{name} {patch} must divide latent_size {self.latent_size}")
@@ -63,8 +79,9 @@ class TransformerConfig:
         return self.heads * self.head_dim
 
     @property
-    def null_condition(self) -> int:
-        return self.classes
+    def null_condition(self) -> float:
+        """What stands for no condition: in every number of a vector, or as an id."""
+        return math.nan if self.condition == "vector" else self.classes
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,8 @@ class ClipConfig:
     """Every n-th frame of the episode."""
     min_frames: int | None = None
     """Long models: the length is drawn uniformly from [min_frames, frames), the same for all clips of a step."""
+    mirror: bool = False
+    """Mirror half of the clips, left to right; the latents must have been encoded with --mirrored."""
     ramp: float = 0.0
     """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
 
@@ -177,11 +196,17 @@ class SampleConfig:
     steps: int = 50
     """Euler steps per frame."""
     guidance: float = 1.0
-    """v = v_null + guidance * (v_condition - v_null); 1: no guidance."""
+    """v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
     seed: int = 0
+    memory: int | None = None
+    """Frames the model sees at once, at most. For a short model the length it was trained on: a sliding window."""
+    riflex: bool = False
+    """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
+    temporal_decay: float = 0.0
+    """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, steps=1, guidance=0, seed=0)
+        _at_least(self, steps=1, guidance=0, seed=0, memory=1, temporal_decay=0)
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,8 @@ class WorldModelConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def __post_init__(self) -> None:
+        if self.model.attention == "full" and self.clean_context:
+            raise ValueError("with full attention (Video DiT) no frame enters clean: set --clean-context 0")
         if self.clip.ramp and self.train.minutes is not None:
             raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
 
@@ -208,6 +235,12 @@ class TokenizerConfig:
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     latent_noise: float = 0.0
     """Noise added to the latents in training, in units of their standard deviation; makes the decoder forgiving."""
+    perceptual_weight: float = 0.0
+    """Of LPIPS (VGG), beside L1."""
+    adversarial_weight: float = 0.0
+    """Of the hinge loss of a PatchGAN discriminator, times the ratio of gradient norms at the decoder's last layer."""
+    adversarial_start: float = 0.5
+    """Part of the steps after which the discriminator joins, and the encoder is frozen."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
 

@@ -1,5 +1,7 @@
 """Named configurations. Every field can be overridden on the command line."""
 
+from dataclasses import replace
+
 from nextframe.config import (
     AutoencoderConfig,
     ClipConfig,
@@ -56,9 +58,94 @@ MAZE = WorldModelConfig(
     sample=SampleConfig(steps=5),
 )
 
+# The paper's models (arXiv 2503.19325, Table 1), all on 8 x 8 latents of 32 channels. Parameters in docs/paper.md.
+FAR_B = TransformerConfig(layers=12, heads=12)
+FAR_M = TransformerConfig(layers=12, heads=16)
+FAR_L = TransformerConfig(layers=24, heads=16)
+FAR_XL = TransformerConfig(layers=28, heads=18)
+FAR_B_LONG = replace(FAR_B, coarse_patch=4, condition="action", classes=4)
+FAR_M_LONG = replace(FAR_M, coarse_patch=4, condition="action", classes=4)
+
+# Their training (Table 8): AdamW at 1e-4, batch 32, EMA 0.9999, clean context 0.1 are the defaults.
+LONG_CLIP = ClipConfig(frames=300, min_frames=16)
+LONG_TRAIN = TrainConfig(steps=1_000_000, optimizer=OptimizerConfig(warmup_steps=10_000))
+
+
+def _long(model: TransformerConfig) -> WorldModelConfig:
+    return WorldModelConfig(model=model, clip=LONG_CLIP, train=LONG_TRAIN, sample=SampleConfig(guidance=1.5))
+
+
+def _ucf101(model: TransformerConfig, labels: bool) -> WorldModelConfig:
+    """Generation from nothing: 16 frames, every third of the video."""
+    if labels:
+        model = replace(model, condition="label", classes=101)
+    return WorldModelConfig(
+        model=model,
+        clip=ClipConfig(frames=16, interval=3, mirror=True),
+        train=TrainConfig(steps=400_000),
+        sample=SampleConfig(guidance=2.0 if labels else 1.0),
+    )
+
+
+FAR = {
+    "far-b": WorldModelConfig(model=FAR_B),
+    "far-m": WorldModelConfig(model=FAR_M),
+    "far-l": WorldModelConfig(model=FAR_L),
+    "far-xl": WorldModelConfig(model=FAR_XL),
+    "far-b-long": _long(FAR_B_LONG),
+    "far-m-long": _long(FAR_M_LONG),
+    # Video generation. 128 and 256 pixels differ in their autoencoder only: both have 8 x 8 latents.
+    "ucf101-128": _ucf101(FAR_L, labels=False),
+    "ucf101-128-labels": _ucf101(FAR_L, labels=True),
+    "ucf101-256": _ucf101(FAR_L, labels=False),
+    "ucf101-256-labels": _ucf101(FAR_L, labels=True),
+    "ucf101-256-xl": _ucf101(FAR_XL, labels=False),
+    "ucf101-256-xl-labels": _ucf101(FAR_XL, labels=True),
+    # Short video prediction. The published code trains BAIR on 30 frames; Table 8 says 32.
+    "ucf101-64": WorldModelConfig(model=FAR_B, clip=ClipConfig(mirror=True), train=TrainConfig(steps=200_000)),
+    "bair-64": WorldModelConfig(
+        model=replace(FAR_B, window=30), clip=ClipConfig(frames=30), train=TrainConfig(steps=200_000)
+    ),
+    # Long video prediction.
+    "dmlab-64": _long(FAR_B_LONG),
+    "minecraft-128": _long(FAR_M_LONG),
+    # The comparison of Figure 5: the same network and training as a video diffusion transformer.
+    "video-dit-ucf101-128": replace(
+        _ucf101(FAR_L, labels=False), model=replace(FAR_L, attention="full"), clean_context=0.0
+    ),
+}
+
+
+def _published_autoencoder(frame_size: int, extra_stages: int) -> TokenizerConfig:
+    """The published DC-AE: 8 x 8 latents of 32 channels, whatever the size of the frames."""
+    channels, encoder, decoder = (128, 256, 512, 512), (0, 4, 8, 2), (0, 5, 10, 2)
+    more, layers = (1024,) * extra_stages, (2,) * extra_stages
+    return TokenizerConfig(
+        model=AutoencoderConfig(
+            frame_size=frame_size,
+            encoder_channels=channels + more,
+            encoder_layers=encoder + layers,
+            decoder_channels=channels + more,
+            decoder_layers=decoder + layers,
+            attention_stages=1 + extra_stages,
+        ),
+        perceptual_weight=1.0,
+        adversarial_weight=0.5,
+        train=TrainConfig(steps=200_000, batch=128, optimizer=OptimizerConfig(betas=(0.5, 0.9))),
+    )
+
+
+AUTOENCODERS = {
+    "autoencoder-8x": _published_autoencoder(64, 0),
+    "autoencoder-16x": _published_autoencoder(128, 1),
+    "autoencoder-32x": _published_autoencoder(256, 2),
+}
+
 PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
     "autoencoder-maze": AUTOENCODER_MAZE,
     "maze": MAZE,
+    **AUTOENCODERS,
+    **FAR,
 }
 
 PROTOCOLS: dict[str, Protocol] = {
