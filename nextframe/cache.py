@@ -5,10 +5,9 @@ are stored rotated by their absolute position, so they stay right wherever the s
 """
 
 import torch
-from torch import Tensor
 
 from nextframe.layout import Layout, Segment
-from nextframe.shapes import HeadTokens
+from nextframe.shapes import Heads, HeadTokens
 
 
 class KeyValueCache:
@@ -37,14 +36,14 @@ class KeyValueCache:
         """Tokens there is room for, those of the frame being generated included."""
         return self._memory.shape[-2]
 
-    def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Heads, Heads]:
         """Write above the top, without moving it; returns the stack and what was written, [b, k, top + n, e]."""
-        top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[2]
+        top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[1]
         if new_top > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} tokens, not for {new_top}")
         stack = self._memory[layer, :, :, :, :new_top]
-        stack[0, :, :, top:] = keys
-        stack[1, :, :, top:] = values
+        stack[0, :, :, top:] = keys.transpose(1, 2)
+        stack[1, :, :, top:] = values.transpose(1, 2)
         return stack[0], stack[1]
 
     def push(self, segments: tuple[Segment, ...]) -> None:

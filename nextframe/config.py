@@ -5,7 +5,7 @@ or a value of the wrong type is refused, with the nearest real name.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Condition = Literal["none", "label", "action", "vector"]
@@ -128,7 +128,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
-    """Largest L2 norm of the gradient of all weights together."""
+    """Largest L2 norm of the gradient of all weights together; that of a discriminator's is not limited."""
     warmup_steps: int = 0
     """Steps over which the rate climbs linearly from zero."""
     decay: float = 0.0
@@ -171,7 +171,7 @@ class TrainConfig:
     """Clips (autoencoder: frames) per optimizer step."""
     accumulate: int = 1
     """Parts a batch is cut into, one after the other, to save memory. A world model learns the same; an autoencoder
-    with batch norm or latent noise sees the statistics of a part."""
+    with batch norm, latent noise or a discriminator sees the statistics of a part."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0
     device: str = "auto"
@@ -194,10 +194,12 @@ class SampleConfig:
     """How frames are drawn from a model."""
 
     steps: int = 50
-    """Euler steps per frame."""
+    """Steps of the solver per frame."""
     guidance: float = 1.0
     """v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
     seed: int = 0
+    solver: Literal["euler", "heun", "adams"] = "euler"
+    """euler: first order, as published. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
     """Frames the model sees at once, at most. For a short model the length it was trained on: a sliding window."""
     riflex: bool = False
@@ -224,6 +226,8 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if self.model.attention == "full" and self.clean_context:
             raise ValueError("with full attention (Video DiT) no frame enters clean: set --clean-context 0")
+        if self.model.memory is not None or self.model.riflex_frames is not None:
+            raise ValueError("a model is trained on all it sees: set --sample.memory or --sample.riflex instead")
         if self.clip.ramp and self.train.minutes is not None:
             raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
 
@@ -243,16 +247,63 @@ class TokenizerConfig:
     """Part of the steps after which the discriminator joins, and the encoder is frozen."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        _at_least(self, latent_noise=0, perceptual_weight=0, adversarial_weight=0, adversarial_start=0)
+        if self.adversarial_start > 1:
+            raise ValueError(f"adversarial_start {self.adversarial_start} must be at most 1")
+        if self.perceptual_weight:
+            _at_least(self.model, frame_size=16)  # VGG halves the resolution four times
+        if self.adversarial_weight:
+            _at_least(self.model, frame_size=24)  # smaller frames have no patch to judge
+            if self.train.minutes is not None:
+                raise ValueError(
+                    "adversarial_start counts steps, and train.minutes ends the run before them: "
+                    "set --adversarial-weight 0"
+                )
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """What `nextframe evaluate` asks of a model: go on from the first frames of held-out episodes."""
+    """What `nextframe evaluate` asks of a model: go on from the first frames of held-out episodes, or begin.
+
+    Frames are counted as the model counts them: a model that was trained on every third frame is shown, and asked for,
+    every third. Only predicted frames are scored, on their 8-bit pixels, by every metric; the published script counts
+    the context in its FVD, and scores what an mp4 leaves of the frames.
+    """
 
     context: int = 144
-    """Frames the model is shown."""
+    """Frames the model is shown. 0: it is asked for clips of its own, which are held against as many true ones; these
+    are then drawn from the split, the same number of each class."""
     frames: int = 156
-    """Frames it predicts after them, given the true actions. Only these are scored."""
+    """Frames it predicts after them, given the true actions."""
     episodes: int = 64
     """How many, the first by name."""
     split: str = "test"
     """Which part of the data set they are taken from."""
+    seeds: tuple[int, ...] = (0,)
+    """All is done once for each seed; the scores are averaged, and their spread is reported."""
+    trajectories: int = 1
+    """Continuations of each episode. PSNR, SSIM and LPIPS are those of its best one, by each metric's own choice; the
+    FVD is the mean over those of all first continuations, of all second ones ..."""
+    steps: int | None = None
+    """Euler steps per frame. None: the model's own setting, and its own solver."""
+    guidance: float | None = None
+    """None: the model's own setting."""
+    metrics: tuple[Literal["psnr", "ssim", "lpips", "fvd"], ...] = ("psnr", "ssim")
+    """FVD needs 10 frames and 2 episodes; FVD and LPIPS need weights, and are reported missing without."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0)
+        # Limits within which no two trajectories share their noise: see `forecast.noise_seed`.
+        if self.episodes > 2**20 or self.trajectories > 2**10 or any(not 0 <= seed < 2**12 for seed in self.seeds):
+            raise ValueError("at most 2**20 episodes and 2**10 trajectories, and seeds from 0 to 2**12 - 1")
+        for name in ("seeds", "metrics"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} {values}: give at least one, none of them twice")
+
+    def settings(self, own: SampleConfig) -> SampleConfig:
+        """A model's own sampling settings, with those of the protocol in their place."""
+        if self.steps is not None:
+            own = replace(own, steps=self.steps, solver="euler")
+        return own if self.guidance is None else replace(own, guidance=self.guidance)

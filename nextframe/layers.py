@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
+from nextframe.mask import Span
 from nextframe.rope import rotate
-from nextframe.shapes import AttentionMask, FrameTimes, RotaryTable, Tokens
+from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
 
 EPSILON = 1e-6
 TIME_CHANNELS = 256
@@ -37,22 +38,42 @@ class TimeEmbedding(nn.Module):
         return self.project(F.silu(self.expand(sinusoid(time))))
 
 
+class VectorEmbedding(nn.Module):
+    """MLP of an action that is a vector of numbers; a vector of nan is no action, which has an embedding of its own."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(size, width)
+        self.project = nn.Linear(width, width)
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[b, f, a] -> [b, f, d]"""
+        absent = vectors.isnan().any(dim=-1, keepdim=True)
+        given = self.project(F.silu(self.expand(vectors.masked_fill(absent, 0))))
+        return torch.where(absent, self.null.to(given.dtype), given)
+
+
 class Modulation(nn.Module):
     """adaLN-Zero: what the condition vector of a frame does to all its tokens; nothing at the start of training."""
 
     def __init__(self, width: int, chunks: int) -> None:
         super().__init__()
-        self.chunks = chunks
         self.linear = nn.Linear(width, chunks * width)
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """`condition` [b, f, d], already through SiLU; returns `chunks` tensors [b, f, 1, d]."""
-        return self.linear(condition)[:, :, None].chunk(self.chunks, dim=-1)
+    def forward(self, condition: Tensor) -> Tensor:
+        """`condition` [b, f, d], already through SiLU; returns [b, f, chunks * d], per frame and not per token."""
+        return self.linear(condition)
+
+
+def chunks(modulation: Tensor, count: int) -> tuple[Tensor, ...]:
+    """[b, f, count * d] -> `count` tensors [b, f, 1, d], to be spread over the tokens of their frame."""
+    return modulation[:, :, None].chunk(count, dim=-1)
 
 
 def normalised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without weights of its own, then the frame's shift and scale."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -79,20 +100,20 @@ class AttentionLevel(nn.Module):
             self.query_norm = HeadNorm(width // heads, eps=EPSILON)
             self.output = nn.Linear(width, width)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[b, f, n, d] -> [b, k, f n, e]"""
-        return x.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split_heads(self, x: Tensor) -> HeadTokens:
+        """[b, f, n, d] -> [b, f n, k, e]"""
+        return x.flatten(1, 2).unflatten(-1, (self.heads, -1))
 
-    def keys_values(self, x: Tokens) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tokens) -> tuple[HeadTokens, HeadTokens]:
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return self.key_norm(self.split_heads(keys)), self.split_heads(values)
 
-    def queries(self, x: Tokens) -> Tensor:
+    def queries(self, x: Tokens) -> HeadTokens:
         return self.query_norm(self.split_heads(self.query(x)))
 
 
 class Attention(nn.Module):
-    """Frame-causal attention over all levels together, with q/k RMS norm and rotary positions."""
+    """Attention over all levels together, with q/k RMS norm and rotary positions; who sees whom is given by spans."""
 
     def __init__(self, width: int, heads: int, coarse: bool, last: bool) -> None:
         super().__init__()
@@ -111,27 +132,22 @@ class Attention(nn.Module):
         hidden: Sequence[Tokens],
         levels: Sequence[int],
         rotary: tuple[RotaryTable, RotaryTable],
-        mask: AttentionMask | None,
+        spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,
     ) -> list[Tokens | None]:
         """Returns the update of each segment; None for one that is memory only."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
-        keys = rotate(torch.cat([key for key, _ in pairs], dim=2), *rotary)
-        values = torch.cat([value for _, value in pairs], dim=2)
+        keys = rotate(_joined([key for key, _ in pairs]), *rotary)
+        values = _joined([value for _, value in pairs])
         readers = [(part, x) for part, x in zip(parts, hidden, strict=True) if not part.memory_only]
-        queries = torch.cat([part.queries(x) for part, x in readers], dim=2)
+        queries = _joined([part.queries(x) for part, x in readers])
         # Memory-only segments are coarse and come first, so the queries are the last rows of every table.
-        rows = queries.shape[2]
-        queries = rotate(queries, rotary[0][-rows:], rotary[1][-rows:])
-        if cache is not None:
-            keys, values = cache.extend(layer, keys, values)
-        if mask is not None:
-            mask = mask[-rows:]
-            mask = mask if mask.dtype == torch.bool else mask.to(queries.dtype)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        mixed = mixed.transpose(1, 2).flatten(2)
+        skipped = keys.shape[1] - queries.shape[1]
+        queries = rotate(queries, rotary[0][skipped:], rotary[1][skipped:])
+        stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
+        mixed = attend(queries, *stack, [span for span in spans if span.start >= skipped], skipped)
         sizes = [x.shape[1] * x.shape[2] for _, x in readers]
         read = iter(zip(readers, mixed.split(sizes, dim=1), strict=True))
         updates: list[Tokens | None] = []
@@ -142,6 +158,27 @@ class Attention(nn.Module):
             (_, x), update = next(read)
             updates.append(part.output(update).unflatten(1, x.shape[1:3]))
         return updates
+
+
+def attend(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span], skipped: int = 0) -> Tensor:
+    """softmax(q k^T / sqrt(e) + mask) v, span by span: [b, n, k e]. The queries begin with number `skipped`."""
+    mixed = []
+    for span in spans:
+        mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
+        mixed.append(
+            F.scaled_dot_product_attention(
+                queries[:, span.start - skipped : span.stop - skipped].transpose(1, 2),
+                keys[:, :, : span.keys],
+                values[:, :, : span.keys],
+                attn_mask=mask,
+            ).transpose(1, 2)
+        )
+    return _joined(mixed).flatten(2)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class Block(nn.Module):
@@ -157,21 +194,21 @@ class Block(nn.Module):
     def forward(
         self,
         hidden: Sequence[Tokens],
-        conditions: Sequence[Tensor],
+        modulations: Sequence[Tensor],
         levels: Sequence[int],
         rotary: tuple[RotaryTable, RotaryTable],
-        mask: AttentionMask | None,
+        spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,
     ) -> list[Tokens]:
-        """`conditions`: per segment [b, f, d], already through SiLU. Memory-only segments are not returned."""
-        modulations = [self.attention_modulation(condition) for condition in conditions]
-        inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, modulations, strict=True)]
-        updates = self.attention(inputs, levels, rotary, mask, cache, layer)
+        """`modulations`: of attention and MLP, [b, f, 3 d] for all frames. Memory-only segments are not returned."""
+        frames = [x.shape[1] for x in hidden]
+        attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
+        inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
+        updates = self.attention(inputs, levels, rotary, spans, cache, layer)
         outputs = []
-        for x, update, (_, _, gate), condition in zip(hidden, updates, modulations, conditions, strict=True):
+        for x, update, (_, _, gate), (shift, scale, mlp_gate) in zip(hidden, updates, attention, mlp, strict=True):
             if update is not None:
-                x = x + gate * update
-                shift, scale, gate = self.mlp_modulation(condition)
-                outputs.append(x + gate * self.mlp(normalised(x, shift, scale)))
+                x = torch.addcmul(x, gate, update)
+                outputs.append(torch.addcmul(x, mlp_gate, self.mlp(normalised(x, shift, scale))))
         return outputs

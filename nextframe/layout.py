@@ -74,8 +74,21 @@ def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Seg
 def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     """Frames [first, frames): in a long model the newest `window` are fine and all older ones coarse.
 
-    A short model has one level and sees at most what it is given.
+    A short model has one level. Frames beyond the `memory` of the model are left out.
     """
+    first = max(first, forgotten(config, frames))
     split = max(first, frames - config.window) if config.coarse_patch is not None else first
     parts = (segment(config, COARSE, first, split),) if split > first else ()
     return Layout((*parts, segment(config, FINE, split, frames)))
+
+
+def forgotten(config: TransformerConfig, frames: int) -> int:
+    """How many of `frames` frames, the oldest, are no longer seen.
+
+    What is coarse is forgotten in blocks: without its oldest frame the coarse past has to be read anew, and that is
+    not to happen at every frame. With a memory of one window, every new frame pushes out the oldest (sliding window).
+    """
+    if config.memory is None or frames <= config.memory:
+        return 0
+    block = max(1, (config.memory - config.window) // 4)
+    return -(-(frames - config.memory) // block) * block

@@ -1,29 +1,71 @@
-"""Who may look at whom: everything within a frame, and every earlier frame."""
+"""Who may look at whom: everything within a frame, and every earlier frame; in a Video DiT, everything."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from nextframe.config import TransformerConfig
 from nextframe.layout import Layout
 from nextframe.shapes import AttentionMask
 
+SPAN_TOKENS = 256
+"""Queries that attend together: few enough that little is computed only to be hidden (docs/speed.md)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Queries [start, stop), and how many of the keys, from the first on, they may see."""
+
+    start: int
+    stop: int
+    keys: int
+    mask: AttentionMask | None
+    """[stop - start, keys], or None where every query may see every one of these keys."""
+
 
 @lru_cache(maxsize=128)
-def frame_causal_mask(
-    queries: Layout, keys: Layout, temporal_decay: float, device: torch.device
-) -> AttentionMask | None:
-    """The mask of frame-causal attention, or None where every query may see every key.
+def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, device: torch.device) -> tuple[Span, ...]:
+    """Attention by spans: each computes no keys that all of its queries must not see.
+
+    Together they are `attention_mask`. Keys are in the order of their frames, so what a query sees is a prefix.
+    """
+    frames = queries.table()[:, 0]
+    edges, start = [], 0
+    for segment in queries.segments:
+        step = max(1, SPAN_TOKENS // segment.tokens_per_frame) * segment.tokens_per_frame
+        edges += [
+            (first, min(first + step, start + segment.tokens)) for first in range(start, start + segment.tokens, step)
+        ]
+        start += segment.tokens
+    mask = attention_mask(queries, keys, config)
+    if mask is None:
+        return (Span(0, queries.tokens, keys.tokens, None),)
+    key_frames = keys.table()[:, 0]
+    spans = []
+    for start, stop in edges:
+        visible = int((key_frames <= frames[stop - 1]).sum())
+        part = mask[start:stop, :visible]
+        hides = part.dtype != torch.bool or not bool(part.all())
+        spans.append(Span(start, stop, visible, part.contiguous().to(device) if hides else None))
+    return tuple(spans)
+
+
+def attention_mask(queries: Layout, keys: Layout, config: TransformerConfig) -> AttentionMask | None:
+    """The whole mask [queries, keys], or None where every query may see every key.
 
     With FlexRoPE (`temporal_decay` > 0) it is float and holds `temporal_decay * (frame of key - frame of query)`:
     zero within a frame and ever lower for older ones.
     """
+    if config.attention == "full":
+        return None
     first_query = min(segment.start for segment in queries.segments)
     last_key = max(segment.stop for segment in keys.segments) - 1
-    if last_key <= first_query and not temporal_decay:
+    if last_key <= first_query and not config.temporal_decay:
         return None
     query_frame, key_frame = queries.table()[:, 0, None], keys.table()[None, :, 0]
     visible = key_frame <= query_frame
-    if not temporal_decay:
-        return visible.to(device)
-    decay = temporal_decay * (key_frame - query_frame).float()
-    return decay.masked_fill(~visible, float("-inf")).to(device)
+    if not config.temporal_decay:
+        return visible
+    decay = config.temporal_decay * (key_frame - query_frame).float()
+    return decay.masked_fill(~visible, float("-inf"))

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextframe.autoencoder import Autoencoder, pixels_from_video
-from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.config import WorldModelConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, noised, training_levels
 from nextframe.layout import Layout, layout_of
 from nextframe.transformer import Transformer
@@ -29,7 +27,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Clips:
-    """A batch of training clips: scaled latents [b, f, c, h, w] and per-frame condition ids [b, f] (or None)."""
+    """A batch of training clips: scaled latents [b, f, c, h, w], and what their frames are conditioned on, if anything:
+
+    ids, int64 [b, f], or vectors, float32 [b, f, a].
+    """
 
     latents: Tensor
     conditions: Tensor | None
@@ -39,7 +40,8 @@ class Clips:
 class FrameFlowMatching:
     """Flow matching with a time of its own for every frame, and stochastic clean context (sections 3.1 and 3.2).
 
-    In a long model the frames before the window are context: coarse, clean, and without a loss (section 3.3).
+    In a long model the frames before the window are context: coarse, clean, and without a loss (section 3.3). With
+    full attention (Video DiT) all frames of a clip have one time: each sees the others as noisy as itself.
     """
 
     config: WorldModelConfig
@@ -52,7 +54,8 @@ class FrameFlowMatching:
         b, f = latents.shape[:2]
         fine = self.layout(f).segments[-1].frames
         # Drawn for the window alone: what is drawn must not depend on how much context there is.
-        levels = training_levels((b, fine), generator)
+        times = fine if self.config.model.attention == "frame-causal" else 1
+        levels = training_levels((b, times), generator).expand(b, fine)
         noise = torch.randn(b, fine, *latents.shape[2:], generator=generator)
         clean = torch.rand(b, fine, generator=generator) < self.config.clean_context
         window = noised(latents[:, -fine:], noise, levels.masked_fill(clean, 0))
@@ -68,6 +71,8 @@ class FrameFlowMatching:
             # A label belongs to the clip and is dropped for all of it; each action on its own.
             columns = 1 if self.config.model.condition == "label" else f
             dropped = torch.rand(b, columns, generator=generator) < self.config.condition_dropout
+            if self.config.model.condition == "vector":
+                dropped = dropped[..., None]
             inputs["condition"] = batch.conditions.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
@@ -85,22 +90,3 @@ def frame_weights(clean: Tensor) -> Tensor:
     """[b, f] weights of the frame losses: the mean over the frames of a clip that are not clean."""
     noisy = (~clean).float()
     return noisy / noisy.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """L1 between a frame and its reconstruction."""
-
-    config: TokenizerConfig
-
-    def prepare(self, batch: Tensor, generator: torch.Generator) -> Inputs:
-        """`batch`: uint8 [b, height, width, 3]"""
-        model = self.config.model
-        shape = (len(batch), model.latent_channels, model.latent_size, model.latent_size)
-        return {"pixels": pixels_from_video(batch), "noise": torch.randn(shape, generator=generator)}
-
-    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
-        assert isinstance(network, Autoencoder)
-        latents = network.encode(inputs["pixels"])
-        latents = latents + self.config.latent_noise * latents.std() * inputs["noise"]
-        return F.l1_loss(network.decode(latents).float(), inputs["pixels"])

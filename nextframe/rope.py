@@ -1,5 +1,6 @@
 """Rotary positions on three axes: frame, row, column."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -12,14 +13,19 @@ THETA = 10_000.0
 
 
 @lru_cache(maxsize=512)
-def rotary_table(layout: Layout, axes: tuple[int, int, int], device: torch.device) -> tuple[RotaryTable, RotaryTable]:
+def rotary_table(
+    layout: Layout, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
+) -> tuple[RotaryTable, RotaryTable]:
     """Cosine and sine for every token of the layout, each float32 [n, e / 2].
 
     Pair j of an axis with m channels turns by position * theta^(-2j / m). Computed in float64, because positions
     reach hundreds and the angles must not lose their last digits.
     """
     positions = layout.table()[:, :3].to(torch.float64)
-    angles = torch.cat([positions[:, axis, None] * _frequencies(width) for axis, width in enumerate(axes)], dim=1)
+    frequencies = [_frequencies(width) for width in axes]
+    if riflex_frames is not None:
+        frequencies[0] = riflex(frequencies[0], riflex_frames)
+    angles = torch.cat([positions[:, axis, None] * frequencies[axis] for axis in range(3)], dim=1)
     return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
@@ -27,8 +33,21 @@ def _frequencies(channels: int) -> Tensor:
     return THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
 
 
+def riflex(frequencies: Tensor, frames: int) -> Tensor:
+    """RIFLEx (arXiv 2502.15894, equation 8): the lowest temporal frequency that would repeat within `frames` frames
+
+    is slowed so that one period covers them all; the others stay. `frequencies`: float64, falling, radians per frame.
+    """
+    repeating = int((2 * math.pi / frequencies < frames).sum())  # periods rise, so these come first
+    slowed = frequencies.clone()
+    if repeating:
+        slowed[repeating - 1] = 2 * math.pi / frames
+    return slowed
+
+
 def rotate(x: HeadTokens, cosine: RotaryTable, sine: RotaryTable) -> HeadTokens:
     """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32."""
+    cosine, sine = cosine[:, None], sine[:, None]
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -17,12 +17,16 @@ Latents = Float[Tensor, "b f c h w"]
 """Scaled latents, about unit variance."""
 FrameTimes = Float[Tensor, "b f"]
 """Network time per frame: 1000 s in [0, 1000], or CLEAN_TIME, or COARSE_TIME."""
-FrameConditions = Int[Tensor, "b f"]
-"""Label or action id per frame; the number of classes is the null condition."""
+FrameConditions = Int[Tensor, "b f"] | Float[Tensor, "b f a"]
+"""Label or action id per frame, the number of classes being the null condition; or a vector, nan being none."""
 Tokens = Float[Tensor, "b _f _n _channels"]
 """The patches of each frame of one segment; segments differ in all but b."""
-HeadTokens = Float[Tensor, "b k _n e"]
-"""Queries, keys or values."""
+HeadTokens = Float[Tensor, "b _n k e"]
+"""Queries, keys or values, one after the other."""
+Heads = Float[Tensor, "b k _n e"]
+"""The same by heads, as attention wants them."""
+Modulations = list[Float[Tensor, "b f _chunks_d"]]
+"""What conditions do to the blocks: per block one for its attention and one for its MLP, and last one for the head."""
 RotaryTable = Float[Tensor, "_n half_e"]
 """Cosine or sine of each token's angles, one per pair of channels."""
 AttentionMask = Bool[Tensor, "queries keys"] | Float[Tensor, "queries keys"]

@@ -3,6 +3,7 @@
 It has never heard of windows, data sets, devices or cache policy. The kinds of model are kinds of layout.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import Block, Modulation, TimeEmbedding, normalised
+from nextframe.layers import Block, Modulation, TimeEmbedding, VectorEmbedding, chunks, normalised
 from nextframe.layout import COARSE, FINE, Layout
-from nextframe.mask import frame_causal_mask
+from nextframe.mask import visible_spans
 from nextframe.rope import rotary_table
-from nextframe.shapes import FrameConditions, FrameTimes, Latents, Tokens
+from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, Tokens
 
 
 def patchify(latents: Latents, patch: int) -> Tokens:
@@ -42,7 +43,9 @@ class Transformer(nn.Module):
         patches = [config.patch, config.coarse_patch] if coarse else [config.patch]
         self.embed = nn.ModuleList(nn.Linear(p * p * config.latent_channels, config.width) for p in patches if p)
         self.time = TimeEmbedding(config.width)
-        if config.condition != "none":
+        if config.condition == "vector":
+            self.condition = VectorEmbedding(config.action_size, config.width)
+        elif config.condition != "none":
             self.condition = nn.Embedding(config.classes + 1, config.width)
         last = config.layers - 1
         self.blocks = nn.ModuleList(Block(config.width, config.heads, coarse, i == last) for i in range(config.layers))
@@ -89,18 +92,31 @@ class Transformer(nn.Module):
         `tokens` holds one tensor per segment of `layout`, `time` and `condition` one column per frame of it. With a
         `cache` the tokens also see what lies on its stack, and their keys and values are written above it.
         """
-        sizes = [segment.frames for segment in layout.segments]
+        return self.velocity(tokens, layout, self.modulations(time, condition), cache)
+
+    def modulations(self, time: FrameTimes, condition: FrameConditions | None) -> Modulations:
+        """What times and conditions do to the network, per frame: all that depends on them.
+
+        A sampler knows the times of its steps beforehand, and computes them all in one go.
+        """
+        vectors = F.silu(self.condition_vectors(time, condition))
+        parts = [module for module in self.modules() if isinstance(module, Modulation)]  # in the order of use
+        return [part(vectors) for part in parts]
+
+    def velocity(
+        self, tokens: Sequence[Tokens], layout: Layout, modulations: Modulations, cache: KeyValueCache | None = None
+    ) -> Tokens:
+        """`forward`, with the modulations of the frames of `layout` at hand."""
         levels = [segment.level for segment in layout.segments]
-        device = time.device
-        rotary = rotary_table(layout, self.config.rope_axes, device)
+        device = tokens[0].device
+        rotary = rotary_table(layout, self.config.rope_axes, self.config.riflex_frames, device)
         keys = layout if cache is None else cache.layout + layout
-        mask = frame_causal_mask(layout, keys, self.config.temporal_decay, device)
-        conditions = F.silu(self.condition_vectors(time, condition)).split(sizes, dim=1)
+        spans = visible_spans(layout, keys, self.config, device)
         hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, conditions, levels, rotary, mask, cache, index)
+            hidden = block(hidden, modulations[2 * index : 2 * index + 2], levels, rotary, spans, cache, index)
         # What the last block returns is the fine level: the coarse one is memory only there.
-        scale, shift = self.final_modulation(conditions[-1])
+        scale, shift = chunks(modulations[-1][:, -hidden[-1].shape[1] :], 2)
         return self.head(normalised(hidden[-1], shift, scale))
 
     def condition_vectors(self, time: FrameTimes, condition: FrameConditions | None) -> Tensor:
@@ -111,6 +127,12 @@ class Transformer(nn.Module):
         if condition is None:
             raise ValueError(f"this model is conditioned on {self.config.condition}s: give one per frame")
         return vectors + self.condition(condition)
+
+    def with_config(self, config: TransformerConfig) -> "Transformer":
+        """The same network, its weights shared, under settings that do not touch them (how far it sees, RoPE)."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
 
 def parameters_of(model: nn.Module) -> int:

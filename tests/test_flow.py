@@ -1,11 +1,13 @@
 """The path, its times, and the way back."""
 
+import math
+
 import pytest
 import torch
 from conftest import LONG
 
 from nextframe.config import WorldModelConfig
-from nextframe.flow import euler, noised, sampling_levels, training_levels
+from nextframe.flow import SOLVERS, euler, evaluated_levels, noised, sampling_levels, training_levels
 from nextframe.objective import Clips, FrameFlowMatching
 
 
@@ -51,3 +53,21 @@ def test_objective_keeps_times_context_and_weights_together() -> None:
     assert 0.4 < dropped.float().mean() < 0.6
     assert clips.conditions is not None
     assert torch.equal(inputs["condition"][~dropped], clips.conditions[~dropped])
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("adams", 2)])
+def test_solvers_have_their_order(solver: str, order: int) -> None:
+    """Twice the steps, 2^order times less error, on dx/ds = x + s, whose solution is known."""
+    start = torch.ones(1, dtype=torch.float64)
+    exact = 3 * math.exp(-1) - 1  # x(s) = C e^s - s - 1 with x(1) = 1, at s = 0
+
+    def error(steps: int) -> float:
+        return abs(SOLVERS[solver](lambda x, s: x + s, start, steps).item() - exact)
+
+    assert math.log2(error(40) / error(80)) == pytest.approx(order, abs=0.15)
+
+
+def test_evaluations_per_step() -> None:
+    counts = {solver: len(evaluated_levels(solver, 8)) for solver in SOLVERS}
+    assert counts == {"euler": 8, "heun": 15, "adams": 8}
+    assert all(0 < level <= 1 for solver in SOLVERS for level in evaluated_levels(solver, 8))

@@ -1,13 +1,18 @@
 """The network: causal between frames, one table of tokens, one condition per frame."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import LONG, SHORT, random_transformer
 
+from nextframe import mask as mask_module
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
+from nextframe.layers import attend
 from nextframe.layout import COARSE, FINE, layout_of
-from nextframe.mask import frame_causal_mask
+from nextframe.mask import attention_mask, visible_spans
 from nextframe.presets import MAZE
 from nextframe.rope import rotary_table, rotate
 from nextframe.transformer import Transformer, parameters_of, patchify, unpatchify
@@ -48,7 +53,7 @@ def test_a_later_coarse_frame_changes_no_earlier_one() -> None:
         with torch.no_grad():
             model(model.tokens(clip, layout), layout, torch.full((1, 8), -2.0), actions, cache)
         cache.push(layout.segments)
-        keys.append(cache.extend(1, torch.zeros(1, 2, 0, 16), torch.zeros(1, 2, 0, 16))[0])
+        keys.append(cache.extend(1, torch.zeros(1, 0, 2, 16), torch.zeros(1, 0, 2, 16))[0])
     before, after = keys
     assert torch.equal(before[:, :, : 2 * 4], after[:, :, : 2 * 4])
     assert not torch.allclose(before[:, :, 2 * 4 :], after[:, :, 2 * 4 :])
@@ -76,20 +81,45 @@ def test_layout_of_a_long_model() -> None:
 
 def test_mask_is_none_when_all_is_visible_and_never_looks_ahead() -> None:
     layout = layout_of(LONG, 6)
-    mask = frame_causal_mask(layout, layout, 0.0, CPU)
+    mask = attention_mask(layout, layout, LONG)
     assert mask is not None
     frames = layout.table()[:, 0]
     assert torch.equal(mask, frames[None, :] <= frames[:, None])
     last = layout_of(LONG, 6, first=5)
-    assert frame_causal_mask(last, layout, 0.0, CPU) is None
+    assert attention_mask(last, layout, LONG) is None
+
+
+@pytest.mark.parametrize("tokens", [16, 40, 10_000])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention span by span is attention under the dense mask, which hides up to half of what it computes."""
+    monkeypatch.setattr(mask_module, "SPAN_TOKENS", tokens)
+    visible_spans.cache_clear()
+    config = replace(LONG, temporal_decay=decay)
+    layout = layout_of(config, 9)
+    present = layout_of(config, 9, first=3)
+    for queries in (layout, present):
+        spans = visible_spans(queries, layout, config, CPU)
+        whole = attention_mask(queries, layout, config)
+        assert whole is not None
+        q, k, v = (torch.randn(2, n, 2, 16) for n in (queries.tokens, layout.tokens, layout.tokens))
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        expected = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=whole).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(attend(q, k, v, spans), expected, atol=1e-5, rtol=0)
+        assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
+        assert spans[-1].stop == queries.tokens
+        if tokens < 10_000:
+            computed = sum((span.stop - span.start) * span.keys for span in spans)
+            assert computed < 0.75 * queries.tokens * layout.tokens or queries is present
+    visible_spans.cache_clear()
 
 
 def test_rotation_depends_on_distance_only() -> None:
     layout = layout_of(SHORT, 3)
-    cosine, sine = rotary_table(layout, SHORT.rope_axes, CPU)
+    cosine, sine = rotary_table(layout, SHORT.rope_axes, None, CPU)
     query, key = torch.randn(16), torch.randn(16)
-    rotated_query = rotate(query.expand(1, 1, layout.tokens, 16), cosine, sine)[0, 0]
-    rotated_key = rotate(key.expand(1, 1, layout.tokens, 16), cosine, sine)[0, 0]
+    rotated_query = rotate(query.expand(1, layout.tokens, 1, 16), cosine, sine)[0, :, 0]
+    rotated_key = rotate(key.expand(1, layout.tokens, 1, 16), cosine, sine)[0, :, 0]
     scores = rotated_query @ rotated_key.T
     torch.testing.assert_close(scores[16:32, 0:16], scores[32:48, 16:32])
     assert not torch.allclose(scores[16:32, 0:16], scores[32:48, 0:16])
