@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from nextframe.conditions import actions_for_frames
-from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.config import TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.data.latents import LatentDataset
+from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
 from nextframe.objective import Clips
@@ -48,7 +48,10 @@ def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[
 
 
 def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[int], Clips]:
-    """Batches for the world model: clips of one length, from random places in the training episodes."""
+    """Batches for the world model: clips of one length, from random places in the training episodes.
+
+    Raises UserError when the latents are not what the configuration wants.
+    """
     clip, train, model = config.clip, config.train, config.model
     shape = (model.latent_channels, model.latent_size, model.latent_size)
     if dataset.index.shape != shape:
@@ -56,34 +59,69 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
             f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {shape}: "
             "set --model.latent-channels and --model.latent-size"
         )
-
-    if model.condition == "label":
-        raise UserError("recorded footage has no class labels: train a model of actions, or one without a condition")
-    if model.condition == "action" and model.classes < len(dataset.index.action_names):
-        raise UserError(
-            f"the footage has {len(dataset.index.action_names)} actions, the preset {model.classes}: "
-            "set --model.classes"
-        )
+    check_conditions(dataset.index, model)
+    if clip.mirror:
+        check_mirror(dataset.index, model)
     span = (clip.frames - 1) * clip.interval + 1
     episodes = [episode for episode in dataset.episodes("train") if episode.frames >= span]
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes("train"))
         raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
+    if model.condition == "label" and (without := [episode.name for episode in episodes if episode.label is None]):
+        raise UserError(f"training episode {without[0]} has no class label: give it one, and encode the data again")
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))
         frames = clip_length(config, step, random)
+        chosen = [episodes[index] for index in batch_indices(train.seed, step, train.batch, len(episodes))]
+        starts = [int(random.integers(episode.frames - (frames - 1) * clip.interval)) for episode in chosen]
+        # Drawn last, so that mirroring moves no clip: without it, and in older runs, the clips are the same.
+        mirrored = random.random(len(chosen)) < (0.5 if clip.mirror else 0.0)
         latents, conditions = [], []
-        for index in batch_indices(train.seed, step, train.batch, len(episodes)):
-            episode = episodes[index]
-            start = int(random.integers(episode.frames - (frames - 1) * clip.interval))
-            latents.append(dataset.latents(episode, start, frames, clip.interval))
-            if model.condition == "action":
-                actions = actions_for_frames(model, dataset.actions(episode))
-                conditions.append(actions[start :: clip.interval][:frames])
+        for episode, start, mirror in zip(chosen, starts, mirrored, strict=True):
+            latents.append(dataset.latents(episode, start, frames, clip.interval, bool(mirror)))
+            if model.condition != "none":
+                conditions.append(_conditions(dataset, model, episode)[start :: clip.interval][:frames])
         return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None)
 
     return batch
+
+
+def _conditions(dataset: LatentDataset, model: TransformerConfig, episode: LatentEpisode) -> Tensor:
+    """What each frame of an episode is told: int64 [f], or float32 [f, a] where actions are vectors."""
+    if model.condition == "label":
+        assert episode.label is not None
+        return torch.full((episode.frames,), episode.label)
+    return actions_for_frames(model, dataset.actions(episode))
+
+
+def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
+    """Raises UserError when the footage has not the labels or the kind of actions that the model is conditioned on."""
+    actions, labels = len(index.action_names), len(index.label_names)
+    if model.condition == "label" and not labels:
+        raise UserError("the footage has no class labels: set --model.condition none, or encode footage that has them")
+    if model.condition == "label" and model.classes < labels:
+        raise UserError(f"the footage has {labels} classes, the preset {model.classes}: set --model.classes")
+    if model.condition == "action" and index.action_kind == "vector":
+        way_out = f"set --model.condition vector --model.action-size {actions}"
+        raise UserError(f"the footage has actions that are vectors, the preset wants ids: {way_out}")
+    if model.condition == "action" and model.classes < actions:
+        raise UserError(f"the footage has {actions} actions, the preset {model.classes}: set --model.classes")
+    if model.condition == "vector" and index.action_kind == "id":
+        way_out = f"set --model.condition action --model.classes {actions}"
+        raise UserError(f"the footage has actions that are ids, the preset wants vectors: {way_out}")
+    if model.condition == "vector" and model.action_size != actions:
+        way_out = f"set --model.action-size {actions}"
+        raise UserError(f"an action of the footage is {actions} numbers, of the preset {model.action_size}: {way_out}")
+
+
+def check_mirror(index: LatentIndex, model: TransformerConfig) -> None:
+    """Raises UserError when clips cannot be mirrored: of a model of actions, or of latents that were not."""
+    if model.condition in ("action", "vector"):
+        reason = "in a mirrored clip the actions would be wrong (a turn to the left is seen as one to the right)"
+        raise UserError(f"{reason}: set --clip.no-mirror, or --model.condition none")
+    if not index.mirrored:
+        raise UserError("the latents are not mirrored: encode with --mirrored, or set --clip.no-mirror")
 
 
 def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:

@@ -1,7 +1,7 @@
 """Footage to latents: once, before a world model is trained on them."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,14 +28,18 @@ from nextframe.runs import load_autoencoder
 SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
 SHARD = "latents-{:05d}.safetensors"
+SHARED = ("fps", "action_kind", "action_names", "label_names")
+"""What `DatasetInfo` and `LatentIndex` say alike."""
 
 
-def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentIndex:
+def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: bool = False) -> LatentIndex:
     """Encode every episode of `data` with the autoencoder in `run`; goes on where an earlier call stopped.
 
     The latents are scaled to unit variance. `out` gets a copy of the autoencoder with that scale: what the latents
     mean is never apart from them. Episodes whose latents were lost, or whose footage has changed, are encoded again.
-    Raises UserError when footage and autoencoder do not fit together, or `out` holds latents of others.
+    `mirrored`: encode every frame mirrored left to right too, for `ClipConfig.mirror`; a mirrored latent is not the
+    latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
+    latents of others, or was made with another `mirrored`.
     """
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
     autoencoder = load_autoencoder(run, target)
@@ -46,30 +50,43 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto") -> LatentInde
         raise UserError(f"{data} has no episodes yet: record or import some")
     with sole_writer(out), matrix_precision(resolve_precision("auto", target), target):
         if not (out / INDEX).exists():
-            _begin(autoencoder, run, dataset, out)
-        _check(read_index(out), run, dataset, out)
+            _begin(autoencoder, run, dataset, out, mirrored)
+        _check(read_index(out), run, dataset, out, mirrored)
         for folder in (out, out / AUTOENCODER):
             sweep(folder)
         return encode_missing(load_autoencoder(out / AUTOENCODER, target), dataset, out)
 
 
-def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path) -> None:
+def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
     """The autoencoder, with its scale, and an empty index."""
     autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
     write_atomically(out / AUTOENCODER / CONFIG, (run / CONFIG).read_bytes())
     write_weights(out / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
     config, info = autoencoder.config, dataset.info
     shape = (config.latent_channels, config.latent_size, config.latent_size)
-    write_index(out, LatentIndex(sha256(run / WEIGHTS), shape, info.action_names, info.fps))
+    index = LatentIndex(
+        autoencoder=sha256(run / WEIGHTS),
+        shape=shape,
+        action_names=info.action_names,
+        fps=info.fps,
+        action_kind=info.action_kind,
+        label_names=info.label_names,
+        mirrored=mirrored,
+    )
+    write_index(out, index)
 
 
-def _check(index: LatentIndex, run: Path, dataset: EpisodeDataset, out: Path) -> None:
-    """Raises UserError when the latents in `out` are not of this autoencoder and this footage."""
+def _check(index: LatentIndex, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
+    """Raises UserError when the latents in `out` are not of this autoencoder and this footage, `mirrored` or not."""
     if index.autoencoder != sha256(run / WEIGHTS):
         raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
-    if index.action_names != dataset.info.action_names or index.fps != dataset.info.fps:
-        was = f"{index.fps:g} frames per second, actions {', '.join(index.action_names) or 'none'}"
-        raise UserError(f"{out} holds latents of footage unlike {dataset.folder} ({was}): use another --out")
+    pairs = {name: (getattr(index, name), getattr(dataset.info, name)) for name in SHARED}
+    if changed := [f"{name} {was}, now {now}" for name, (was, now) in pairs.items() if was != now]:
+        unlike = f"{out} holds latents of footage unlike {dataset.folder} ({', '.join(changed)})"
+        raise UserError(f"{unlike}: use another --out")
+    if index.mirrored != mirrored:
+        made, way_out = ("with", "add it") if index.mirrored else ("without", "leave it out")
+        raise UserError(f"{out} was made {made} --mirrored: {way_out}, or use another --out")
     sources = {episode.name: episode.source for episode in index.episodes}
     shared = [info for info in dataset.episodes() if info.name in sources]
     # One changed episode has been recorded again; when all have changed, this is other footage, or another folder.
@@ -86,13 +103,13 @@ def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
 
 
 def kept(index: LatentIndex, dataset: EpisodeDataset, out: Path) -> LatentIndex:
-    """The index without episodes whose shard is missing or cut short, or whose footage has changed."""
-    now = {info.name: (dataset.digest(info), info.split) for info in dataset.episodes()}
+    """The index without episodes whose shard is missing or cut short, or whose footage, split or label has changed."""
+    now = {info.name: (dataset.digest(info), info.split, info.label) for info in dataset.episodes()}
     sizes = {shard: size for shard, size in index.shards.items() if _size(out / shard) == size}
     episodes = tuple(
         episode
         for episode in index.episodes
-        if episode.shard in sizes and now.get(episode.name) in (None, (episode.source, episode.split))
+        if episode.shard in sizes and now.get(episode.name) in (None, (episode.source, episode.split, episode.label))
     )
     used = {episode.shard for episode in episodes}
     return replace(index, episodes=episodes, shards={shard: sizes[shard] for shard in sizes if shard in used})
@@ -112,14 +129,16 @@ def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path)
     names = (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
         for first in range(0, len(missing), EPISODES_PER_SHARD):
-            shard, encoded, entries = next(names), {}, []
+            shard, encoded, mirrored, entries = next(names), {}, {}, []
             for info in missing[first : first + EPISODES_PER_SHARD]:
-                latents, actions, psnr = encode_episode(autoencoder, dataset, info)
-                encoded[info.name] = (latents, actions)
-                source = dataset.digest(info)
-                entries.append(LatentEpisode(info.name, info.split, info.frames, shard, round(psnr, 2), source))
+                episode = encode_episode(autoencoder, dataset, info, index.mirrored)
+                encoded[info.name] = (episode.latents, episode.actions)
+                if episode.mirrored is not None:
+                    mirrored[info.name] = episode.mirrored
+                psnr, source = round(episode.psnr, 2), dataset.digest(info)
+                entries.append(LatentEpisode(info.name, info.split, info.frames, shard, psnr, source, info.label))
                 advance(1, f"{psnr:.1f} dB")
-            write_shard(out / shard, encoded)
+            write_shard(out / shard, encoded, mirrored)
             shards = {**index.shards, shard: (out / shard).stat().st_size}
             index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
             write_index(out, index)
@@ -128,16 +147,30 @@ def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path)
     return index
 
 
-def encode_episode(
-    autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo
-) -> tuple[Tensor, Tensor, float]:
-    """Latents, actions, and the PSNR in dB of the autoencoder's reconstruction of every 16th frame.
+@dataclass(frozen=True)
+class EncodedEpisode:
+    """On the CPU: scaled latents, float32 [f, c, h, w], and actions, int64 [f] or float32 [f, a]."""
 
-    It is the PSNR of the pooled error: squared errors are averaged over all these frames. `metrics.image.psnr`, which
-    is one value a frame, needs torchmetrics, and encoding shall not.
+    latents: Tensor
+    actions: Tensor
+    psnr: float
+    """Of the autoencoder's reconstruction of every 16th frame, in dB."""
+    mirrored: Tensor | None
+    """Latents of the frames mirrored left to right."""
+
+
+def encode_episode(
+    autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo, mirrored: bool = False
+) -> EncodedEpisode:
+    """Encode one episode, and if `mirrored` its mirrored frames too. Raises UserError when it cannot be read.
+
+    Its PSNR is that of the pooled error: squared errors are averaged over all these frames. `metrics.image.psnr`,
+    which is one value a frame, needs torchmetrics, and encoding shall not.
     """
     episode = dataset.read(info)
     video = torch.from_numpy(episode.video)
     latents = encode_video(autoencoder, video)
     error = (decode_video(autoencoder, latents[::16]).float() - video[::16].float()).square().mean()
-    return latents.cpu(), torch.from_numpy(episode.actions), 10 * math.log10(255**2 / max(float(error), 1e-4))
+    psnr = 10 * math.log10(255**2 / max(float(error), 1e-4))
+    other = encode_video(autoencoder, video.flip(2)).cpu() if mirrored else None
+    return EncodedEpisode(latents.cpu(), torch.from_numpy(episode.actions), psnr, other)

@@ -1,5 +1,7 @@
 """Reading: in an order that is a function of the step, and only what a clip needs."""
 
+import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +69,82 @@ def test_arrival_and_departure() -> None:
     assert actions_for_frames(LONG, taken).tolist() == [[3, 0, 1]]  # 3 is the null action
     departure = replace(LONG, action_of="departure")
     assert actions_for_frames(departure, taken).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 5)])
+def test_arrival_and_departure_of_vectors(leading: tuple[int, ...]) -> None:
+    config = replace(LONG, condition="vector", classes=0, action_size=3)
+    taken = torch.randn(*leading, 4, 3)
+    arrived = actions_for_frames(config, taken)
+    assert arrived.shape == taken.shape and arrived.dtype == torch.float32
+    assert arrived[..., 0, :].isnan().all() and math.isnan(config.null_condition)
+    assert torch.equal(arrived[..., 1:, :], taken[..., :-1, :])
+    assert actions_for_frames(replace(config, action_of="departure"), taken) is taken
+
+
+def test_vectors_and_mirrored_latents_are_what_was_written(tmp_path: Path) -> None:
+    latents, actions = torch.randn(6, 2, 4, 4), torch.randn(6, 3)
+    write_shard(tmp_path / "s.safetensors", {"a": (latents, actions)}, {"a": latents.flip(-1)})
+    entries = (LatentEpisode("a", "train", 6, "s.safetensors", 30.0, label=1),)
+    index = LatentIndex("0" * 64, (2, 4, 4), ("x", "y", "z"), 10.0, entries, {}, "vector", ("cat", "dog"), True)
+    write_index(tmp_path, index)
+    dataset = LatentDataset(tmp_path)
+    assert dataset.index == index
+    (episode,) = dataset.episodes("train")
+    assert torch.equal(dataset.actions(episode), actions)
+    stored = latents.to(torch.bfloat16)
+    assert torch.equal(dataset.latents(episode, 1, 3, interval=2), stored[[1, 3, 5]])
+    assert torch.equal(dataset.latents(episode, 1, 3, interval=2, mirrored=True), stored.flip(-1)[[1, 3, 5]])
+
+
+def edit_index(folder: Path, **changes: object) -> None:
+    path = folder / "latents.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_an_index_from_before_there_were_labels_opens(folder: Path) -> None:
+    path, before = folder / "latents.json", LatentDataset(folder).index
+    content = json.loads(path.read_text())
+    for key in ("action_kind", "label_names", "mirrored"):
+        del content[key]
+    for entry in content["episodes"]:
+        del entry["label"]
+    path.write_text(json.dumps(content))
+    assert LatentDataset(folder).index == before
+    assert before.action_kind == "id" and not before.label_names and not before.mirrored
+
+
+@pytest.mark.parametrize(
+    "changes", [{"action_kind": "both"}, {"action_kind": 3}, {"mirrored": "no"}, {"label_names": 3}, {"label": 0}]
+)
+def test_a_damaged_kind_or_label_is_named(folder: Path, changes: dict[str, object]) -> None:
+    entries = json.loads((folder / "latents.json").read_text())["episodes"]
+    if "label" in changes:  # there are no classes
+        changes = {"episodes": [{**entries[0], **changes}]}
+    edit_index(folder, **changes)
+    with pytest.raises(UserError, match=r"latents\.json is damaged"):
+        LatentDataset(folder)
+
+
+@pytest.mark.parametrize("label", [True, "cat", 1.0, 2, -1])
+def test_a_label_that_is_none_is_damage(folder: Path, label: object) -> None:
+    entries = json.loads((folder / "latents.json").read_text())["episodes"]
+    edit_index(folder, label_names=["cat", "dog"], episodes=[{**entry, "label": label} for entry in entries])
+    with pytest.raises(UserError, match=r"latents\.json is damaged \(label"):
+        LatentDataset(folder)
+
+
+def test_a_shard_of_another_kind_is_named(folder: Path) -> None:
+    edit_index(folder, action_kind="vector")
+    dataset = LatentDataset(folder)
+    with pytest.raises(UserError, match=r"s\.safetensors holds a\.actions as torch\.int64 \[9\], unlike"):
+        dataset.actions(dataset.index.episodes[0])
+    with pytest.raises(UserError, match=r"s\.safetensors holds less of a\.mirrored"):
+        dataset.latents(dataset.index.episodes[0], 0, 2, mirrored=True)
+    path = folder / "s.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"I64"', b'"U64"'))
+    with pytest.raises(UserError, match=r"s\.safetensors holds a\.actions as U64"):
+        LatentDataset(folder).actions(dataset.index.episodes[0])
 
 
 def test_clip_lengths_grow_and_then_are_uniform() -> None:

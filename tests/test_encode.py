@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import ACTIONS, SIZE, tiny_episode, tiny_episodes, tiny_run
 
 from nextframe import encode as module
@@ -41,9 +44,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module.encode_episode
 
-    def noted(network, dataset, info):
+    def noted(network, dataset, info, mirrored):
         names.append(info.name)
-        return original(network, dataset, info)
+        return original(network, dataset, info, mirrored)
 
     monkeypatch.setattr(module, "encode_episode", noted)
     return names
@@ -59,7 +62,95 @@ def assert_right(out: Path, data: Path) -> None:
         expected = encode_video(network, torch.from_numpy(footage.video))
         torch.testing.assert_close(latents.latents(episode, 0, episode.frames).float(), expected, atol=0.05, rtol=0.05)
         assert latents.actions(episode).tolist() == footage.actions.tolist()
+        assert (episode.split, episode.label) == (infos[episode.name].split, infos[episode.name].label)
+        if latents.index.mirrored:
+            expected = encode_video(network, torch.from_numpy(footage.video[:, :, ::-1].copy()))
+            read = latents.latents(episode, 0, episode.frames, mirrored=True)
+            torch.testing.assert_close(read.float(), expected, atol=0.05, rtol=0.05)
     assert {path.name for path in out.glob("*.safetensors")} == set(latents.index.shards)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> EpisodeDataset:
+    """Labelled footage under actions of two numbers."""
+    info = DatasetInfo(10.0, SIZE, ("turn", "speed"), {}, "vector", ("cat", "dog"))
+    dataset = EpisodeDataset.create(tmp_path / "labelled", info)
+    for index, label in enumerate((0, 1, None)):
+        episode = tiny_episode(index, 6)
+        vectors = np.stack([episode.actions - 1, episode.actions / 7], axis=1)
+        dataset.add(f"train_{index}", "train", replace(episode, actions=vectors), {}, label)
+    dataset.save()
+    return dataset
+
+
+def test_labels_vectors_and_mirrored_frames_are_encoded(
+    autoencoder: Path, labelled: EpisodeDataset, tmp_path: Path, encoded: list[str]
+) -> None:
+    out = tmp_path / "latents"
+    index = encode(autoencoder, labelled.folder, out, "cpu", mirrored=True)
+    assert (index.action_kind, index.action_names, index.label_names) == ("vector", ("turn", "speed"), ("cat", "dog"))
+    assert index.mirrored and [episode.label for episode in index.episodes] == [0, 1, None]
+    assert_right(out, labelled.folder)
+    (out / "latents-00000.safetensors").unlink()
+    encoded.clear()
+    encode(autoencoder, labelled.folder, out, "cpu", mirrored=True)
+    assert encoded == ["train_0", "train_1"]
+    assert_right(out, labelled.folder)
+
+
+def test_an_episode_with_another_label_is_encoded_again(
+    autoencoder: Path, labelled: EpisodeDataset, tmp_path: Path, encoded: list[str]
+) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, labelled.folder, out, "cpu")
+    labelled.register(replace(labelled.episodes()[2], label=1))
+    labelled.save()
+    encoded.clear()
+    encode(autoencoder, labelled.folder, out, "cpu")
+    assert encoded == ["train_2"]
+    assert_right(out, labelled.folder)
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "way_out"), [(False, "without --mirrored: leave it"), (True, "with --mirrored: add")]
+)
+def test_latents_are_mirrored_all_or_none(
+    autoencoder: Path, data: Path, tmp_path: Path, mirrored: bool, way_out: str
+) -> None:
+    out = tmp_path / "latents"
+    encode(autoencoder, data, out, "cpu", mirrored)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(UserError, match=rf"latents was made {way_out} .*, or use another --out"):
+        encode(autoencoder, data, out, "cpu", not mirrored)
+    encode(autoencoder, data, out, "cpu", mirrored)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_the_same_footage_is_the_same_latents_mirrored_or_not(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    shards = []
+    for mirrored in (False, True):
+        encode(autoencoder, data, tmp_path / f"{mirrored}", "cpu", mirrored)
+        paths = sorted((tmp_path / f"{mirrored}").glob("*.safetensors"))
+        shards.append({name: tensor for path in paths for name, tensor in load_file(path).items()})
+    assert all(torch.equal(shards[1][name], tensor) for name, tensor in shards[0].items())
+    assert shards[1].keys() - shards[0].keys() == {f"test_{index}.mirrored" for index in range(EPISODES)}
+
+
+def test_latents_from_before_there_were_labels_are_gone_on_with(
+    autoencoder: Path, data: Path, tmp_path: Path, encoded: list[str]
+) -> None:
+    out, path = tmp_path / "latents", tmp_path / "latents" / "latents.json"
+    encode(autoencoder, data, out, "cpu")
+    content = json.loads(path.read_text())
+    for key in ("action_kind", "label_names", "mirrored"):
+        del content[key]
+    for entry in content["episodes"]:
+        del entry["label"]
+    path.write_text(json.dumps(content))
+    encoded.clear()
+    encode(autoencoder, data, out, "cpu")
+    assert not encoded
+    assert_right(out, data)
 
 
 def cut(path: Path) -> None:
@@ -110,11 +201,18 @@ def test_latents_of_something_else_are_refused(autoencoder: Path, data: Path, tm
     other.save()
     with pytest.raises(UserError, match=r"latents of other footage than that now in .*other: use another --out"):
         encode(autoencoder, other.folder, out, "cpu")
-    for number, info in enumerate((DatasetInfo(20.0, SIZE, ACTIONS, {}), DatasetInfo(10.0, SIZE, ACTIONS[::-1], {}))):
-        unlike = EpisodeDataset.create(tmp_path / f"unlike{number}", info)
-        unlike.add("test_0", "test", tiny_episode(0, 10), {})
+    others = {
+        "fps 10.0, now 20.0": DatasetInfo(20.0, SIZE, ACTIONS, {}),
+        "action_names ": DatasetInfo(10.0, SIZE, ACTIONS[::-1], {}),
+        r"label_names \(\), now \('cat',\)": DatasetInfo(10.0, SIZE, ACTIONS, {}, label_names=("cat",)),
+        "action_kind id, now vector": DatasetInfo(10.0, SIZE, ACTIONS, {}, "vector"),
+    }
+    for number, (difference, info) in enumerate(others.items()):
+        unlike, episode = EpisodeDataset.create(tmp_path / f"unlike{number}", info), tiny_episode(0, 10)
+        vector = info.action_kind == "vector"
+        unlike.add("test_0", "test", replace(episode, actions=np.zeros((10, 3))) if vector else episode, {})
         unlike.save()
-        with pytest.raises(UserError, match=r"of footage unlike .*: use another --out"):
+        with pytest.raises(UserError, match=rf"of footage unlike .*{difference}.*: use another --out"):
             encode(autoencoder, unlike.folder, out, "cpu")
     with pytest.raises(UserError, match="latents of other weights"):
         encode(tiny_run(tmp_path / "run", seed=1) / "autoencoder", data, out, "cpu")

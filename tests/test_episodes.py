@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -266,3 +267,105 @@ def test_episodes_that_do_not_fit_are_refused(dataset: EpisodeDataset) -> None:
         dataset.add("../d", "train", episode, {})
     with pytest.raises(UserError, match="has actions 2 to 3, the dataset has noop, forward"):
         dataset.add("d", "train", Episode(episode.video, episode.actions + 2), {})
+
+
+VECTORS = replace(INFO, action_names=("turn", "speed", "jump"), action_kind="vector", label_names=("cat", "dog"))
+
+
+def vector_episode(seed: int = 0) -> Episode:
+    vectors = np.random.default_rng(seed).normal(size=(FRAMES, 3)).astype(np.float32)
+    return replace(noise_episode(seed), actions=vectors)
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> EpisodeDataset:
+    dataset = EpisodeDataset.create(tmp_path / "vectors", VECTORS)
+    dataset.add("a", "train", vector_episode(0), {}, label=1)
+    dataset.add("b", "train", vector_episode(1), {})
+    dataset.save()
+    return dataset
+
+
+def test_vectors_and_labels_come_back(vectors: EpisodeDataset) -> None:
+    opened = EpisodeDataset.open(vectors.folder)
+    assert opened.info == VECTORS and [info.label for info in opened.episodes()] == [1, None]
+    for seed, info in enumerate(opened.episodes()):
+        actions = opened.read(info).actions
+        assert actions.dtype == np.float32
+        np.testing.assert_array_equal(actions, vector_episode(seed).actions)
+    assert len(EpisodeDataset.create(vectors.folder, VECTORS).episodes()) == 2
+    with pytest.raises(UserError, match=r"\(label_names \['cat', 'dog'\], now \['cat'\]\)"):
+        EpisodeDataset.create(vectors.folder, replace(VECTORS, label_names=("cat",)))
+
+
+def test_keys_that_are_held_are_a_vector_too(vectors: EpisodeDataset) -> None:
+    keys = np.random.default_rng(0).integers(0, 2, (FRAMES, 3)).astype(bool)
+    read = vectors.read(vectors.add("keys", "train", replace(noise_episode(), actions=keys), {}))
+    assert read.actions.dtype == np.float32 and (read.actions == keys).all()
+    assert VECTORS.action_texts(np.array([[0.5, -1, 12.25]])) == ["0.5 -1 12"]
+    assert INFO.action_texts(np.array([1, 0])) == ["forward", "noop"]
+
+
+def test_a_dataset_from_before_there_were_labels_opens(dataset: EpisodeDataset) -> None:
+    path = dataset.folder / "dataset.json"
+    content = json.loads(path.read_text())
+    for key in ("action_kind", "label_names"):
+        del content[key]
+    for entry in content["episodes"]:
+        del entry["label"]
+    path.write_text(json.dumps(content))
+    opened = EpisodeDataset.open(dataset.folder)
+    assert opened.info == INFO and opened.episodes() == dataset.episodes()
+    assert [info.label for info in opened.episodes()] == [None] * 3
+    assert len(EpisodeDataset.create(dataset.folder, INFO).episodes()) == 3
+
+
+@pytest.mark.parametrize("label", [2, -1, True, "dog", 1.0])
+def test_a_label_that_is_none_is_damage(vectors: EpisodeDataset, label: Any) -> None:
+    with pytest.raises(UserError, match=r"dataset\.json is damaged .*label"):
+        edit_episode(vectors, label=label)
+
+
+@pytest.mark.parametrize("change", [{"action_kind": "both"}, {"action_names": []}, {"label_names": "cat"}])
+def test_damaged_kinds_and_names_are_named(vectors: EpisodeDataset, change: dict[str, Any]) -> None:
+    edit_index(vectors, **change)
+    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        EpisodeDataset.open(vectors.folder)
+
+
+def test_labels_the_dataset_has_not_are_refused(dataset: EpisodeDataset, vectors: EpisodeDataset) -> None:
+    for label in (2, -1):
+        with pytest.raises(UserError, match=rf"d has label {label}, the dataset has cat, dog"):
+            vectors.add("d", "train", vector_episode(), {}, label)
+    with pytest.raises(UserError, match="d has label 0, the dataset has none"):
+        dataset.add("d", "train", noise_episode(), {}, 0)
+    assert not (vectors.folder / "train/d.mp4").exists()
+
+
+def test_vectors_that_do_not_fit_are_refused(vectors: EpisodeDataset) -> None:
+    episode, info = vector_episode(), vectors.episodes()[0]
+    cases = {
+        r"actions of shape \(20, 2\), not \(20, 3\)": episode.actions[:, :2],
+        r"actions of shape \(20,\), not \(20, 3\)": noise_episode().actions,
+        r"actions that are not finite, first at frame 7: give turn, speed, jump": np.where(
+            np.arange(FRAMES)[:, None] < 7, episode.actions, np.nan
+        ),
+        r"actions that are not finite, first at frame 0": np.full((FRAMES, 3), 1e300),
+        r"actions of type <U1: give numbers": np.full((FRAMES, 3), "w"),
+    }
+    for message, actions in cases.items():
+        with pytest.raises((ValueError, UserError), match=f"d has .*{message}"):
+            vectors.add("d", "train", replace(episode, actions=actions), {})
+        np.savez(vectors.folder / info.files["data"], actions=actions)
+        with pytest.raises(UserError, match=rf"a\.npz has {message}"):
+            vectors.read(info)
+
+
+def test_ids_that_are_not_whole_are_refused(dataset: EpisodeDataset) -> None:
+    info = dataset.episodes()[0]
+    for actions in (np.full(FRAMES, 0.5), np.full(FRAMES, "forward")):
+        with pytest.raises(UserError, match=r"d has actions of type .*: give integers"):
+            dataset.add("d", "train", replace(noise_episode(), actions=actions), {})
+        np.savez(dataset.folder / info.files["data"], actions=actions)
+        with pytest.raises(UserError, match=r"a\.npz has actions of type .*: give integers"):
+            dataset.read(info)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import ACTIONS, SIZE, TURN, tiny_episodes
 
-from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, write_episode
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo, write_episode
 from nextframe.errors import UserError
-from nextframe.inspect import inspect
+from nextframe.inspect import NumberUse, examine, inspect, summary
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -104,3 +104,44 @@ def test_a_published_episode(tmp_path: Path, late: int) -> None:
     if not late:
         left, right, forward = found.actions
         assert left.shift > 5 and right.shift < -5 and abs(forward.shift) < 2 and forward.spread > 1
+
+
+def test_vectors_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = DatasetInfo(10.0, SIZE, ("turn_rate", "speed"), {}, "vector", ("cat", "dog", "<owl>"))
+    dataset = EpisodeDataset.create(tmp_path / "data", info)
+    video = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    for index, label in enumerate((1, 1, 2, None)):
+        actions = np.array([[-1.5, 0], [0.25, 0], [0.5, 0], [0.75, index]], np.float32)
+        dataset.add(f"test_{index}", "test", Episode(video, actions), {}, label)
+    dataset.save()
+    found = inspect(dataset.folder)
+    assert found.labels == {"dog": 2, "<owl>": 1} and found.best_offset is None and not found.actions
+    assert found.numbers == (NumberUse("turn_rate", -1.5, 0.0, 0.75), NumberUse("speed", 0.0, 0.375, 3.0))
+    printed = capsys.readouterr().out
+    assert "labels     2 of 3 classes: 2 dog, 1 <owl>, 1 without a label" in printed
+    assert "turn_rate  minimum      -1.5  mean        +0  maximum     +0.75" in printed
+    assert "whether they are on time is checked for actions that are ids only" in printed
+    assert "explained by" not in printed and "warning" not in printed
+    page = (dataset.folder / "inspect.html").read_text()
+    assert "turn rate" in page and "test_0 (dog, test, 4 frames)" in page and "<owl>" not in page
+
+
+def test_many_classes_fit_on_a_line(tmp_path: Path) -> None:
+    names = tuple(f"class_{number}" for number in range(12))
+    dataset = EpisodeDataset.create(tmp_path, DatasetInfo(10.0, SIZE, ACTIONS, {}, label_names=names))
+    labels = [number for number in range(10) for _ in range(10 - number)]
+    infos = [EpisodeInfo(f"test_{index}", "test", 4, {}, {}, label=label) for index, label in enumerate(labels)]
+    lines = list(summary(dataset, examine(dataset, infos, [])))
+    assert lines[2].endswith(
+        "10 of 12 classes: " + ", ".join(f"{10 - n} class_{n}" for n in range(8)) + ", 3 of 2 others (1 to 2 each)"
+    )
+
+
+def test_vectors_in_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = EpisodeDataset.create(tmp_path, DatasetInfo(10.0, SIZE, ("turn",), {}, "vector"))
+    dataset.add("a", "test", Episode(np.zeros((4, SIZE, SIZE, 3), np.uint8), np.zeros((4, 1))), {})
+    dataset.save()
+    (tmp_path / "test" / "a.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 1 episodes are damaged"):
+        inspect(tmp_path)
+    assert "actions, in 0 episodes, are vectors of numbers:" in capsys.readouterr().out

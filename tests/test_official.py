@@ -17,6 +17,8 @@ from nextframe.transformer import Transformer
 
 FOLDER = Path(os.environ.get("NEXTFRAME_OFFICIAL", Path(__file__).parent / "official"))
 TOLERANCE = 1e-4
+PUBLISHED_BFLOAT16 = json.loads((Path(__file__).parent / "official" / "bfloat16.json").read_text())
+"""How far the published code, on the same inputs under bfloat16 autocast on a CPU, is from its own float32."""
 
 
 class Recording:
@@ -57,16 +59,35 @@ def test_official(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_rollout(recording, guidance, monkeypatch)
 
 
-@torch.no_grad()
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_official_bfloat16(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The distance of bfloat16 to float32, beside the published code's own (where that was measured)."""
+    recording = Recording(path)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        velocity, expected = forward(recording)
+    error = velocity.float() - expected
+    ours = {"maximum": error.abs().max().item(), "rms": error.square().mean().sqrt().item()}
+    theirs = PUBLISHED_BFLOAT16.get(path.stem)
+    with capsys.disabled():
+        print(f"\n{path.stem}: bfloat16 to float32, rms {ours['rms']:.4f}, published code {theirs and theirs['rms']}")
+    limit = 1.5 * theirs["rms"] if theirs else 0.03 * expected.std().item()
+    assert ours["rms"] < limit
+
+
 def check_forward(recording: Recording) -> None:
+    torch.testing.assert_close(*forward(recording), atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def forward(recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
+    """Our velocities of the window, and the recorded ones."""
     latents, model = recording.tensors["forward.latents"], recording.model
     layout = layout_of(recording.config, latents.shape[1])
     fine = layout.segments[-1].frames
     time = recording.tensors["forward.timestep"].float()
     time[:, :-fine] = -2
     velocity = model(model.tokens(latents, layout), layout, time, recording.conditions(latents.shape[1]))
-    expected = recording.tensors["forward.velocity"][:, -fine:]
-    torch.testing.assert_close(model.latents(velocity), expected, atol=TOLERANCE, rtol=0)
+    return model.latents(velocity), recording.tensors["forward.velocity"][:, -fine:]
 
 
 def check_rollout(recording: Recording, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:

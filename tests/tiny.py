@@ -9,9 +9,17 @@ from conftest import LONG
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.config import AutoencoderConfig, SampleConfig, TokenizerConfig, WorldModelConfig
+from nextframe.config import (
+    AutoencoderConfig,
+    ClipConfig,
+    SampleConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    WorldModelConfig,
+)
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
+from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.transformer import Transformer
 
 SIZE = 32
@@ -32,14 +40,16 @@ TOKENIZER = AutoencoderConfig(
 )
 
 
-def tiny_run(run: Path, seed: int = 0) -> Path:
+def tiny_run(run: Path, seed: int = 0, model: TransformerConfig = MODEL, interval: int = 1) -> Path:
     """A run folder of a world model with random weights, none of them zero."""
     torch.manual_seed(seed)
-    transformer, autoencoder = Transformer(MODEL), Autoencoder(TOKENIZER)
+    transformer, autoencoder = Transformer(model), Autoencoder(TOKENIZER)
     with torch.no_grad():
         for weight in transformer.parameters():
             weight.normal_(0, 0.2)
-    write_config(WorldModelConfig(model=MODEL, sample=SampleConfig(steps=2)), run / CONFIG)
+    clean = 0.0 if model.attention == "full" else 0.1
+    config = WorldModelConfig(model, ClipConfig(interval=interval), clean, sample=SampleConfig(steps=2))
+    write_config(config, run / CONFIG)
     write_weights(run / WEIGHTS, transformer.state_dict())
     write_config(TokenizerConfig(model=TOKENIZER), run / AUTOENCODER / CONFIG)
     write_weights(run / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
@@ -65,3 +75,52 @@ def tiny_episodes(folder: Path, count: int = 3, frames: int = 10, split: str = "
         dataset.add(f"{split}_{index}", split, tiny_episode(index, frames, late), {})
     dataset.save()
     return dataset
+
+
+def tiny_latents(folder: Path, vectors: bool = False, labels: int = 0, mirrored: bool = False) -> LatentDataset:
+    """5 episodes of 20 to 24 frames for `conftest.LONG`: three actions, or vectors of two numbers.
+
+    Latents are random eighths, which bfloat16 holds exactly, and the mirrored ones their negatives. A vector is the
+    number of its frame and of its episode; an episode's label is its number, modulo `labels`.
+    """
+    random = np.random.default_rng(7)
+    shard, entries, others, file = {}, [], {}, "latents-00000.safetensors"
+    for number in range(5):
+        name, frames = f"train_{number}", 20 + number
+        latents = torch.from_numpy(random.integers(-16, 17, (frames, 3, 4, 4)) / 8)
+        actions = torch.from_numpy(random.integers(0, 3, frames))
+        if vectors:
+            actions = torch.stack([torch.arange(frames), torch.full((frames,), number)], dim=1).float()
+        shard[name] = (latents, actions)
+        others[name] = -latents
+        label = number % labels if labels else None
+        entries.append(LatentEpisode(name, "train", frames, file, 30.0, label=label))
+    write_shard(folder / file, shard, others if mirrored else None)
+    index = LatentIndex(
+        autoencoder="0" * 64,
+        shape=(3, 4, 4),
+        action_names=("frame", "episode") if vectors else ("a", "b", "c"),
+        fps=10.0,
+        episodes=tuple(entries),
+        action_kind="vector" if vectors else "id",
+        label_names=tuple(f"class {label}" for label in range(labels)),
+        mirrored=mirrored,
+    )
+    write_index(folder, index)
+    return LatentDataset(folder)
+
+
+class Activities(torch.nn.Module):
+    """Stands for I3D, and is called as it is: 6 features of a video, by its colours and how they change."""
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+        assert x.dim() == 5 and x.size(1) == 3 and not rescale and resize and return_features
+        change = (x[:, :, 1:] - x[:, :, :-1]).abs()
+        return torch.cat([x.mean((2, 3, 4)), change.mean((2, 3, 4))], dim=1)
+
+
+def tiny_i3d(folder: Path) -> Path:
+    """A folder for $NEXTFRAME_WEIGHTS, with that in the place of I3D."""
+    folder.mkdir(exist_ok=True)
+    torch.jit.script(Activities()).save(folder / "i3d_torchscript.pt")
+    return folder

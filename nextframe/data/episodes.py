@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import av
 import av.error
@@ -23,6 +23,8 @@ import numpy as np
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY, write_atomically
 
+ActionKind = Literal["id", "vector"]
+"""An action is the number of its name, or a vector of numbers (continuous, or several keys at once)."""
 VERSION = 1
 INDEX = "dataset.json"
 AGAIN = "record or import this episode again"
@@ -37,19 +39,37 @@ ENCODER = {"qp": "0", "preset": "veryfast", "coder": "0", "g": "15", "threads": 
 class DatasetInfo:
     """What all episodes of a dataset share.
 
-    fps: frames per second. size: height and width in pixels. action_names: by action number. source: how the episodes
-    were made, anything JSON can hold.
+    fps: frames per second. size: height and width in pixels. action_names: by action number; of actions that are
+    vectors, the names of their numbers. source: how the episodes were made, anything JSON can hold. label_names: the
+    classes that an episode may be of, by label. Raises ValueError for a kind of action that is none.
     """
 
     fps: float
     size: int
     action_names: tuple[str, ...]
     source: dict[str, Any]
+    action_kind: ActionKind = "id"
+    label_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.action_kind not in get_args(ActionKind):
+            raise ValueError(f"action_kind {self.action_kind!r}: choose {' or '.join(get_args(ActionKind))}")
+        if self.action_kind == "vector" and not self.action_names:
+            raise ValueError("action_kind 'vector' needs action_names: one for each number of an action")
+
+    def action_texts(self, actions: np.ndarray) -> list[str]:
+        """What is written under each frame: the name of its action, or the numbers of one that is a vector."""
+        if self.action_kind == "id":
+            return [self.action_names[action] for action in actions]
+        return [" ".join(f"{number:.2g}" for number in action) for action in actions]
 
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """One line of the index. files: role ("video", "data") -> path inside the folder; sha256: role -> digest."""
+    """One line of the index. files: role ("video", "data") -> path inside the folder; sha256: role -> digest.
+
+    label: the class of the whole episode, a place in `DatasetInfo.label_names`.
+    """
 
     name: str
     split: str
@@ -57,13 +77,13 @@ class EpisodeInfo:
     files: dict[str, str]
     sha256: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
+    label: int | None = None
 
 
 @dataclass(frozen=True)
 class Episode:
-    """video: uint8 [f, h, w, 3]. actions: int64 [f]; actions[t] is taken at frame t and leads to frame t + 1.
-
-    extras: arrays by name, for instance pose float32 [f, 3].
+    """video: uint8 [f, h, w, 3]. actions: int64 [f], or float32 [f, a] in a dataset of vectors; actions[t] is taken at
+    frame t and leads to frame t + 1. extras: arrays by name, for instance pose float32 [f, 3].
     """
 
     video: np.ndarray
@@ -95,6 +115,9 @@ class EpisodeDataset:
                 raise UserError(f"{path} has version {document['version']}, this nextframe reads {VERSION}: update it")
             info = _parse_dataset_info(document)
             episodes = {entry["name"]: parse_episode_info(entry) for entry in document["episodes"]}
+            for episode in episodes.values():
+                if not _is_label(episode.label, info):
+                    raise ValueError(f"label {episode.label} of episode {episode.name}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error!r}): restore it, or record into a new folder") from error
         return cls(folder, info, episodes)
@@ -138,15 +161,14 @@ class EpisodeDataset:
             video = _read_video(video_path, info.frames)
         if "actions" not in data:
             raise UserError(f"{data_path} has no array `actions`: {DELETE}")
-        actions = data.pop("actions").astype(np.int64)
+        actions = data.pop("actions")
         data.pop("video", None)
         expected = (info.frames, self.info.size, self.info.size, 3)
         if video.dtype != np.uint8 or video.shape != expected:
             raise UserError(f"{video_path} holds {video.dtype} {video.shape}, not uint8 {expected}: {DELETE}")
-        if actions.shape != (info.frames,):
-            raise UserError(f"{data_path} has actions of shape {actions.shape}, not ({info.frames},): {DELETE}")
-        _check_actions(actions, self.info, data_path)
-        return Episode(video, actions, data)
+        if actions.shape != (shape := _action_shape(self.info, info.frames)):
+            raise UserError(f"{data_path} has actions of shape {actions.shape}, not {shape}: {DELETE}")
+        return Episode(video, _kept_actions(actions, self.info, data_path), data)
 
     def verify(self, info: EpisodeInfo) -> None:
         """Compare an episode's files with their digests. Raises UserError naming the first that differs."""
@@ -167,9 +189,11 @@ class EpisodeDataset:
         known = {role: info.sha256.get(role) or _sha256(self._path(info, role)) for role in sorted(info.files)}
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
-    def add(self, name: str, split: str, episode: Episode, meta: dict[str, Any]) -> EpisodeInfo:
-        """Write an episode and list it; `save` makes the list last. Raises UserError when the disk is full."""
-        info = write_episode(self.folder, self.info, name, split, episode, meta)
+    def add(
+        self, name: str, split: str, episode: Episode, meta: dict[str, Any], label: int | None = None
+    ) -> EpisodeInfo:
+        """Write an episode and list it; `save` makes the list last. Raises as `write_episode` does."""
+        info = write_episode(self.folder, self.info, name, split, episode, meta, label)
         self.register(info)
         return info
 
@@ -192,12 +216,16 @@ class EpisodeDataset:
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
-    fps, size, names = float(document["fps"]), int(document["size"]), document["action_names"]
+    fps, size = float(document["fps"]), int(document["size"])
     if not (0 < fps < math.inf and size > 0):
         raise ValueError(f"fps {fps}, size {size}")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError("action_names")
-    return DatasetInfo(fps, size, tuple(names), dict(document["source"]))
+    # The last two are younger than the format: what was written before has actions by number, and no labels.
+    actions, labels = document["action_names"], document.get("label_names", [])
+    for key, names in (("action_names", actions), ("label_names", labels)):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError(key)
+    kind = document.get("action_kind", "id")
+    return DatasetInfo(fps, size, tuple(actions), dict(document["source"]), kind, tuple(labels))
 
 
 def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
@@ -209,26 +237,38 @@ def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
         raise TypeError(f"files, sha256 or meta of episode {info.name}")
     if not all(isinstance(text, str) for text in (info.name, info.split, *info.files.values(), *info.sha256.values())):
         raise TypeError(f"names of episode {info.name}")
+    if info.label is not None and type(info.label) is not int:  # True is an int, and no label
+        raise TypeError(f"label of episode {info.name}")
     return info
 
 
 def write_episode(
-    folder: Path, dataset: DatasetInfo, name: str, split: str, episode: Episode, meta: dict[str, Any]
+    folder: Path,
+    dataset: DatasetInfo,
+    name: str,
+    split: str,
+    episode: Episode,
+    meta: dict[str, Any],
+    label: int | None = None,
 ) -> EpisodeInfo:
     """Write the two files of an episode; a dataset has it once it is registered and saved.
 
-    Raises ValueError when the arrays do not fit the dataset, UserError when the disk is full.
+    Raises ValueError when the arrays do not fit the dataset, UserError when it has no such actions or label, or the
+    disk is full.
     """
     frames = len(episode.video)
     if not all(re.fullmatch(r"\w[\w.-]*", word) for word in (name, split)):
         raise ValueError(f"not usable as file names: {name!r}, {split!r}")
     if episode.video.dtype != np.uint8 or episode.video.shape != (frames, dataset.size, dataset.size, 3):
         raise ValueError(f"video of {name} is {episode.video.dtype} {episode.video.shape}, size is {dataset.size}")
-    if episode.actions.shape != (frames,):
-        raise ValueError(f"{name} has {frames} frames and actions of shape {episode.actions.shape}")
-    _check_actions(episode.actions, dataset, folder / name)
+    if episode.actions.shape != (shape := _action_shape(dataset, frames)):
+        raise ValueError(f"{name} has {frames} frames and actions of shape {episode.actions.shape}, not {shape}")
+    actions = _kept_actions(episode.actions, dataset, folder / name)
+    if not _is_label(label, dataset):
+        names = ", ".join(dataset.label_names) or "none"
+        raise UserError(f"{folder / name} has label {label}, the dataset has {names}: choose one by its place there")
     data = BytesIO()
-    arrays: dict[str, Any] = {"actions": episode.actions.astype(np.int64), **episode.extras}
+    arrays: dict[str, Any] = {"actions": actions, **episode.extras}
     np.savez_compressed(data, **arrays)
     contents = {"video": lossless_mp4(episode.video, dataset.fps), "data": data.getvalue()}
     files = {"video": f"{split}/{name}.mp4", "data": f"{split}/{name}.npz"}
@@ -241,7 +281,7 @@ def write_episode(
                 (folder / path).unlink()
         raise
     digests = {role: hashlib.sha256(content).hexdigest() for role, content in contents.items()}
-    return EpisodeInfo(name, split, frames, files, digests, meta)
+    return EpisodeInfo(name, split, frames, files, digests, meta, None if label is None else int(label))
 
 
 def lossless_mp4(video: np.ndarray, fps: float) -> bytes:
@@ -306,10 +346,31 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(_read_bytes(path)).hexdigest()
 
 
-def _check_actions(actions: np.ndarray, dataset: DatasetInfo, path: Path) -> None:
-    if len(actions) and (actions.min() < 0 or actions.max() >= len(dataset.action_names)):
-        names = ", ".join(dataset.action_names) or "none"
-        raise UserError(f"{path} has actions {actions.min()} to {actions.max()}, the dataset has {names}")
+def _is_label(label: int | None, dataset: DatasetInfo) -> bool:
+    return label is None or 0 <= label < len(dataset.label_names)
+
+
+def _action_shape(dataset: DatasetInfo, frames: int) -> tuple[int, ...]:
+    return (frames, len(dataset.action_names)) if dataset.action_kind == "vector" else (frames,)
+
+
+def _kept_actions(actions: np.ndarray, dataset: DatasetInfo, path: Path) -> np.ndarray:
+    """Actions of the right shape as int64 or float32. Raises UserError when the dataset has no such actions."""
+    names, vector = ", ".join(dataset.action_names) or "none", dataset.action_kind == "vector"
+    if actions.dtype.kind not in ("biuf" if vector else "biu"):
+        way_out = "give numbers" if vector else "give integers, or make a dataset whose action_kind is vector"
+        raise UserError(f"{path} has actions of type {actions.dtype}: {way_out}")
+    if vector:
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+            vectors = actions.astype(np.float32)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise UserError(f"{path} has actions that are not finite, first at frame {finite.argmin()}: give {names}")
+        return vectors
+    ids = actions.astype(np.int64)
+    if len(ids) and (ids.min() < 0 or ids.max() >= len(dataset.action_names)):
+        raise UserError(f"{path} has actions {ids.min()} to {ids.max()}, the dataset has {names}")
+    return ids
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Latents on disk: safetensors shards of many episodes, and one JSON index.
 
-A shard holds `<episode>.latents` (bfloat16 [f, c, h, w], scaled) and `<episode>.actions` (int64 [f]). Clips are read
-by memory map at the offsets of the header: only the frames of the clip are touched.
+A shard holds `<episode>.latents` (bfloat16 [f, c, h, w], scaled) and `<episode>.actions` (int64 [f], or float32
+[f, a] where actions are vectors), and maybe `<episode>.mirrored`: the latents of the frames mirrored left to right.
+Clips are read by memory map at the offsets of the header: only the frames of the clip are touched.
 """
 
 import dataclasses
@@ -9,19 +10,21 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from nextframe.data.episodes import ActionKind
 from nextframe.errors import UserError
 from nextframe.files import write_atomically
 
 VERSION = 1
 INDEX = "latents.json"
 EPISODES_PER_SHARD = 64
+DTYPES = {"BF16": torch.bfloat16, "I64": torch.int64, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class LatentEpisode:
     """Of the autoencoder's reconstruction, in dB; of the pooled error, see `encode_episode`."""
     source: str = ""
     """`EpisodeDataset.digest` of the footage: tells other footage of the same name."""
+    label: int | None = None
+    """The class of the episode, a place in `LatentIndex.label_names`."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,23 @@ class LatentIndex:
     episodes: tuple[LatentEpisode, ...] = ()
     shards: dict[str, int] = field(default_factory=dict)
     """Size in bytes of each file: tells one that was cut short."""
+    action_kind: ActionKind = "id"
+    label_names: tuple[str, ...] = ()
+    mirrored: bool = False
+    """Whether there are latents of the mirrored frames too."""
 
 
-def write_shard(path: Path, episodes: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """`episodes`: name -> (latents [f, c, h, w], actions [f])"""
+def write_shard(
+    path: Path, episodes: dict[str, tuple[Tensor, Tensor]], mirrored: dict[str, Tensor] | None = None
+) -> None:
+    """`episodes`: name -> (latents [f, c, h, w], actions [f] or [f, a]); `mirrored`: name -> latents [f, c, h, w]"""
     tensors = {}
     for name, (latents, actions) in episodes.items():
+        kept = torch.float32 if actions.is_floating_point() else torch.int64
         tensors[f"{name}.latents"] = latents.to(torch.bfloat16).contiguous()
-        tensors[f"{name}.actions"] = actions.to(torch.int64).contiguous()
+        tensors[f"{name}.actions"] = actions.to(kept).contiguous()
+    for name, latents in (mirrored or {}).items():
+        tensors[f"{name}.mirrored"] = latents.to(torch.bfloat16).contiguous()
     write_atomically(path, save(tensors))
 
 
@@ -74,10 +88,17 @@ def read_index(folder: Path) -> LatentIndex:
             raise UserError(f"{path} was written by another version of nextframe: delete it and encode the data again")
         episodes = tuple(_parse_episode(entry) for entry in content.pop("episodes"))
         content["shape"], content["action_names"] = tuple(content["shape"]), tuple(content["action_names"])
+        content["label_names"] = tuple(content.get("label_names", ()))
         content["shards"] = dict(content.get("shards", {}))
         if outside := [name for name in content["shards"] if Path(name).name != name]:
             raise ValueError(f"{outside[0]} is outside its folder")
-        return LatentIndex(**content, episodes=episodes)
+        index = LatentIndex(**content, episodes=episodes)
+        if index.action_kind not in get_args(ActionKind) or not isinstance(index.mirrored, bool):
+            raise ValueError(f"action_kind {index.action_kind!r}, mirrored {index.mirrored!r}")
+        for episode in episodes:
+            if episode.label is not None and not 0 <= episode.label < len(index.label_names):
+                raise ValueError(f"label {episode.label} of episode {episode.name}")
+        return index
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} holds no latents (no {INDEX}): make them with nextframe encode") from None
     except OSError as error:
@@ -92,6 +113,8 @@ def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:
         raise TypeError(f"names of episode {episode.name}")
     if not isinstance(episode.frames, int) or episode.frames < 1:
         raise TypeError(f"frames of episode {episode.name}")
+    if episode.label is not None and type(episode.label) is not int:  # True is an int, and no label
+        raise TypeError(f"label of episode {episode.name}")
     return episode
 
 
@@ -122,7 +145,9 @@ class Shard:
         entry = self._header.get(name)
         if entry is None or entry["shape"][0] < stop:
             raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
-        dtype = {"BF16": torch.bfloat16, "I64": torch.int64}[entry["dtype"]]
+        if entry["dtype"] not in DTYPES:
+            raise UserError(f"{self.path} holds {name} as {entry['dtype']}: delete it and encode the data again")
+        dtype = DTYPES[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
         first = self._start + entry["data_offsets"][0]
         content = self._bytes[first + start * row : first + stop * row].copy()
@@ -148,11 +173,23 @@ class LatentDataset:
             self._shards[episode.shard] = Shard(self.folder / episode.shard)
         return self._shards[episode.shard]
 
-    def latents(self, episode: LatentEpisode, start: int, frames: int, interval: int = 1) -> Tensor:
-        """bfloat16 [frames, c, h, w]: every `interval`-th frame from `start`."""
+    def latents(
+        self, episode: LatentEpisode, start: int, frames: int, interval: int = 1, mirrored: bool = False
+    ) -> Tensor:
+        """bfloat16 [frames, c, h, w]: every `interval`-th frame from `start`, or that frame mirrored left to right."""
         stop = start + (frames - 1) * interval + 1
-        return self._shard(episode).read(f"{episode.name}.latents", start, stop, interval)
+        name = "mirrored" if mirrored else "latents"
+        return self._shard(episode).read(f"{episode.name}.{name}", start, stop, interval)
 
     def actions(self, episode: LatentEpisode) -> Tensor:
-        """int64 [f]: the action taken at each frame of the whole episode."""
-        return self._shard(episode).read(f"{episode.name}.actions", 0, episode.frames)
+        """The action taken at each frame of the whole episode: int64 [f], or float32 [f, a] where they are vectors.
+
+        Raises UserError where the shard holds another kind than the index says.
+        """
+        shard, vector = self._shard(episode), self.index.action_kind == "vector"
+        actions = shard.read(f"{episode.name}.actions", 0, episode.frames)
+        size = (len(self.index.action_names),) if vector else ()
+        if actions.dtype != (torch.float32 if vector else torch.int64) or actions.shape[1:] != size:
+            what = f"{episode.name}.actions as {actions.dtype} {list(actions.shape)}, unlike what {INDEX} says"
+            raise UserError(f"{shard.path} holds {what}: delete it and encode the data again")
+        return actions
