@@ -4,14 +4,13 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import time
 from pathlib import Path
 
 import torch
 
 from nextframe.checkpoint import CONFIG
 from nextframe.demo import PRETRAINED
-from nextframe.parallel import has_bfloat16, resolve_device
+from nextframe.parallel import has_bfloat16, matrix_rate, resolve_device
 
 OPTIONAL = {
     "vizdoom": ("recording mazes", "maze"),
@@ -53,18 +52,6 @@ def accelerators() -> list[str]:
         install = 'rm -rf .venv; make setup TORCH="torch==2.13.0 --index-url ..." with the build for its driver'
         lines.append(f"! there is an NVIDIA GPU, but this torch cannot use it: {install}")
     return lines
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """TFLOP/s of [1024, 768] @ [768, 3072], a product of FAR-B's MLP."""
-    a, b = torch.randn(1024, 768, device=device), torch.randn(768, 3072, device=device)
-    a, b = a.to(dtype), b.to(dtype)
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        (a @ b).sum().item()  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * 1024 * 768 * 3072 / best / 1e12
 
 
 def packages() -> list[str]:

@@ -131,33 +131,27 @@ class Attention(nn.Module):
         self,
         hidden: Sequence[Tokens],
         levels: Sequence[int],
+        asked: int,
         rotary: tuple[RotaryTable, RotaryTable],
         spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,
-    ) -> list[Tokens | None]:
-        """Returns the update of each segment; None for one that is memory only."""
+    ) -> list[Tokens]:
+        """Updates of the last `asked` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
         keys = rotate(_joined([key for key, _ in pairs]), *rotary)
         values = _joined([value for _, value in pairs])
-        readers = [(part, x) for part, x in zip(parts, hidden, strict=True) if not part.memory_only]
+        readers = list(zip(parts, hidden, strict=True))[-asked:]
         queries = _joined([part.queries(x) for part, x in readers])
-        # Memory-only segments are coarse and come first, so the queries are the last rows of every table.
-        skipped = keys.shape[1] - queries.shape[1]
-        queries = rotate(queries, rotary[0][skipped:], rotary[1][skipped:])
+        memory = keys.shape[1] - queries.shape[1]
+        queries = rotate(queries, rotary[0][memory:], rotary[1][memory:])
         stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
-        mixed = attend(queries, *stack, [span for span in spans if span.start >= skipped], skipped)
-        sizes = [x.shape[1] * x.shape[2] for _, x in readers]
-        read = iter(zip(readers, mixed.split(sizes, dim=1), strict=True))
-        updates: list[Tokens | None] = []
-        for part in parts:
-            if part.memory_only:
-                updates.append(None)
-                continue
-            (_, x), update = next(read)
-            updates.append(part.output(update).unflatten(1, x.shape[1:3]))
-        return updates
+        mixed = attend(queries, *stack, [span for span in spans if span.start >= memory], memory)
+        updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
+        return [
+            part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
+        ]
 
 
 def attend(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span], skipped: int = 0) -> Tensor:
@@ -196,19 +190,21 @@ class Block(nn.Module):
         hidden: Sequence[Tokens],
         modulations: Sequence[Tensor],
         levels: Sequence[int],
+        asked: int,
         rotary: tuple[RotaryTable, RotaryTable],
         spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,
     ) -> list[Tokens]:
-        """`modulations`: of attention and MLP, [b, f, 3 d] for all frames. Memory-only segments are not returned."""
+        """Returns the last `asked` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
         inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
-        updates = self.attention(inputs, levels, rotary, spans, cache, layer)
+        updates = self.attention(inputs, levels, asked, rotary, spans, cache, layer)
         outputs = []
-        for x, update, (_, _, gate), (shift, scale, mlp_gate) in zip(hidden, updates, attention, mlp, strict=True):
-            if update is not None:
-                x = torch.addcmul(x, gate, update)
-                outputs.append(torch.addcmul(x, mlp_gate, self.mlp(normalised(x, shift, scale))))
+        # What is asked for comes last.
+        asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked:]
+        for update, (x, (_, _, gate), (shift, scale, mlp_gate)) in zip(updates, asked_for, strict=True):
+            x = torch.addcmul(x, gate, update)
+            outputs.append(torch.addcmul(x, mlp_gate, self.mlp(normalised(x, shift, scale))))
         return outputs

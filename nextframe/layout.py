@@ -63,6 +63,16 @@ class Layout:
         return Layout(self.segments + other.segments)
 
 
+def newest_apart(layout: Layout, frames: int) -> Layout:
+    """The same rows, with the newest `frames` frames of the last segment in a segment of their own."""
+    *rest, last = layout.segments
+    if frames >= last.frames:
+        return layout
+    split = last.stop - frames
+    older = Segment(last.level, last.start, split, last.side, last.stride)
+    return Layout((*rest, older, Segment(last.level, split, last.stop, last.side, last.stride)))
+
+
 def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Segment:
     """Frames [start, stop) at the resolution this model gives to the level."""
     patch = config.patch if level == FINE else config.coarse_patch

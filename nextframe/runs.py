@@ -1,5 +1,8 @@
 """Run folders: a trained model with its configuration, ready to use."""
 
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,10 +13,12 @@ from torch import Tensor
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, write_weights
 from nextframe.conditions import actions_for_frames
-from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
+from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
+from nextframe.hub import local_run
+from nextframe.parallel import cast_products, matrix_precision, resolve_precision
 from nextframe.sampler import Session
 from nextframe.transformer import Transformer
 
@@ -29,10 +34,16 @@ class WorldModel:
     autoencoder: Autoencoder
     sha256: str
     """Of the transformer's weights."""
+    precision: torch.dtype = torch.float32
+    """Of the matrix products; the weights that go into them are kept in it."""
 
     @property
     def device(self) -> torch.device:
         return self.autoencoder.scale.device
+
+    def at_work(self) -> AbstractContextManager[object]:
+        """The precision of the matrix products, for all that is computed within."""
+        return matrix_precision(self.precision, self.device)
 
     def latent_session(
         self,
@@ -44,7 +55,7 @@ class WorldModel:
     ) -> Session:
         """A batch of videos to go on from, uint8 [b, f, height, width, 3].
 
-        `conditions`: int64 [b, f], what each of these frames is conditioned on (`actions_for_frames`).
+        `conditions`: what each of them is conditioned on (`clip_conditions`), int64 [b, f] or float32 [b, f, a].
         """
         latents = torch.stack([encode_video(self.autoencoder, clip) for clip in video])
         if conditions is not None:
@@ -52,14 +63,20 @@ class WorldModel:
         return Session(self.transformer, latents, conditions, capacity, sample or self.config.sample, seeds)
 
     def session(
-        self, video: Tensor, actions: Tensor | None = None, sample: SampleConfig | None = None, most_frames: int = 600
+        self,
+        video: Tensor,
+        actions: Tensor | None = None,
+        sample: SampleConfig | None = None,
+        most_frames: int = 600,
+        label: int | None = None,
     ) -> "Walk":
         """Walk on from a clip.
 
-        `video`: uint8 [f, height, width, 3], f >= 1; `actions`: int64 [f - 1], those that led from each frame to the
-        next. `most_frames`: room for so many frames, the clip included.
+        `video`: uint8 [f, height, width, 3], f >= 1. `actions`: those that led from each frame to the next, int64
+        [f - 1], or float32 [f - 1, a] where they are vectors. `most_frames`: room for so many frames, the clip
+        included. `label`: what the clip shows, for a model of labels.
         """
-        return Walk(self, video, actions, sample or self.config.sample, most_frames)
+        return Walk(self, video, actions, label, sample or self.config.sample, most_frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU."""
@@ -70,48 +87,94 @@ class Walk:
     """One walk through a world: a frame for every action."""
 
     def __init__(
-        self, model: WorldModel, video: Tensor, actions: Tensor | None, sample: SampleConfig, most_frames: int
+        self,
+        model: WorldModel,
+        video: Tensor,
+        actions: Tensor | None,
+        label: int | None,
+        sample: SampleConfig,
+        most_frames: int,
     ) -> None:
-        config, size = model.config.model, model.autoencoder.config.frame_size
+        size = model.autoencoder.config.frame_size
         if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
             raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
         self._model = model
-        conditions = None
-        if config.condition == "action":
-            taken = actions if actions is not None else torch.full((len(video) - 1,), config.null_condition)
-            if len(taken) != len(video) - 1:
-                raise ValueError(f"{len(video)} frames have {len(video) - 1} actions between them, not {len(taken)}")
-            # Nobody has acted at the last frame yet.
-            taken = torch.cat([taken, torch.tensor([config.null_condition])])
-            conditions = actions_for_frames(config, taken)[None]
-        self._session = model.latent_session(video[None], conditions, most_frames, sample)
+        self._label = label
+        conditions = clip_conditions(model.config.model, len(video), actions, label)
+        with model.at_work():
+            self._session = model.latent_session(
+                video[None], None if conditions is None else conditions[None], most_frames, sample
+            )
 
     @torch.no_grad()
-    def step(self, action: int = 0) -> Tensor:
+    def step(self, action: int | Sequence[float] = 0) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
 
-        Raises ValueError for an action the model does not have.
+        `action`: an id, or a vector of numbers; models without actions pay no heed to it. Raises ValueError for an
+        action the model does not have.
         """
         session, config = self._session, self._model.config.model
-        if config.condition == "action" and not 0 <= action <= config.null_condition:
-            raise ValueError(f"action {action} is none of the model's: choose 0 to {config.null_condition - 1}")
         condition = None
-        if session.conditions is not None:
-            condition = torch.tensor([action], device=self._model.device)
+        if config.condition == "label":
+            condition = torch.tensor([self._label])
+        elif config.condition != "none":
+            condition = action_tensor(config, action)[None]
             if config.action_of == "departure":
                 # The last frame was made when nobody knew what would be done in it; now that is known.
-                session.conditions[:, -1] = condition
+                session.amend(condition)
                 condition = torch.full_like(condition, config.null_condition)
-        return self._model.decode(session.step(condition))[0]
+        with self._model.at_work():
+            return self._model.decode(session.step(condition))[0]
 
 
-def load(run: Path | str, device: str | torch.device = "cpu") -> WorldModel:
-    """The world model of a run, its averaged weights, ready to sample. Raises UserError when `run` is none."""
-    run = Path(run)
+def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | None, label: int | None) -> Tensor | None:
+    """What the frames of a clip are conditioned on: int64 [f], float32 [f, a], or None for a model without conditions.
+
+    Raises ValueError when the number of actions, or the label, does not fit.
+    """
+    if config.condition == "none":
+        return None
+    if config.condition == "label":
+        if label is None or not 0 <= label <= config.classes:
+            raise ValueError(f"label {label} is none of the model's: choose 0 to {config.classes - 1}")
+        return torch.full((frames,), label)
+    one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
+    taken = one.expand(frames - 1, *one.shape) if actions is None else actions
+    if taken.shape != (frames - 1, *one.shape):
+        raise ValueError(f"{frames} frames have {frames - 1} actions between them, not {tuple(taken.shape)}")
+    # Nobody has acted at the last frame yet.
+    return actions_for_frames(config, torch.cat([taken, one[None]]))
+
+
+def action_tensor(config: TransformerConfig, action: int | Sequence[float]) -> Tensor:
+    """An action as a condition: int64 [] or float32 [a]. Raises ValueError for one the model does not have."""
+    if config.condition == "vector":
+        vector = torch.as_tensor(action, dtype=torch.float32)
+        if vector.shape != (config.action_size,):
+            raise ValueError(f"action {action} is none of the model's: give {config.action_size} numbers")
+        return vector
+    if not isinstance(action, int) or not 0 <= action <= config.classes:
+        raise ValueError(f"action {action} is none of the model's: choose 0 to {config.classes - 1}")
+    return torch.tensor(action)
+
+
+def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> WorldModel:
+    """The world model of a run, its averaged weights, ready to sample.
+
+    `run`: a folder, or a name on the hub (`hub.local_run`). `precision` of the matrix products: auto, float32 or
+    bfloat16. Raises UserError when the run is none, or has no autoencoder.
+    """
+    run = local_run(run)
     config = _config(run, WorldModelConfig, "a world model")
+    if not (run / AUTOENCODER).exists():
+        way_out = f"nextframe convert DCAE_FILE.pth --out {run / AUTOENCODER}"
+        raise UserError(f"{run} has no autoencoder yet, so it cannot see or show frames: add one with {way_out}")
     transformer = load_weights(Transformer(config.model), run / WEIGHTS).to(device).eval()
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
-    return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS))
+    dtype = resolve_precision(precision, torch.device(device))
+    for network in (transformer, autoencoder):
+        cast_products(network, dtype)
+    return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype)
 
 
 def export(run: Path, out: Path) -> None:
@@ -121,7 +184,8 @@ def export(run: Path, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"{out} is there already: export to a new folder")
-    model = load(run)
+    run = local_run(run)
+    model = load(run, precision="float32")
     with new_folder(out) as folder:
         for part, network in ((Path(), model.transformer), (Path(AUTOENCODER), model.autoencoder)):
             trained = {name for name, _ in network.named_parameters()}  # what is measured keeps its precision

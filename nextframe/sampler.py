@@ -111,10 +111,12 @@ class Session:
         """All frames so far, [b, f, c, h, w]."""
         return self._latents[:, : self.frames]
 
-    @property
-    def conditions(self) -> Tensor | None:
-        """What each of them is conditioned on. Writing to it changes what the next frame is told of the past."""
-        return None if self._conditions is None else self._conditions[:, : self.frames]
+    def amend(self, condition: Tensor) -> None:
+        """Tell later frames that the newest one was under `condition` ([b] or [b, a]), which was not known in time."""
+        if self._conditions is None or not self.frames:
+            raise ValueError("there is no condition to amend")
+        self._conditions[:, self.frames - 1] = condition
+        self.cache.rewind(past_layout(self.model.config, self.frames - 1))
 
     @torch.no_grad()
     def step(self, condition: Tensor | None = None) -> Tensor:
@@ -169,12 +171,12 @@ class Session:
                 both = [
                     torch.cat([part[:, : len(past)], mine], dim=1) for part, mine in zip(modulations, own, strict=True)
                 ]
-                out = model.velocity(model.tokens(latents, layout), layout, both, self.cache)
+                out = model.velocity(model.tokens(latents, layout), layout, both, self.cache, asked=1)
                 self.cache.push(missing.segments)
                 missing = Layout()
             else:
                 out = model.velocity(model.tokens(x, new), new, own, self.cache)
-            return model.latents(out[:, -1:])[:, 0].float()
+            return model.latents(out)[:, 0].float()
 
         return velocity
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
 from nextframe.layers import Block, Modulation, TimeEmbedding, VectorEmbedding, chunks, normalised
-from nextframe.layout import COARSE, FINE, Layout
+from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import visible_spans
 from nextframe.rope import rotary_table
 from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, Tokens
@@ -104,20 +104,33 @@ class Transformer(nn.Module):
         return [part(vectors) for part in parts]
 
     def velocity(
-        self, tokens: Sequence[Tokens], layout: Layout, modulations: Modulations, cache: KeyValueCache | None = None
+        self,
+        tokens: Sequence[Tokens],
+        layout: Layout,
+        modulations: Modulations,
+        cache: KeyValueCache | None = None,
+        asked: int | None = None,
     ) -> Tokens:
-        """`forward`, with the modulations of the frames of `layout` at hand."""
-        levels = [segment.level for segment in layout.segments]
+        """`forward` with the modulations of the frames of `layout` at hand; of the newest `asked` fine frames alone."""
         device = tokens[0].device
+        below = Layout() if cache is None else cache.layout
         rotary = rotary_table(layout, self.config.rope_axes, self.config.riflex_frames, device)
-        keys = layout if cache is None else cache.layout + layout
-        spans = visible_spans(layout, keys, self.config, device)
+        levels = [segment.level for segment in layout.segments]
+        spans = visible_spans(layout, below + layout, self.config, device)
         hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, modulations[2 * index : 2 * index + 2], levels, rotary, spans, cache, index)
-        # What the last block returns is the fine level: the coarse one is memory only there.
-        scale, shift = chunks(modulations[-1][:, -hidden[-1].shape[1] :], 2)
-        return self.head(normalised(hidden[-1], shift, scale))
+        *blocks, last = self.blocks
+        for index, block in enumerate(blocks):
+            parts = modulations[2 * index : 2 * index + 2]
+            hidden = block(hidden, parts, levels, len(levels), rotary, spans, cache, index)
+        # In the last block all but what is asked for is memory only: nothing else of it would reach the head.
+        apart = newest_apart(layout, asked or layout.segments[-1].frames)
+        levels = [segment.level for segment in apart.segments]
+        spans = visible_spans(apart, below + apart, self.config, device)
+        *older, newest = hidden
+        hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
+        (newest,) = last(hidden, modulations[-3:-1], levels, 1, rotary, spans, cache, len(blocks))
+        scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
+        return self.head(normalised(newest, shift, scale))
 
     def condition_vectors(self, time: FrameTimes, condition: FrameConditions | None) -> Tensor:
         """One vector per frame, [b, f, d]: its time, and its label or action."""

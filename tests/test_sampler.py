@@ -10,6 +10,7 @@ from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.sampler import Session, rollout, uncached_frame
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
+SHORT_ACTIONS = replace(SHORT, condition="action", classes=3)
 DECAYING = replace(LONG, temporal_decay=0.2)
 
 
@@ -84,6 +85,24 @@ def test_a_branch_after_rewinding_forgets_the_old_future() -> None:
     fresh = Session(model, kept, conditions[:, :6], 12, sample)
     list(rollout(fresh, branch[:, 6:], 3))
     torch.testing.assert_close(session.latents, fresh.latents, **TOLERANCE)
+
+
+@pytest.mark.parametrize("config", [SHORT_ACTIONS, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("back_to", [3, 6, 8])
+def test_the_newest_condition_can_be_amended(config: TransformerConfig, back_to: int) -> None:
+    """Also after going back to a frame that the cache has read under its old condition."""
+    latents, conditions = clips(config, 2, 2)
+    assert conditions is not None
+    sample, model = SampleConfig(steps=2, guidance=1.5), random_transformer(config)
+    session = Session(model, latents, conditions[:, :2], 12, sample)
+    list(rollout(session, conditions[:, 2:], 6))
+    session.rewind(back_to)
+    other = (conditions[:, back_to - 1] + 1) % 3
+    session.amend(other)
+    told = torch.cat([conditions[:, : back_to - 1], other[:, None]], dim=1)
+    fresh = Session(model, session.latents.clone(), told, 12, sample)
+    for frame in (8, 9):
+        torch.testing.assert_close(session.step(conditions[:, frame]), fresh.step(conditions[:, frame]), **TOLERANCE)
 
 
 def test_a_session_has_a_size() -> None:

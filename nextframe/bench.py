@@ -1,0 +1,276 @@
+"""How fast a model trains, samples and plays on this machine, and how much of the machine that is.
+
+Everything is measured on random latents, and on random weights unless a run is named: a bench needs no data.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from nextframe.autoencoder import Autoencoder, decode_video
+from nextframe.config import SampleConfig
+from nextframe.errors import UserError
+from nextframe.flops import frame_flops, training_flops
+from nextframe.flow import evaluated_levels
+from nextframe.layout import layout_of
+from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.optimizer import AdamW, Average
+from nextframe.parallel import matrix_precision, should_compile
+from nextframe.rival import Rival, Work, compared
+from nextframe.sampler import Session, at_sampling, guidance_branches
+from nextframe.stopwatch import Lap, in_turns, median, now, percentile_95
+from nextframe.testbed import Bed, decoder_for, random_conditions, random_latents
+from nextframe.train import accumulate_gradients, step_seed
+from nextframe.workload import PlayBench, SampleBench, TrainBench, Workload
+
+WALK_FRAMES = 156
+"""Frames of one walk of `bench play`, before the next begins."""
+
+
+def bench(workload: Workload) -> dict[str, Any]:
+    """Measure, and print a table or one JSON object; returns what was measured (docs/speed.md says what it means).
+
+    Raises UserError for a preset, run, device, autoencoder or adapter that is not there or does not fit.
+    """
+    # Whatever a rival or a library prints must not come between a machine and its JSON object.
+    with redirect_stdout(sys.stderr):
+        torch.manual_seed(0)
+        bed = Bed.of(workload.subject)
+        if isinstance(workload, TrainBench):
+            measured = bench_train(workload, bed)
+        elif isinstance(workload, SampleBench):
+            measured = bench_sample(workload, bed)
+        else:
+            measured = bench_play(workload, bed)
+    print(json.dumps(measured) if workload.subject.json else table(measured))
+    return measured
+
+
+def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
+    """Training steps. Arithmetic is counted, and shared, for forward and backward."""
+    frames, batch, model = workload.frames, workload.batch, bed.config.model
+    compiled = should_compile(workload.compile, bed.device)
+    laps = training_laps(workload, bed, compiled)
+    first, _ = next(laps), next(laps)
+    peak = bed.memory.gib()
+    work = Work("train", batch, frames, 0, 0, bed.precision_name, str(bed.device))
+    rival = Rival.of(workload.against, work, model) if workload.against else None
+    taken, rival_seconds = in_turns(laps, rival and rival.unit, bed.subject.repeats, bed.subject.seconds, bed.device)
+    core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
+    tokens = layout_of(model, frames).tokens
+    return {
+        "kind": "train",
+        **bed.described(),
+        "batch": batch,
+        "frames": frames,
+        "tokens_per_clip": tokens,
+        "compiled": compiled,
+        "repeats": len(taken),
+        "seconds_per_step": median(core),
+        "seconds_per_step_p95": percentile_95(core),
+        "seconds_per_whole_step": median(whole),
+        "seconds_per_whole_step_p95": percentile_95(whole),
+        "seconds_first_step": first.whole,
+        "compile_seconds": first.whole - median(whole) if compiled else None,
+        "frames_per_second": batch * frames / median(whole),
+        "tokens_per_second": batch * tokens / median(whole),
+        **bed.arithmetic(training_flops(model, batch, frames), median(core)),
+        **peak,
+        "against": compared(rival, "seconds_per_step", core, rival_seconds),
+    }
+
+
+def training_laps(workload: TrainBench, bed: Bed, compiled: bool) -> Iterator[Lap]:
+    """The steps of `train.train`, one after the other, without data, log and checkpoints."""
+    config, device = bed.config, bed.device
+    objective, network = FrameFlowMatching(config), bed.network.train()
+    optimizer = AdamW(network, config.train.optimizer)
+    average = Average(network, config.train.optimizer.ema_decay)
+    loss = torch.compile(objective.loss) if compiled else objective.loss
+    latents = random_latents(config.model, workload.batch, workload.frames)
+    clips = Clips(latents, random_conditions(config.model, workload.batch, workload.frames))
+    for step in itertools.count():
+        started = now(device)
+        inputs = objective.prepare(clips, torch.Generator().manual_seed(step_seed(config.train.seed, step)))
+        prepared = now(device)
+        with matrix_precision(bed.precision, device):
+            accumulate_gradients(loss, network, inputs, 1, device)
+        differentiated = now(device)
+        nn.utils.clip_grad_norm_(network.parameters(), config.train.optimizer.gradient_clip)
+        optimizer.step(config.train.optimizer.learning_rate)
+        average.update(network, step)
+        yield Lap(differentiated - prepared, now(device) - started)
+
+
+def bench_sample(workload: SampleBench, bed: Bed) -> dict[str, Any]:
+    return {"kind": "sample", **frame_times(workload, bed, workload.subject.repeats * workload.frames)}
+
+
+def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
+    """The frames of a walk; nobody waits for its end, so `repeats` are frames here."""
+    walk = SampleBench(
+        workload.subject,
+        context=workload.context,
+        frames=WALK_FRAMES,
+        steps=workload.steps,
+        solver=workload.solver,
+        guidance=workload.guidance,
+        autoencoder=workload.autoencoder,
+    )
+    return {"kind": "play", **frame_times(walk, bed, workload.subject.repeats)}
+
+
+def frame_times(workload: SampleBench, bed: Bed, least: int) -> dict[str, Any]:
+    """At least `least` frames of rollouts. Arithmetic is counted, and shared, for the transformer alone."""
+    sample = sampling(workload, bed.config.sample)
+    batch, context, frames, device = workload.batch, workload.context, workload.frames, bed.device
+    model = at_sampling(bed.config.model, sample, context + 1 + frames)
+    if model.attention == "full":
+        raise UserError("a Video DiT makes all frames of a clip at once, there is no frame to time: bench train it")
+    evaluations, branches = len(evaluated_levels(sample.solver, sample.steps)), len(guidance_branches(model, sample))
+    if workload.against is not None and (evaluations != sample.steps or branches > 1):
+        raise UserError("--against computes every step once: leave --guidance at 1 and --solver at euler")
+    decoder = decoder_for(workload.autoencoder, bed) if workload.decode else None
+    first_frames: list[float] = []
+    # As when sampling: weights are cast once, not for every frame.
+    with matrix_precision(bed.precision, device):
+        warm_up = now(device)
+        next(sampled_laps(workload, bed, sample, decoder, []))
+        warm_up = now(device) - warm_up
+        peak = bed.memory.gib()
+        work = Work("sample", batch, frames, context, sample.steps, bed.precision_name, str(device))
+        rival = Rival.of(workload.against, work, bed.config.model) if workload.against else None
+        laps = sampled_laps(workload, bed, sample, decoder, first_frames)
+        taken, rival_seconds = in_turns(laps, rival and rival.unit, least, bed.subject.seconds, device)
+    core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
+    pasts = range(context + 1, context + 1 + min(frames, len(taken)))
+    flops = sum(frame_flops(model, past, evaluations) for past in pasts) / len(pasts)
+    fine = layout_of(model, 1).tokens
+    decoded = {
+        "seconds_per_frame_decoded": median(whole),
+        "seconds_per_frame_decoded_p95": percentile_95(whole),
+        "frames_per_second_decoded": batch / median(whole),
+    }
+    return {
+        **bed.described(),
+        "batch": batch,
+        "context": context,
+        "frames": frames,
+        "steps": sample.steps,
+        "solver": sample.solver,
+        "guidance": sample.guidance,
+        "tokens_per_frame": fine,
+        "repeats": len(taken),
+        "seconds_per_frame": median(core),
+        "seconds_per_frame_p95": percentile_95(core),
+        **(decoded if decoder is not None else {}),
+        "seconds_first_frame": median(first_frames),
+        "warm_up_seconds": warm_up,
+        "frames_per_second": batch / median(core),
+        "tokens_per_second": batch * fine / median(core),
+        **bed.arithmetic(batch * branches * flops, median(core)),
+        **peak,
+        "against": compared(rival, "seconds_per_frame", core, rival_seconds),
+    }
+
+
+def sampled_laps(
+    workload: SampleBench, bed: Bed, sample: SampleConfig, decoder: Autoencoder | None, first_frames: list[float]
+) -> Iterator[Lap]:
+    """Frame after frame of one rollout after the other; the seconds of each one's first frame go to `first_frames`."""
+    model, batch, device = bed.config.model, workload.batch, bed.device
+    while True:
+        context = random_latents(model, batch, workload.context).to(device)
+        conditions = random_conditions(model, batch, workload.context + 1 + workload.frames)
+        if conditions is not None:
+            conditions = conditions.to(device)
+        past = None if conditions is None else conditions[:, : workload.context]
+        started = now(device)
+        session = Session(bed.network, context, past, workload.context + 1 + workload.frames, sample)
+        session.step(None if conditions is None else conditions[:, workload.context])
+        first_frames.append(now(device) - started)
+        for _ in range(workload.frames):
+            started = now(device)
+            frame = session.step(None if conditions is None else conditions[:, session.frames])
+            made = now(device)
+            if decoder is not None:
+                decode_video(decoder, frame)
+            yield Lap(made - started, now(device) - started)
+
+
+def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
+    """The model's own sampling settings, with what was given in their place."""
+    given = {"steps": workload.steps, "solver": workload.solver, "guidance": workload.guidance}
+    try:
+        return replace(sample, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise UserError(f"sampling: {error}") from None
+
+
+ROWS = {
+    "seconds_per_step": "forward and backward",
+    "seconds_per_step_p95": "  95 % of steps within",
+    "seconds_per_whole_step": "whole step, with optimizer",
+    "seconds_per_whole_step_p95": "  95 % of steps within",
+    "seconds_first_step": "first step",
+    "compile_seconds": "  of which compilation",
+    "seconds_per_frame": "a frame, transformer alone",
+    "seconds_per_frame_p95": "  95 % of frames within",
+    "seconds_per_frame_decoded": "a frame, decoded to uint8",
+    "seconds_per_frame_decoded_p95": "  95 % of frames within",
+    "seconds_first_frame": "first frame, context read",
+    "warm_up_seconds": "warm-up",
+    "frames_per_second": "frames a second",
+    "frames_per_second_decoded": "frames a second, decoded",
+    "tokens_per_second": "tokens a second",
+    "tflop_per_second": "TFLOP/s",
+    "matrix_tflop_per_second": "TFLOP/s of a matrix product",
+    "matrix_share": "share of that",
+    "peak_cuda_allocated_gib": "peak memory of the GPU, GiB",
+    "peak_resident_growth_gib": "peak growth of memory, GiB",
+}
+"""What the table calls each number."""
+SETTINGS = (
+    "batch",
+    "context",
+    "frames",
+    "steps",
+    "solver",
+    "guidance",
+    "dtype",
+    "device",
+    "compiled",
+    "repeats",
+    "threads",
+)
+
+
+def table(measured: dict[str, Any]) -> str:
+    """For people."""
+    settings = ", ".join(f"{name} {measured[name]}" for name in SETTINGS if name in measured)
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    name, millions = measured["preset"] or measured["model"], measured["parameters"] / 1e6
+    lines = [f"{measured['kind']} {name}, {millions:.1f} M parameters", settings, measured["hardware"], versions, ""]
+    lines += [f"  {ROWS[key]:<30} {written(key, measured[key]):>12}" for key in ROWS if measured.get(key) is not None]
+    if (rival := measured["against"]) is not None:
+        key = next(key for key in ("seconds_per_step", "seconds_per_frame") if key in rival)
+        low, high = rival["ratio_spread"]
+        lines += ["", f"  {rival['name'] + ', the same work':<30} {written(key, rival[key]):>12}"]
+        lines += [f"  {'times as long as ours':<30} {rival['ratio']:>12.2f}   ({low:.2f} to {high:.2f})"]
+    return "\n".join(lines)
+
+
+def written(key: str, value: float) -> str:
+    """A number as a person reads it."""
+    if "seconds" in key:
+        return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.2f} ms"
+    if key == "matrix_share":
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

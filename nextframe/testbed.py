@@ -1,0 +1,140 @@
+"""The model a bench measures, on its device: of a run, or of a preset with random weights; and random inputs for it."""
+
+import difflib
+import platform
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.errors import UserError
+from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision
+from nextframe.presets import PRESETS
+from nextframe.runs import load
+from nextframe.stopwatch import PeakMemory
+from nextframe.transformer import Transformer
+from nextframe.version import VERSION
+from nextframe.workload import Subject
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Bed:
+    """The model that is measured, and what it runs on."""
+
+    subject: Subject
+    config: WorldModelConfig
+    network: Transformer
+    autoencoder: Autoencoder | None
+    """Of a run; a preset has none of its own."""
+    device: torch.device
+    precision: torch.dtype
+    memory: PeakMemory
+    rate: float
+    """TFLOP/s of matrix products."""
+
+    @staticmethod
+    def of(subject: Subject) -> "Bed":
+        device = resolve_device(subject.device)
+        precision = resolve_precision(subject.dtype, device)
+        rate = matrix_rate(device, precision)
+        memory = PeakMemory(device)
+        if subject.model is not None:
+            world = load(subject.model, device)
+            config, network, autoencoder = world.config, world.transformer, world.autoencoder
+        else:
+            config = world_preset(subject.preset)
+            network, autoencoder = randomised(Transformer(config.model)).to(device), None
+        return Bed(subject, config, network, autoencoder, device, precision, memory, rate)
+
+    @property
+    def precision_name(self) -> str:
+        return str(self.precision).removeprefix("torch.")
+
+    def described(self) -> dict[str, Any]:
+        """What a number needs beside it to mean something."""
+        versions = {"nextframe": VERSION, "torch": torch.__version__, "python": platform.python_version()}
+        return {
+            "preset": self.subject.preset if self.subject.model is None else None,
+            "model": None if self.subject.model is None else str(self.subject.model),
+            "parameters": sum(weight.numel() for weight in self.network.parameters()),
+            "dtype": self.precision_name,
+            "device": str(self.device),
+            "hardware": hardware_name(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions | ({"cuda": torch.version.cuda} if self.device.type == "cuda" else {}),
+        }
+
+    def arithmetic(self, flops: float, seconds: float) -> dict[str, float]:
+        """Rates of `flops` operations in `seconds`."""
+        # The machine may have been disturbed the first time; its rate is the best it was seen to do.
+        rate = max(self.rate, matrix_rate(self.device, self.precision))
+        achieved = flops / seconds / 1e12
+        return {
+            "tflop": flops / 1e12,
+            "tflop_per_second": achieved,
+            "matrix_tflop_per_second": rate,
+            "matrix_share": achieved / rate,
+        }
+
+
+def world_preset(name: str) -> WorldModelConfig:
+    """Raises UserError for a name that is no world model's."""
+    preset = PRESETS.get(name)
+    if not isinstance(preset, WorldModelConfig):
+        worlds = [known for known, config in PRESETS.items() if isinstance(config, WorldModelConfig)]
+        near = difflib.get_close_matches(name, worlds, n=1)
+        way_out = f", did you mean {near[0]!r}?" if near else f": choose {', '.join(worlds)}"
+        raise UserError(f"there is no world model preset {name!r}{way_out}")
+    return preset
+
+
+def decoder_for(name: str | None, bed: Bed) -> Autoencoder:
+    """What decodes the frames: a run's own, else of the preset `name`, else of the first that fits the latents.
+
+    Raises UserError when there is none, or it does not fit.
+    """
+    fitting = fitting_autoencoders(bed.config.model)
+    if bed.autoencoder is not None:
+        if name is not None:
+            raise UserError(f"{bed.subject.model} has an autoencoder of its own: leave --autoencoder out")
+        return bed.autoencoder
+    if name is not None and name not in fitting:
+        raise UserError(f"no autoencoder {name!r} for these latents: choose {', '.join(fitting) or '--no-decode'}")
+    if not fitting:
+        raise UserError("no autoencoder of the presets fits these latents: time the transformer alone, --no-decode")
+    return randomised(Autoencoder(fitting[name or next(iter(fitting))])).to(bed.device).eval()
+
+
+def fitting_autoencoders(config: TransformerConfig) -> dict[str, AutoencoderConfig]:
+    """The presets whose latents have the size and channels of this model's."""
+    presets = {name: preset.model for name, preset in PRESETS.items() if isinstance(preset, TokenizerConfig)}
+    shape = (config.latent_channels, config.latent_size)
+    return {name: model for name, model in presets.items() if (model.latent_channels, model.latent_size) == shape}
+
+
+@torch.no_grad()
+def randomised(network: N) -> N:
+    """Small random numbers in place of what training starts at zero: no product is trivially zero."""
+    for weight in network.parameters():
+        if not weight.any():
+            weight.normal_(0, 0.02)
+    return network
+
+
+def random_latents(config: TransformerConfig, batch: int, frames: int) -> Tensor:
+    """Scaled latents [b, f, c, h, w] on the CPU."""
+    return torch.randn(batch, frames, config.latent_channels, config.latent_size, config.latent_size)
+
+
+def random_conditions(config: TransformerConfig, batch: int, frames: int) -> Tensor | None:
+    """What each frame is told, on the CPU: ids, int64 [b, f], or vectors, float [b, f, a]; a label is the clip's."""
+    if config.condition == "none":
+        return None
+    if config.condition == "vector":
+        return torch.randn(batch, frames, config.action_size)
+    return torch.randint(config.classes, (batch, 1 if config.condition == "label" else frames)).expand(batch, frames)

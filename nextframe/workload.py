@@ -1,0 +1,121 @@
+"""What `nextframe bench` is asked to measure. No torch in here: `--help` is quick."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nextframe.errors import UserError
+
+
+def _at_least(settings: object, **smallest: float) -> None:
+    """Raises UserError naming the first option that is below its smallest value."""
+    for name, least in smallest.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= least:  # also refuses nan
+            raise UserError(f"--{name} is {value}: it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which model is measured, on what, for how long, and how it is told."""
+
+    preset: str = "maze"
+    """A preset of `nextframe train` for a world model, with random weights."""
+    model: Path | None = None
+    """Run of a world model, in place of a preset."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; the weights are float32. auto: bfloat16 where the hardware has it."""
+    repeats: int = 3
+    """Measure at least so many times (sample: so many rollouts), warm-up left out."""
+    seconds: float = 10.0
+    """And for at least so long."""
+    json: bool = False
+    """Print one JSON object in place of a table."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, repeats=1, seconds=0)
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """Time training steps: forward and backward, and the whole step with its preparation, optimizer and average.
+
+    On random latents and random weights: no data is needed.
+    """
+
+    subject: Subject = field(default_factory=Subject)
+    batch: int = 1
+    """Clips per step."""
+    frames: int = 16
+    """Frames per clip."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network; auto: on a GPU, as in training."""
+    against: Path | None = None
+    """Python file that does the same work in another way, timed in turns with ours. It is run as it is: use only a
+    file you trust. Its form: docs/speed.md."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, batch=1, frames=1)
+
+
+@dataclass(frozen=True)
+class SampleBench:
+    """Time the frames of a rollout: the transformer alone, and with decoding to uint8 on the CPU.
+
+    On random latents, with random weights unless a run is named: no data is needed.
+    """
+
+    subject: Subject = field(default_factory=Subject)
+    batch: int = 1
+    """Rollouts side by side."""
+    context: int = 144
+    """Frames they go on from."""
+    frames: int = 16
+    """Frames that are timed per rollout, after a first one, which reads the context."""
+    steps: int | None = None
+    """Steps per frame; the model's own setting if not given."""
+    solver: Literal["euler", "heun", "adams"] | None = None
+    """Its solver; the model's own setting if not given."""
+    guidance: float | None = 1.0
+    """1: none, whatever the model's own setting is. Any other value computes everything twice."""
+    autoencoder: str | None = None
+    """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
+    models). A run has its own."""
+    decode: bool = True
+    """Also decode every frame."""
+    against: Path | None = None
+    """Python file that does the same work (the transformer's) in another way, timed in turns with ours. It is run as
+    it is: use only a file you trust. Its form: docs/speed.md."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, batch=1, context=0, frames=1)
+
+
+@dataclass(frozen=True)
+class PlayBench:
+    """Time what a person waits for: from an action to the decoded uint8 frame on the CPU, one walk, a long context.
+
+    On random latents, with random weights unless a run is named: no data is needed.
+    """
+
+    subject: Subject = field(default_factory=Subject)
+    context: int = 144
+    """Frames behind the person."""
+    steps: int | None = None
+    """Steps per frame; the model's own setting if not given."""
+    solver: Literal["euler", "heun", "adams"] | None = None
+    """Its solver; the model's own setting if not given."""
+    guidance: float | None = None
+    """The model's own setting if not given."""
+    autoencoder: str | None = None
+    """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
+    models). A run has its own."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, context=0)
+
+
+Workload = TrainBench | SampleBench | PlayBench
+WORKLOADS: dict[str, type[Workload]] = {"train": TrainBench, "sample": SampleBench, "play": PlayBench}
