@@ -58,6 +58,13 @@ class Autoencoder(nn.Module):
         """Scaled latents [b, c, h, w] -> [b, 3, height, width], about [-1, 1]"""
         return self.network.decode(latents / self.scale, return_dict=False)[0]
 
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """Of the decoder's last convolution."""
+        # By its axes: the layer is a convolution, or (without layers in the first stage) a block that ends in one.
+        last = list(self.network.decoder.parameters())[-2:]
+        return next(parameter for parameter in last if parameter.dim() == 4)
+
 
 def pixels_from_video(video: Tensor) -> Pixels:
     """uint8 [..., height, width, 3] -> float [..., 3, height, width] in [-1, 1]"""

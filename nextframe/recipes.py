@@ -12,10 +12,13 @@ from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
+from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
 from nextframe.files import sha256, writing
-from nextframe.objective import FrameFlowMatching, Reconstruction
+from nextframe.metrics.lpips import Lpips
+from nextframe.objective import FrameFlowMatching
 from nextframe.parallel import resolve_device
+from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
 from nextframe.train import Position, Task, train
 from nextframe.transformer import Transformer
 
@@ -29,8 +32,8 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
     """
     resolve_device(config.train.device)
     begun = bool(checkpoints(run))
-    if begun and read_config(run / CONFIG).model != config.model:
-        raise UserError(f"{run} holds a run of another model ({run / CONFIG} differs): use another --out")
+    if begun:
+        refuse_another(read_config(run / CONFIG), config, run)
     torch.manual_seed(config.train.seed)
     if isinstance(config, TokenizerConfig):
         task = autoencoder_task(config, EpisodeDataset.open(data))
@@ -39,19 +42,46 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
         task = world_model_task(config, latents)
         keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
     if initial is not None and not begun:
-        load_weights(task.network, initial)
+        load_weights(task.product, initial)
     write_config(config, run / CONFIG)
     return train(task, config.train, run)
 
 
+def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
+    """Raises UserError when the checkpoints of a run do not fit the networks of a configuration."""
+    if before.model != config.model:
+        raise UserError(f"{run} holds a run of another model ({run / CONFIG} differs): use another --out")
+    judged = [isinstance(one, TokenizerConfig) and one.adversarial_weight > 0 for one in (before, config)]
+    if judged[0] != judged[1]:
+        begun_as = "with" if judged[0] else "without"
+        raise UserError(
+            f"{run} was begun {begun_as} a discriminator: use another --out, with --initial {run / WEIGHTS}"
+        )
+
+
 def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
+    """Raises UserError when the weights of LPIPS are wanted and missing."""
     batches = frame_batches(data, config)
-    return Task(Autoencoder(config.model), Reconstruction(config), batches)
+    autoencoder = Autoencoder(config.model)
+    network = Contest(autoencoder, Discriminator()) if config.adversarial_weight else autoencoder
+    objective = Reconstruction(config, perceptual_distance(config))
+    return Task(network, objective, lambda step: Frames(batches(step), is_judged(config, step)), product=autoencoder)
+
+
+def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
+    """LPIPS where it is wanted, on the device of the training; it is no part of what is trained."""
+    if not config.perceptual_weight:
+        return None
+    try:
+        return Lpips.load("vgg").to(resolve_device(config.train.device))
+    except UserError as error:
+        raise UserError(f"{error}, or train without LPIPS: --perceptual-weight 0") from error
 
 
 def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
     batches = clip_batches(data, config)
-    return Task(Transformer(config.model), FrameFlowMatching(config), batches)
+    transformer = Transformer(config.model)
+    return Task(transformer, FrameFlowMatching(config), batches, product=transformer)
 
 
 def keep_autoencoder(source: Path, kept: Path, begun: bool) -> None:

@@ -33,6 +33,9 @@ class Task:
     network: nn.Module
     objective: Objective
     batch: Callable[[int], Any]
+    product: nn.Module
+    """What the run is for: the network, or a part of it where the rest only helps in training. Its weights are
+    averaged and written to use, and its gradient is clipped (as published: a discriminator's is not)."""
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
@@ -45,7 +48,7 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
     precision = resolve_precision(config.precision, device)
     network = task.network.to(device).train()
     optimizer = AdamW(network, config.optimizer)
-    average = Average(network, config.optimizer.ema_decay)
+    average = Average(task.product, config.optimizer.ema_decay)
     position = restore(run, network, optimizer, average)
     forward = torch.compile(task.objective.loss) if should_compile(config.compile, device) else task.objective.loss
     start = position
@@ -63,9 +66,9 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
             inputs = task.objective.prepare(next(batches), generator)
             with matrix_precision(precision, device):
                 loss = accumulate_gradients(forward, network, inputs, config.accumulate, device)
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.gradient_clip)
+            norm = nn.utils.clip_grad_norm_(task.product.parameters(), config.optimizer.gradient_clip)
             optimizer.step(rate)
-            average.update(network, position.step)
+            average.update(task.product, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
             now = time.monotonic()
             position = Position(position.step + 1, position.seconds + now - last)
@@ -77,10 +80,10 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
                 advance(fraction_done(config, position) - fraction_done(config, logged), note)
                 logged = position
             if now - saved > 60 * config.checkpoint_minutes:
-                save(run, network, optimizer, average, position)
+                save(run, task, optimizer, average, position)
                 saved = time.monotonic()
     if position != start:
-        save(run, network, optimizer, average, position)
+        save(run, task, optimizer, average, position)
     if interrupted():
         raise KeyboardInterrupt
     return position
@@ -101,15 +104,15 @@ def log_record(loss: Tensor, norm: Tensor, rate: float, position: Position, logg
     }
 
 
-def save(run: Path, network: nn.Module, optimizer: AdamW, average: Average, position: Position) -> None:
+def save(run: Path, task: Task, optimizer: AdamW, average: Average, position: Position) -> None:
     """A checkpoint to go on from, and the averaged weights to use.
 
     Raises UserError, and leaves what is there, when a weight is no longer a number.
     """
-    if not all(torch.isfinite(weight).all() for weight in network.parameters()):
+    if not all(torch.isfinite(weight).all() for weight in task.network.parameters()):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
-    averaged = _on_cpu(average.state_dict(network))
-    state = TrainingState(_on_cpu(network.state_dict()), averaged, _on_cpu(optimizer.state_dict()), position)
+    averaged = _on_cpu(average.state_dict(task.product))
+    state = TrainingState(_on_cpu(task.network.state_dict()), averaged, _on_cpu(optimizer.state_dict()), position)
     save_checkpoint(run, state)
     write_weights(run / WEIGHTS, averaged)
 

@@ -1,0 +1,91 @@
+"""Standard weights that others trained and the project cannot ship: found on this machine, or fetched and verified."""
+
+import http.client
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from nextframe.errors import UserError
+from nextframe.files import new_file, sha256
+from nextframe.progress import progress
+
+FOLDER_VARIABLE = "NEXTFRAME_WEIGHTS"
+"""Environment variable that names a folder of weight files."""
+CACHE = Path("~/.cache/nextframe/weights")
+CHUNK = 2**20
+TIMEOUT = 30.0
+"""Seconds without a word from the other side."""
+
+Name = Literal["vgg16", "alexnet", "lpips-vgg", "lpips-alex", "i3d"]
+
+
+class Standard(NamedTuple):
+    file: str
+    sha256: str
+    """The first digits at least; torchvision writes eight of them into its file names."""
+    url: str
+
+
+_TORCHVISION = "https://download.pytorch.org/models"
+_LPIPS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
+STANDARD: dict[Name, Standard] = {
+    "vgg16": Standard("vgg16-397923af.pth", "397923af", f"{_TORCHVISION}/vgg16-397923af.pth"),
+    "alexnet": Standard("alexnet-owt-7be5be79.pth", "7be5be79", f"{_TORCHVISION}/alexnet-owt-7be5be79.pth"),
+    # The digests of the files in the repository of LPIPS, commit 082bb24.
+    "lpips-vgg": Standard(
+        "lpips-vgg.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", f"{_LPIPS}/vgg.pth"
+    ),
+    "lpips-alex": Standard(
+        "lpips-alex.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0", f"{_LPIPS}/alex.pth"
+    ),
+    # The digest that StyleGAN-V's users check this address against (several public scripts agree).
+    "i3d": Standard(
+        "i3d_torchscript.pt",
+        "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+        "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+    ),
+}
+
+
+def weight_file(name: Name) -> Path:
+    """The file of these weights: in $NEXTFRAME_WEIGHTS, or in ~/.cache/nextframe/weights, or downloaded now.
+
+    Raises UserError when it is nowhere and cannot be downloaded whole; nothing half is left behind.
+    """
+    standard = STANDARD[name]
+    named = os.environ.get(FOLDER_VARIABLE)
+    folders = ([Path(named).expanduser()] if named else []) + [CACHE.expanduser()]
+    for folder in folders:
+        if (folder / standard.file).is_file():
+            return folder / standard.file
+    return _download(standard, folders[0] / standard.file)
+
+
+def _download(standard: Standard, path: Path) -> Path:
+    with new_file(path) as temporary:
+        with temporary.open("wb") as file:
+            for chunk in _chunks(standard, path):
+                file.write(chunk)
+        found = sha256(temporary)
+        if not found.startswith(standard.sha256):
+            raise _unavailable(standard, path, f"what came is damaged: sha256 {found[:8]}, not {standard.sha256[:8]}")
+    return path
+
+
+def _chunks(standard: Standard, path: Path) -> Iterator[bytes]:
+    # Only reading is inside the try: what goes wrong in writing is no fault of the network.
+    try:
+        with urllib.request.urlopen(standard.url, timeout=TIMEOUT) as response:
+            size = int(response.headers.get("Content-Length") or 0)
+            with progress(f"downloading {standard.file}", max(size, 1)) as advance:
+                while chunk := response.read(CHUNK):
+                    yield chunk
+                    advance(len(chunk))
+    except (OSError, http.client.HTTPException) as error:
+        raise _unavailable(standard, path, str(getattr(error, "reason", error))) from error
+
+
+def _unavailable(standard: Standard, path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is missing and could not be downloaded ({reason}): save {standard.url} as that file")
