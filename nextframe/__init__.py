@@ -22,7 +22,11 @@ __all__ = ["__version__", "load"]
 
 
 def load(run: "Path | str", device: str = "auto") -> "WorldModel":
-    """The world model of a run folder, ready to sample. Raises errors.UserError when there is none."""
+    """The world model of a run, ready to sample. Raises errors.UserError when there is none.
+
+    `run`: a folder; or a name on the Hugging Face hub, which is downloaded: `owner/name`, where that is a run, or a
+    published checkpoint, `guyuchao/FAR_Models/long_video_prediction/FAR_B_Long_DMLab_Action64-c09441dc.pth`.
+    """
     from nextframe import runs  # imports torch
     from nextframe.parallel import resolve_device
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from nextframe.autoencoder import Autoencoder, decode_video
 from nextframe.config import SampleConfig
@@ -20,14 +19,13 @@ from nextframe.errors import UserError
 from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
 from nextframe.layout import layout_of
+from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.optimizer import AdamW, Average
 from nextframe.parallel import matrix_precision, should_compile
 from nextframe.rival import Rival, Work, compared
 from nextframe.sampler import Session, at_sampling, guidance_branches
 from nextframe.stopwatch import Lap, in_turns, median, now, percentile_95
 from nextframe.testbed import Bed, decoder_for, random_conditions, random_latents
-from nextframe.train import accumulate_gradients, step_seed
 from nextframe.workload import PlayBench, SampleBench, TrainBench, Workload
 
 WALK_FRAMES = 156
@@ -57,7 +55,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     """Training steps. Arithmetic is counted, and shared, for forward and backward."""
     frames, batch, model = workload.frames, workload.batch, bed.config.model
     compiled = should_compile(workload.compile, bed.device)
-    laps = training_laps(workload, bed, compiled)
+    laps = training_laps(workload, bed)
     first, _ = next(laps), next(laps)
     peak = bed.memory.gib()
     work = Work("train", batch, frames, 0, 0, bed.precision_name, str(bed.device))
@@ -87,25 +85,22 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     }
 
 
-def training_laps(workload: TrainBench, bed: Bed, compiled: bool) -> Iterator[Lap]:
+def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
     """The steps of `train.train`, one after the other, without data, log and checkpoints."""
     config, device = bed.config, bed.device
-    objective, network = FrameFlowMatching(config), bed.network.train()
-    optimizer = AdamW(network, config.train.optimizer)
-    average = Average(network, config.train.optimizer.ema_decay)
-    loss = torch.compile(objective.loss) if compiled else objective.loss
     latents = random_latents(config.model, workload.batch, workload.frames)
     clips = Clips(latents, random_conditions(config.model, workload.batch, workload.frames))
+    settings = replace(
+        config.train, device=str(device), precision=bed.precision_name, compile=workload.compile, accumulate=1
+    )
+    learner = Learner(Task(bed.network, FrameFlowMatching(config), lambda step: clips, product=bed.network), settings)
     for step in itertools.count():
         started = now(device)
-        inputs = objective.prepare(clips, torch.Generator().manual_seed(step_seed(config.train.seed, step)))
+        inputs = learner.inputs(step)
         prepared = now(device)
-        with matrix_precision(bed.precision, device):
-            accumulate_gradients(loss, network, inputs, 1, device)
+        learner.differentiate(inputs)
         differentiated = now(device)
-        nn.utils.clip_grad_norm_(network.parameters(), config.train.optimizer.gradient_clip)
-        optimizer.step(config.train.optimizer.learning_rate)
-        average.update(network, step)
+        learner.update(config.train.optimizer.learning_rate, step)
         yield Lap(differentiated - prepared, now(device) - started)
 
 

@@ -6,19 +6,21 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from nextframe.config import Protocol, SampleConfig, WorldModelConfig
-from nextframe.configfile import read_config
+from nextframe.config import Protocol
 from nextframe.errors import UserError
+from nextframe.hub import local_run
 from nextframe.memory import keep_freed_memory
+from nextframe.options import OWN_SETTINGS, Sampling, changed
 from nextframe.presets import PRESETS, PROTOCOLS
 from nextframe.version import VERSION
+from nextframe.workload import WORKLOADS
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -123,18 +125,19 @@ def _train_preset(name: str, arguments: list[str]) -> None:
     train_preset(chosen.config, chosen.data, chosen.out, chosen.initial)
 
 
-def encode(autoencoder: Path, data: Path, out: Path, device: str = "auto") -> None:
+def encode(autoencoder: Path, data: Path, out: Path, mirrored: bool = False, device: str = "auto") -> None:
     """Turn footage into latents, once, to train a world model on. Goes on where it stopped.
 
     Args:
         autoencoder: Run of an autoencoder.
         data: Folder of episodes.
         out: Folder of latents to make, or to add to.
+        mirrored: Encode every frame mirrored left to right too, to train with --clip.mirror.
         device: auto, cpu, cuda or cuda:N.
     """
     from nextframe.encode import encode as run
 
-    run(autoencoder, data, out, device)
+    run(local_run(autoencoder), data, out, device, mirrored)
 
 
 def sample(
@@ -145,9 +148,7 @@ def sample(
     frames: int = 156,
     split: str = "test",
     episodes: int = 4,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
+    sampling: Sampling = OWN_SETTINGS,
     device: str = "auto",
 ) -> None:
     """Let a model go on from the first frames of episodes; writes an mp4 and lossless frames (npz) of each.
@@ -156,19 +157,17 @@ def sample(
         model: Run of a world model.
         data: Folder of episodes.
         out: Folder for the samples.
-        context: Frames the model is shown.
+        context: Frames the model is shown; 0: it begins from nothing.
         frames: Frames it makes.
         split: Which episodes of DATA.
         episodes: How many of them.
-        steps: Steps per frame; the model's own setting if not given.
-        guidance: 1 is none; the model's own setting if not given.
-        seed: Of the noise.
+        sampling: How frames are drawn.
         device: auto, cpu, cuda or cuda:N.
     """
     from nextframe.sample import sample as run
 
-    protocol = Protocol(context, frames, episodes, split)
-    run(protocol, model, data, out, device, _sample_config(model, steps, guidance, seed))
+    protocol = changed(Protocol(), context=context, frames=frames, episodes=episodes, split=split)
+    run(protocol, model, data, out, device, sampling.settings(protocol, model))
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -185,9 +184,9 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         data: Path,
         out: Path,
         episodes: int = protocol.episodes,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
+        seeds: tuple[int, ...] = protocol.seeds,
+        trajectories: int = protocol.trajectories,
+        sampling: Sampling = OWN_SETTINGS,
         batch: int = 8,
         device: str = "auto",
     ) -> None:
@@ -198,18 +197,19 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             data: Folder of episodes.
             out: Folder for predictions and results.
             episodes: How many episodes are scored.
-            steps: Steps per frame; the model's own setting if not given.
-            guidance: 1 is none; the model's own setting if not given.
-            seed: Of the noise.
-            batch: Episodes predicted at once; changes nothing but speed and memory.
+            seeds: All is done once for each, and averaged.
+            trajectories: Predictions of each episode, of which the best counts.
+            sampling: How frames are drawn.
+            batch: Predictions made at once; changes nothing but speed and memory.
             device: auto, cpu, cuda or cuda:N.
         """
-        settings = _sample_config(model, steps, guidance, seed)
+        asked = changed(protocol, episodes=episodes, seeds=seeds, trajectories=trajectories)
+        settings = sampling.settings(asked, model)
         from nextframe.evaluate import evaluate as run
         from nextframe.pages.report import write_report
 
-        results = run(replace(protocol, episodes=episodes), model, data, out, device, batch, settings)
-        print(f"report: {write_report(out / 'report.html', results, out, data)}")
+        results = run(asked, model, data, out, device, batch, settings)
+        print(f"{results.headline()}\nreport: {write_report(out / 'report.html', results, out, data)}")
 
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
 
@@ -224,6 +224,52 @@ def export(model: Path, out: Path) -> None:
     from nextframe.runs import export as run
 
     run(model, out)
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    out: Path,
+    to_official: tyro.conf.FlagCreatePairsOff[bool] = False,
+    autoencoder: Path | None = None,
+    latent_size: int | None = None,
+) -> None:
+    """Make a run of a published checkpoint (guyuchao/FAR_Models), or with --to-official one of a run.
+
+    nextframe convert FAR_B_Long_DMLab_Action64-c09441dc.pth --autoencoder DCAE_DMLab_Res64-17035ae5.pth --out RUN
+
+    nextframe convert RUN --to-official --out FILE.pth
+
+    Which model it is (long or short, its size, what it is conditioned on) is found out from the file itself.
+
+    Args:
+        source: State dict of a published transformer or DC-AE, .pth or .safetensors; with --to-official, a run.
+        out: Folder to make: RUN for a transformer, RUN/autoencoder for its autoencoder. With --to-official a file.
+        to_official: Write the published layout. What is converted forth and back is the same to the last bit.
+        autoencoder: DC-AE file, or run of an autoencoder, to go into RUN with a transformer; it can be added later.
+        latent_size: Rows and columns of the latents, which cannot be seen in a file; 8, as published, if not given.
+    """
+    from nextframe.convert import convert_published, convert_to_official
+
+    if not to_official:
+        convert_published(source, out, latent_size, autoencoder)
+    elif autoencoder is None and latent_size is None:
+        convert_to_official(source, out)
+    else:
+        raise UserError("--to-official takes RUN and --out FILE alone: leave out --autoencoder and --latent-size")
+
+
+def bench(arguments: list[str]) -> None:
+    """Measure speed and memory: nextframe bench train|sample|play --preset far-b-long"""
+    choices = {name: (lambda rest, name=name: _bench_work(name, rest)) for name in WORKLOADS}
+    _choose("work", arguments, choices, "nextframe bench")
+
+
+def _bench_work(name: str, arguments: list[str]) -> None:
+    flat = (tyro.conf.OmitArgPrefixes,)
+    workload = tyro.cli(WORKLOADS[name], args=arguments, prog=f"nextframe bench {name}", config=flat)
+    from nextframe.bench import bench as run
+
+    run(workload)
 
 
 @dataclass(frozen=True)
@@ -248,6 +294,8 @@ VERBS = {
     "sample": Verb(sample),
     "evaluate": Verb(evaluate, raw=True),
     "export": Verb(export),
+    "bench": Verb(bench, raw=True),
+    "convert": Verb(convert),
 }
 
 RESUMES = ("demo", "record", "train", "encode", "evaluate")
@@ -318,18 +366,6 @@ def _choose(what: str, arguments: list[str], choices: dict[str, Callable[[list[s
 
 def _record_maze(arguments: list[str]) -> None:
     tyro.cli(record_maze, args=arguments, prog="nextframe record maze")
-
-
-def _sample_config(model: Path, steps: int | None, guidance: float | None, seed: int) -> SampleConfig:
-    """The model's own sampling settings, with what was given in their place."""
-    config = read_config(model / "config.yaml")
-    if not isinstance(config, WorldModelConfig):
-        raise UserError(f"{model} is an autoencoder: name the run of a world model")
-    given = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
-    try:
-        return replace(config.sample, seed=seed, **given)
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from None
 
 
 def seconds_of(duration: str) -> float:

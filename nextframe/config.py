@@ -179,7 +179,9 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; the weights and the optimizer are float32. `auto`: bfloat16 where the hardware has it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the network; `auto`: on a GPU."""
+    """Compile the blocks of a transformer; `auto`: on a GPU."""
+    recompute: bool = False
+    """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
     checkpoint_minutes: float = 10.0
     log_every: int = 20
     minutes: float | None = None

@@ -1,13 +1,17 @@
 """How well a model predicts episodes it has never seen, against two baselines and its own ceiling.
 
-For each held-out episode: encode the context, roll out under the true actions, decode, compare with the truth. What
-is finished is on disk at once, so the same command goes on where it stopped.
+For each held-out episode: encode the context, roll out under the true actions, decode, compare with the truth; as often
+as the protocol has seeds and trajectories. What is finished is on disk at once, so the same command goes on where it
+stopped.
 """
 
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -15,22 +19,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from nextframe.autoencoder import decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import Protocol, SampleConfig, TransformerConfig
-from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.files import sha256, sole_writer, sweep
-from nextframe.forecast import Forecast, forecast, held_out_episodes, shortened
+from nextframe.forecast import (
+    check_sampling,
+    forecast,
+    held_out_episodes,
+    labels_of,
+    noise_seed,
+    shortened,
+)
+from nextframe.hub import local_run
 from nextframe.layout import COARSE, layout_of
-from nextframe.metrics.image import psnr, ssim, torchmetrics_version
+from nextframe.metrics.image import torchmetrics_version
 from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision
 from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress
 from nextframe.results import (
-    METHODS,
     PREDICTIONS,
-    Method,
+    Measured,
     Prediction,
     Results,
     Speed,
@@ -38,15 +48,14 @@ from nextframe.results import (
     is_done,
     prediction_path,
     read_prediction,
-    shown,
-    summarise,
     write_prediction,
     write_results,
 )
 from nextframe.runs import WorldModel, load
+from nextframe.scoring import Scorer, combine, load_scorer
 from nextframe.version import VERSION
 
-REVISION = 1
+REVISION = 2
 """Of how predictions are made and scored; raise it when that changes, so that no result mixes two."""
 
 
@@ -61,42 +70,51 @@ def evaluate(
 ) -> Results:
     """Predict the held-out episodes of `data` with the run `model`; writes `results.json` and predictions to `out`.
 
-    `protocol`: one of PROTOCOLS by name, or your own. `batch`: episodes predicted side by side; it changes speed and
-    memory only. `sample`: the model's own settings if not given. Finished episodes are kept unless the weights, the
-    protocol, the footage or the sampling settings have changed. Raises UserError when footage, model and protocol do
-    not fit together.
+    `protocol`: one of PROTOCOLS by name, or your own. `batch`: trajectories predicted side by side; it changes speed
+    and memory only. `sample`: if not given, the model's own settings with the protocol's in their place; its seed is
+    added to those of all noise. Finished trajectories are kept unless the weights, the protocol, the footage or the
+    sampling settings have changed. Raises UserError when footage, model and protocol do not fit together, or when none
+    of the metrics can be computed; where something is missing for some of them, `Results.missing` says so.
     """
     protocol = named_protocol(protocol)
     if batch < 1:
         raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
-    torchmetrics_version()  # better missing now than after the first rollout
-    dataset, target = EpisodeDataset.open(data), resolve_device(device)
+    dataset, target, model = EpisodeDataset.open(data), resolve_device(device), local_run(model)
+    scorer = load_scorer(protocol, target)  # better missing now than after the first rollout
+    for metric, reason in scorer.missing.items():
+        print(f"{metric} is not computed: {reason}", file=sys.stderr)
     world = load(model, target)
-    sample = sample or world.config.sample
+    sample = sample or protocol.settings(world.config.sample)
+    check_sampling(world, protocol, sample)
     infos = held_out_episodes(dataset, world, protocol)
     precision = resolve_precision("auto", target)
     autoencoder = sha256(model / AUTOENCODER / WEIGHTS)
     settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
-    settings += [protocol.context, protocol.frames]  # not how many episodes: more of them can be added
-    jobs = [_job(out, info, sample.seed + index, settings) for index, info in enumerate(infos)]
+    settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
+    jobs = jobs_of(protocol, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
+    firsts = [job for job in jobs if job.first]
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
         with matrix_precision(precision, target):
-            predict_missing(world, dataset, jobs, protocol, sample, batch)
-        predictions = [read_prediction(job.path) for job in jobs]
-        scores, gains = summarise(np.stack([prediction.scores for prediction in predictions]))
+            predict_missing(world, dataset, jobs, protocol, sample, batch, scorer)
+            measured = [measured_again(world, dataset, job, protocol, scorer) for job in jobs]
+        combined = combine(scorer, protocol, measured)
         results = Results(
             protocol=protocol,
             sample=sample,
-            episodes=tuple(job.info.name for job in jobs),
-            seeds=tuple(job.seed for job in jobs),
-            scores=scores,
-            gains=gains,
-            speed=measured_speed(predictions),
+            episodes=tuple(job.info.name for job in firsts),
+            seeds=tuple(job.seed for job in firsts),
+            labels=tuple(job.label for job in firsts) if world.config.model.condition == "label" else (),
+            scores=combined.scores,
+            gains=combined.gains,
+            by_seed=combined.by_seed,
+            picked=combined.picked,
+            missing=scorer.missing,
+            speed=measured_speed(measured),
             tokens=count_tokens(world.config.model, protocol.context + protocol.frames),
             model=_describe_model(world, model, autoencoder),
             data={"folder": str(data), **asdict(dataset.info)},
-            environment=environment(target, precision),
+            environment=environment(target, precision, scorer),
         )
         write_results(out, results)
     return results
@@ -113,21 +131,42 @@ def named_protocol(protocol: Protocol | str) -> Protocol:
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to predict."""
+    """One trajectory to predict."""
 
     info: EpisodeInfo
+    label: int
     seed: int
+    """Of its noise."""
+    first: bool
+    """Of the trajectories of its episode."""
     path: Path
     fingerprint: str
 
 
-def _job(out: Path, info: EpisodeInfo, seed: int, settings: list[Any]) -> Job:
-    content = json.dumps([*settings, info.sha256, seed])
-    return Job(info, seed, prediction_path(out, info.name), hashlib.sha256(content.encode()).hexdigest())
+def jobs_of(
+    protocol: Protocol, infos: Sequence[EpisodeInfo], labels: Sequence[int], out: Path, offset: int, settings: list[Any]
+) -> list[Job]:
+    """By episode, then by seed, then by trajectory. `offset`: added to all seeds of noise. `settings`: what else
+    decides what is predicted.
+    """
+    jobs = []
+    for index, (info, label) in enumerate(zip(infos, labels, strict=True)):
+        for seed, trajectory in product(protocol.seeds, range(protocol.trajectories)):
+            noise = offset + noise_seed(seed, index, trajectory)
+            fingerprint = hashlib.sha256(json.dumps([*settings, info.sha256, label, noise]).encode()).hexdigest()
+            path = prediction_path(out, info.name, seed, trajectory)
+            jobs.append(Job(info, label, noise, (seed, trajectory) == (protocol.seeds[0], 0), path, fingerprint))
+    return jobs
 
 
 def predict_missing(
-    world: WorldModel, dataset: EpisodeDataset, jobs: list[Job], protocol: Protocol, sample: SampleConfig, batch: int
+    world: WorldModel,
+    dataset: EpisodeDataset,
+    jobs: list[Job],
+    protocol: Protocol,
+    sample: SampleConfig,
+    batch: int,
+    scorer: Scorer,
 ) -> None:
     """Predict and score what is not on disk yet; every batch is written when it is finished."""
     missing = [job for job in jobs if not is_done(job.path, job.fingerprint)]
@@ -135,49 +174,53 @@ def predict_missing(
     with progress(f"predicting {dataset.folder.name}", len(jobs) * protocol.frames, done) as advance:
         for first in range(0, len(missing), batch):
             group = missing[first : first + batch]
-            episodes = [shortened(dataset.read(job.info), protocol) for job in group]
-            made = forecast(world, episodes, protocol, sample, [job.seed for job in group], advance)
-            for index, (job, episode) in enumerate(zip(group, episodes, strict=True)):
-                write_prediction(job.path, _scored(world, job, episode, made, index))
+            read = {job.info.name: job.info for job in group}  # once, however many trajectories it has in the batch
+            read = {name: shortened(dataset.read(info), protocol, world) for name, info in read.items()}
+            episodes = [read[job.info.name] for job in group]
+            seeds, labels = [job.seed for job in group], [job.label for job in group]
+            made = forecast(world, episodes, protocol, sample, seeds, advance, labels)
+            for job, episode, video in zip(group, episodes, made.videos, strict=True):
+                judged = scorer.judge(world, episode, video, job.first)
+                measured = Measured(
+                    scores=judged.scores,
+                    features=judged.features,
+                    frames=len(video),
+                    rollout_seconds=made.rollout_seconds / len(group),
+                    decode_seconds=made.decode_seconds / len(group),
+                    batch=len(group),
+                    hardware=hardware_name(world.device),
+                    fingerprint=job.fingerprint,
+                )
+                write_prediction(job.path, Prediction(video, judged.reconstruction, measured))
 
 
-def _scored(world: WorldModel, job: Job, episode: Episode, made: Forecast, index: int) -> Prediction:
-    """The forecast of one episode of a batch, and its scores beside those of the other methods."""
-    video = made.videos[index]
-    context, truth = np.split(episode.video, [len(episode.video) - len(video)])
-    latents = encode_video(world.autoencoder, torch.from_numpy(truth))
-    reconstruction = decode_video(world.autoencoder, latents).numpy()
-    mean = np.rint(context.mean(axis=0, dtype=np.float64)).astype(np.uint8)
-    candidates: dict[Method, np.ndarray] = {
-        "model": video,
-        "repeat_last": np.repeat(context[-1:], len(truth), axis=0),
-        "context_mean": np.repeat(mean[None], len(truth), axis=0),
-        "reconstruction": reconstruction,
-    }
-    scores = [torch.stack([psnr(candidates[method], truth), ssim(candidates[method], truth)]) for method in METHODS]
-    batch = len(made.videos)
-    return Prediction(
-        video=video,
-        reconstruction=reconstruction[[frame - 1 for frame in shown(len(truth))]],
-        scores=torch.stack(scores).numpy(),
-        rollout_seconds=made.rollout_seconds / batch,
-        decode_seconds=made.decode_seconds / batch,
-        batch=batch,
-        hardware=hardware_name(world.device),
-        fingerprint=job.fingerprint,
-    )
+def measured_again(
+    world: WorldModel, dataset: EpisodeDataset, job: Job, protocol: Protocol, scorer: Scorer
+) -> Measured:
+    """What is on disk of a finished trajectory; scored again, not predicted, where a metric could not be computed then.
+
+    The pictures stay on disk: those of a whole protocol are gigabytes.
+    """
+    found = read_prediction(job.path)
+    if not scorer.lacks(found.measured, job.first):
+        return found.measured
+    episode = shortened(dataset.read(job.info), protocol, world)
+    judged = scorer.judge(world, episode, found.video, job.first)
+    measured = replace(found.measured, scores=judged.scores, features=judged.features)
+    write_prediction(job.path, Prediction(found.video, judged.reconstruction, measured))
+    return measured
 
 
-def measured_speed(predictions: list[Prediction]) -> Speed:
+def measured_speed(measured: Sequence[Measured]) -> Speed:
     """From the times of all batches, those of earlier, interrupted runs included.
 
     Only of one kind, the most frequent: batches of another size, or from another machine, have another speed.
     """
-    hardware, batch = mode((prediction.hardware, prediction.batch) for prediction in predictions)
-    predictions = [found for found in predictions if (found.hardware, found.batch) == (hardware, batch)]
-    frames = sum(len(prediction.video) for prediction in predictions)
-    rollout_seconds = sum(prediction.rollout_seconds for prediction in predictions)
-    decode_seconds = sum(prediction.decode_seconds for prediction in predictions)
+    hardware, batch = mode((one.hardware, one.batch) for one in measured)
+    alike = [one for one in measured if (one.hardware, one.batch) == (hardware, batch)]
+    frames = sum(one.frames for one in alike)
+    rollout_seconds = sum(one.rollout_seconds for one in alike)
+    decode_seconds = sum(one.decode_seconds for one in alike)
     both = rollout_seconds + decode_seconds
     return Speed(
         hardware=hardware,
@@ -204,7 +247,7 @@ def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
     )
 
 
-def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
+def environment(device: torch.device, precision: torch.dtype, scorer: Scorer) -> dict[str, Any]:
     """What the scores were made with. Predictions from an earlier call may be from other hardware: see `Speed`."""
     return {
         "hardware": hardware_name(device),
@@ -213,7 +256,7 @@ def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
         "precision": str(precision).removeprefix("torch."),
         "nextframe": VERSION,
         "torch": torch.__version__,
-        "torchmetrics": torchmetrics_version(),
+        **({"torchmetrics": torchmetrics_version()} if {"psnr", "ssim"} & set(scorer.frames) else {}),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),

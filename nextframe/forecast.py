@@ -1,8 +1,9 @@
-"""A model goes on from the first frames of episodes, under the actions that were really taken."""
+"""A model goes on from the first frames of episodes, under the actions that were really taken; or begins from none."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -14,37 +15,110 @@ from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.progress import Advance
 from nextframe.runs import WorldModel
-from nextframe.sampler import rollout
+from nextframe.sampler import Session, at_sampling, rollout, sample_clip
+
+MOST_EPISODES, MOST_TRAJECTORIES = 2**20, 2**10
+"""What `Protocol` allows; seeds below 2**12 then never meet again in the 63 bits that noise is drawn from."""
+
+
+def noise_seed(seed: int, episode: int, trajectory: int) -> int:
+    """A number of its own for every trajectory of a protocol; the episode's number for the first of seed 0."""
+    return (seed * MOST_TRAJECTORIES + trajectory) * MOST_EPISODES + episode
 
 
 def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) -> list[EpisodeInfo]:
     """The protocol's episodes. Raises UserError when they are too few, or do not fit the model or the protocol."""
-    folder, config = dataset.folder, world.config.model
-    for name in ("context", "frames", "episodes"):
-        if getattr(protocol, name) < 1:
-            raise UserError(f"--{name} is {getattr(protocol, name)}: it must be at least 1")
-    size, names = world.autoencoder.config.frame_size, dataset.info.action_names
+    _check_kind(dataset, world, protocol)
+    folder, wanted = dataset.folder, protocol.episodes
+    interval, frames = world.config.clip.interval, protocol.context + protocol.frames
+    needed = (frames - 1) * interval + 1
+    infos = dataset.episodes(protocol.split)
+    if protocol.context == 0:
+        infos = drawn([info for info in infos if info.frames >= needed])
+    if len(infos) < wanted:
+        long_enough = f" with {needed} frames" if protocol.context == 0 else ""
+        have = (
+            f"{folder} has {len(infos)} episodes of the split {protocol.split!r}{long_enough}, {wanted} are asked for"
+        )
+        raise UserError(f"{have}: record {wanted} of them, or lower --episodes")
+    infos = infos[:wanted]
+    for info in infos:
+        if info.frames < needed:
+            every = f" at every {interval} frames" if interval > 1 else ""
+            raise UserError(
+                f"{folder}: {info.name} has {info.frames} frames, {protocol.context} of context and {protocol.frames} "
+                f"to predict{every} are {needed}: record longer episodes, or use a protocol with fewer"
+            )
+    labels = {info.label for info in infos}
+    if world.config.model.condition == "label" and protocol.context and None in labels:
+        raise UserError(
+            f"the model is conditioned on class labels, and episodes of {folder} have none: import footage with "
+            "labels, or evaluate a model without"
+        )
+    return infos
+
+
+def _check_kind(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) -> None:
+    """Raises UserError where the footage is of another kind than the model's, or is asked for what it cannot do."""
+    folder, config, names = dataset.folder, world.config.model, dataset.info.action_names
+    size = world.autoencoder.config.frame_size
     if dataset.info.size != size:
         have = f"{folder} has frames of {dataset.info.size} pixels, the model takes {size}"
         raise UserError(f"{have}: record or import it at that size")
-    if config.condition == "label":
-        raise UserError("the model is conditioned on class labels, and episodes have none: evaluate a model of actions")
-    if config.condition == "action" and len(names) > config.classes:
+    if config.attention == "full" and protocol.context:
+        raise UserError(f"a Video DiT makes clips from nothing: it cannot go on from {protocol.context} frames")
+    if config.condition == "label" and len(dataset.info.label_names) > config.classes:
+        have = f"{folder} has {len(dataset.info.label_names)} classes, the model knows {config.classes}"
+        raise UserError(f"{have}: use footage of the classes it was trained on")
+    if config.condition not in ("action", "vector"):
+        return
+    kind = "vector" if dataset.info.action_kind == "vector" else "action"
+    if kind != config.condition:
+        raise UserError(f"{folder} has {_KINDS[kind]}, the model takes {_KINDS[config.condition]}: use other footage")
+    if kind == "action" and len(names) > config.classes:
         have = f"{folder} has {len(names)} actions, the model knows {config.classes}"
         raise UserError(f"{have}: use footage of the world it was trained on")
-    infos = dataset.episodes(protocol.split)
-    if len(infos) < protocol.episodes:
-        have = f"{folder} has {len(infos)} episodes of the split {protocol.split!r}, {protocol.episodes} are asked for"
-        raise UserError(f"{have}: record {protocol.episodes} of them, or lower --episodes")
-    infos = infos[: protocol.episodes]
-    needed = protocol.context + protocol.frames
-    for info in infos:
-        if info.frames < needed:
-            raise UserError(
-                f"{folder}: {info.name} has {info.frames} frames, {protocol.context} of context and {protocol.frames} "
-                f"to predict are {needed}: record longer episodes, or use a protocol with fewer"
-            )
-    return infos
+    if kind == "vector" and len(names) != config.action_size:
+        have = f"{folder} has actions of {len(names)} numbers, the model takes {config.action_size}"
+        raise UserError(f"{have}: use footage of the world it was trained on")
+    if world.config.clip.interval != 1:
+        raise UserError(
+            f"the model was trained on every {world.config.clip.interval} frames, and would not be told the actions "
+            "between: train with --clip.interval 1, or without actions"
+        )
+
+
+_KINDS = {"action": "actions by number", "vector": "actions that are vectors"}
+
+
+def check_sampling(world: WorldModel, protocol: Protocol, sample: SampleConfig) -> None:
+    """Raises UserError for sampling settings that the model cannot do."""
+    try:
+        at_sampling(world.config.model, sample, protocol.context + protocol.frames)
+    except ValueError as error:
+        raise UserError(f"sampling: {error}") from None
+
+
+def drawn(infos: Sequence[EpisodeInfo]) -> list[EpisodeInfo]:
+    """In a random order, always the same, but each class in its turn: any number of first ones are a fair choice."""
+    by_label: dict[int, list[EpisodeInfo]] = {}
+    for place in np.random.default_rng(0).permutation(len(infos)):
+        label = infos[place].label
+        by_label.setdefault(-1 if label is None else label, []).append(infos[place])
+    rounds = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return [info for one_of_each in rounds for info in one_of_each if info is not None]
+
+
+def labels_of(world: WorldModel, infos: Sequence[EpisodeInfo], protocol: Protocol) -> list[int]:
+    """The class each clip is to be of: the episode's own, or, if the clip is made from nothing, each in its turn.
+
+    All 0 where the model is not told.
+    """
+    if world.config.model.condition != "label":
+        return [0] * len(infos)
+    if protocol.context == 0:
+        return [index % world.config.model.classes for index in range(len(infos))]
+    return [info.label for info in infos if info.label is not None]
 
 
 @dataclass(frozen=True)
@@ -65,30 +139,69 @@ def forecast(
     sample: SampleConfig,
     seeds: list[int],
     advance: Advance,
+    labels: Sequence[int] = (),
 ) -> Forecast:
-    """Go on from the context of episodes of `context + frames` frames, under the actions that were really taken."""
-    context = torch.from_numpy(np.stack([episode.video[: protocol.context] for episode in episodes]))
-    conditions = None
-    if world.config.model.condition == "action":
-        actions = torch.from_numpy(np.stack([episode.actions for episode in episodes]))
-        conditions = actions_for_frames(world.config.model, actions)
-    past = None if conditions is None else conditions[:, : protocol.context]
-    future = None if conditions is None else conditions[:, protocol.context :]
-    session = world.latent_session(context, past, protocol.context + protocol.frames, sample, seeds)
-    started = _now(world.device)
-    latents: list[Tensor] = []
-    for frame in rollout(session, future, protocol.frames):
-        latents.append(frame)
-        advance(len(episodes))
+    """Go on from the context of episodes of `context + frames` frames, under the actions that were really taken.
+
+    `labels`: of each episode, for a model that is conditioned on them.
+    """
+    conditions = _conditions(world, episodes, protocol, labels)
+    if world.config.model.attention == "full":
+        started = _now(world.device)
+        made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
+        advance(len(episodes) * protocol.frames)
+    else:
+        past = None if conditions is None else conditions[:, : protocol.context]
+        future = None if conditions is None else conditions[:, protocol.context :]
+        session = _session(world, episodes, past, protocol, sample, seeds)
+        started = _now(world.device)
+        latents: list[Tensor] = []
+        for frame in rollout(session, future, protocol.frames):
+            latents.append(frame)
+            advance(len(episodes))
+        made = torch.stack(latents, dim=1)
     rolled_out = _now(world.device)
-    videos = torch.stack([world.decode(clip) for clip in torch.stack(latents, dim=1)])
+    videos = torch.stack([world.decode(clip) for clip in made])
     return Forecast(videos.numpy(), rolled_out - started, _now(world.device) - rolled_out)
 
 
-def shortened(episode: Episode, protocol: Protocol) -> Episode:
-    """The frames of an episode that the protocol is about."""
-    frames = protocol.context + protocol.frames
-    return Episode(episode.video[:frames], episode.actions[:frames])
+def _conditions(
+    world: WorldModel, episodes: Sequence[Episode], protocol: Protocol, labels: Sequence[int]
+) -> Tensor | None:
+    """What every frame is told: int64 [b, f], or float32 [b, f, a] of actions that are vectors."""
+    config = world.config.model
+    if config.condition == "none":
+        return None
+    if config.condition == "label":
+        return torch.tensor(labels)[:, None].expand(-1, protocol.context + protocol.frames)
+    actions = torch.from_numpy(np.stack([episode.actions for episode in episodes]))
+    return actions_for_frames(config, actions)
+
+
+def _session(
+    world: WorldModel,
+    episodes: Sequence[Episode],
+    past: Tensor | None,
+    protocol: Protocol,
+    sample: SampleConfig,
+    seeds: list[int],
+) -> Session:
+    """The model, having seen the context."""
+    capacity = protocol.context + protocol.frames
+    if protocol.context:
+        context = torch.from_numpy(np.stack([episode.video[: protocol.context] for episode in episodes]))
+        return world.latent_session(context, past, capacity, sample, seeds)
+    config = world.config.model
+    nothing = (len(episodes), 0, config.latent_channels, config.latent_size, config.latent_size)
+    past = None if past is None else past.to(world.device)
+    return Session(world.transformer, torch.empty(nothing, device=world.device), past, capacity, sample, seeds)
+
+
+def shortened(episode: Episode, protocol: Protocol, world: WorldModel) -> Episode:
+    """The frames of an episode that the protocol is about, as far apart as those the model was trained on."""
+    interval = world.config.clip.interval
+    frames = slice(0, (protocol.context + protocol.frames - 1) * interval + 1, interval)
+    return Episode(episode.video[frames], episode.actions[frames])
 
 
 def _now(device: torch.device) -> float:

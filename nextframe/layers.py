@@ -147,21 +147,25 @@ class Attention(nn.Module):
         memory = keys.shape[1] - queries.shape[1]
         queries = rotate(queries, rotary[0][memory:], rotary[1][memory:])
         stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
-        mixed = attend(queries, *stack, [span for span in spans if span.start >= memory], memory)
+        mixed = attend(queries, *stack, spans, memory)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
         ]
 
 
-def attend(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span], skipped: int = 0) -> Tensor:
-    """softmax(q k^T / sqrt(e) + mask) v, span by span: [b, n, k e]. The queries begin with number `skipped`."""
+# Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
+@torch.compiler.disable()
+def attend(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span], memory: int = 0) -> Tensor:
+    """softmax(q k^T / sqrt(e) + mask) v, span by span: [b, n, k e]. The first `memory` rows ask nothing."""
     mixed = []
     for span in spans:
+        if span.start < memory:
+            continue
         mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
         mixed.append(
             F.scaled_dot_product_attention(
-                queries[:, span.start - skipped : span.stop - skipped].transpose(1, 2),
+                queries[:, span.start - memory : span.stop - memory].transpose(1, 2),
                 keys[:, :, : span.keys],
                 values[:, :, : span.keys],
                 attn_mask=mask,

@@ -1,4 +1,4 @@
-"""The names of the published checkpoints (guyuchao/FAR_Models), and of ours."""
+"""The names of the weights in the published checkpoints (guyuchao/FAR_Models), and in ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,14 +37,26 @@ _BLOCK_KEY_VALUE = {
 }
 
 
+# The published autoencoder is diffusers' class, and ours wraps it.
+AUTOENCODER_PREFIX = "network."
+# The published latents are multiplied with this; it is in the configuration there, not among the weights.
+PUBLISHED_SCALE = 0.2889
+
+
+def condition_table(condition: str) -> str:
+    """The published name of the embedding of labels or actions."""
+    return f"{condition}_embedder.embedding_table.weight"
+
+
 def published_sources(name: str) -> tuple[str, ...]:
     """The published name of one of our weights; two for keys and values, which we keep in one matrix.
 
-    Raises KeyError for a name that has no counterpart.
+    The table of conditions goes by two names there as well, of which a file has one. Raises KeyError for a name that
+    has no counterpart.
     """
     stem, _, kind = name.rpartition(".")
     if stem == "condition":
-        return ("action_embedder.embedding_table.weight", "label_embedder.embedding_table.weight")
+        return (condition_table("action"), condition_table("label"))
     if stem in _SINGLE:
         return (f"{_SINGLE[stem]}.{kind}",)
     _, index, part = stem.split(".", 2)
@@ -52,19 +64,53 @@ def published_sources(name: str) -> tuple[str, ...]:
     return tuple(f"transformer_blocks.{index}.{their}.{kind}" for their in theirs)
 
 
-def from_published(weights: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Our state dict, with these `names`, from a published one.
+def without_effect(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published weights that ours has no place for: they never reach an output.
 
-    Published weights that never had a gradient (the coarse level's output head, its queries in the last block) have
-    no place here and are left out.
+    The coarse level's output head, and its queries in the last block.
+    """
+    if config.coarse_patch is None:
+        return {}
+    outputs, last = config.coarse_patch**2 * config.latent_channels, f"transformer_blocks.{config.layers - 1}.attn"
+    return {
+        "context_proj_out.weight": (outputs, config.width),
+        "context_proj_out.bias": (outputs,),
+        f"{last}.add_q_proj.weight": (config.width, config.width),
+        f"{last}.add_q_proj.bias": (config.width,),
+        f"{last}.norm_added_q.weight": (config.head_dim,),
+    }
+
+
+def from_published(weights: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """Our state dict, with these `names`, from a published one. Those of `without_effect` are left out.
+
+    Raises KeyError for a weight that is not there.
     """
     ours = {}
     for name in names:
         sources = published_sources(name)
         if name.startswith("condition."):
             sources = tuple(source for source in sources if source in weights)
-        ours[name] = torch.cat([weights[source] for source in sources])
+        parts = [weights[source] for source in sources]
+        ours[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
     return ours
+
+
+def to_published(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """The inverse of `from_published`: a state dict that the published classes load, views of ours where possible.
+
+    Those of `without_effect` are zeros, or ones in a norm.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        sources = published_sources(name)
+        if name.startswith("condition."):
+            sources = (condition_table(config.condition),)
+        theirs.update(zip(sources, weight.chunk(len(sources)), strict=True))
+    like = weights["head.bias"]
+    for name, shape in without_effect(config).items():
+        theirs[name] = like.new_ones(shape) if "norm" in name else like.new_zeros(shape)
+    return theirs
 
 
 def config_from_published(kind: str, config: Mapping[str, Any], latent_size: int) -> TransformerConfig:

@@ -2,13 +2,18 @@
 
 import platform
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nextframe.errors import UserError
+from nextframe.layers import Block
 
 
 def resolve_device(name: str) -> torch.device:
@@ -73,6 +78,35 @@ def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
 def should_compile(setting: str, device: torch.device) -> bool:
     """Whether to compile. On a CPU it takes a minute and a C++ compiler, and gained little: docs/experiments.md."""
     return setting == "on" or (setting == "auto" and device.type == "cuda")
+
+
+def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile every transformer block. They share one piece of code, for clips of all lengths.
+
+    Raises UserError for a network without blocks.
+    """
+    for block in _some_blocks(network):
+        block.compile(backend=backend, dynamic=True)
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Keep the inputs of the blocks alone for the backward pass, and compute the rest again.
+
+    Raises UserError for a network without blocks.
+    """
+    for block in _some_blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, Block)]
+
+
+def _some_blocks(network: nn.Module) -> list[nn.Module]:
+    blocks = blocks_of(network)
+    if not blocks:
+        raise UserError("only transformers are compiled or recomputed: set --train.compile off, --train.no-recompute")
+    return blocks
 
 
 def synchronise(device: torch.device) -> None:

@@ -66,7 +66,7 @@ FAR_XL = TransformerConfig(layers=28, heads=18)
 FAR_B_LONG = replace(FAR_B, coarse_patch=4, condition="action", classes=4)
 FAR_M_LONG = replace(FAR_M, coarse_patch=4, condition="action", classes=4)
 
-# Their training (Table 8): AdamW at 1e-4, batch 32, EMA 0.9999, clean context 0.1 are the defaults.
+# Their training: AdamW at 1e-4, batch 32, EMA 0.9999, clean context 0.1 are the defaults.
 LONG_CLIP = ClipConfig(frames=300, min_frames=16)
 LONG_TRAIN = TrainConfig(steps=1_000_000, optimizer=OptimizerConfig(warmup_steps=10_000))
 
@@ -148,7 +148,26 @@ PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
     **FAR,
 }
 
+# The paper's evaluations. Frames, seeds, guidance and numbers of episodes are those of its published settings.
+PIXELS_AND_FVD = ("psnr", "ssim", "lpips", "fvd")
+BEST_OF_100 = Protocol(episodes=256, trajectories=100, steps=50, guidance=1.0, metrics=PIXELS_AND_FVD)
+FOUR_SEEDS = Protocol(episodes=256, seeds=(0, 2, 4, 6), steps=50, guidance=1.5, metrics=("psnr", "ssim", "lpips"))
+FOUR_SEEDS_FVD = replace(FOUR_SEEDS, context=36, frames=264, metrics=("fvd",))
+
 PROTOCOLS: dict[str, Protocol] = {
     "maze": Protocol(context=144, frames=156, episodes=64, split="test"),
     "demo": Protocol(context=144, frames=156, episodes=8, split="demo"),
+    # Short video prediction.
+    "ucf101-prediction": replace(BEST_OF_100, context=4, frames=12),
+    "bair-14": replace(BEST_OF_100, context=2, frames=14),
+    "bair-28": replace(BEST_OF_100, context=2, frames=28),
+    # Long video prediction. For its FVD the DMLab model was not told the actions.
+    "dmlab": FOUR_SEEDS,
+    "dmlab-fvd": replace(FOUR_SEEDS_FVD, guidance=0.0),
+    "minecraft": FOUR_SEEDS,
+    "minecraft-fvd": FOUR_SEEDS_FVD,
+    # Video generation, guided as its preset says. It is held against what the model was trained on.
+    "ucf101-generation": Protocol(
+        context=0, frames=16, episodes=2048, split="train", seeds=(0, 2, 4, 6), steps=50, metrics=("fvd",)
+    ),
 }

@@ -15,11 +15,12 @@ from nextframe.data.latents import LatentDataset
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
 from nextframe.files import sha256, writing
+from nextframe.learner import Task
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import FrameFlowMatching
 from nextframe.parallel import resolve_device
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
-from nextframe.train import Position, Task, train
+from nextframe.train import Position, train
 from nextframe.transformer import Transformer
 
 

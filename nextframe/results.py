@@ -1,6 +1,7 @@
 """What an evaluation leaves on disk.
 
 OUT/predictions/EPISODE.npz    the predicted frames of one episode and their scores, written when it is done
+OUT/predictions/EPISODE@seed2@trajectory7.npz    the same of a further seed, or of a further continuation
 OUT/results.json               everything measured, and all it takes to measure it again
 """
 
@@ -15,10 +16,12 @@ from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_atomically
-from nextframe.metrics.statistics import Gain, Score, gain, score
+from nextframe.metrics.statistics import Gain, Score, Spread, gain, score
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions"
+SCORE = "score_"
+"""Before the name of a metric: the array of its scores in a prediction's file."""
 Method = Literal["model", "repeat_last", "context_mean", "reconstruction"]
 METHODS: dict[Method, str] = {
     "model": "the model",
@@ -27,31 +30,47 @@ METHODS: dict[Method, str] = {
     "reconstruction": "autoencoder alone (ceiling)",
 }
 BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
-METRICS = ("psnr", "ssim")
+FRAME_METRICS = ("psnr", "ssim", "lpips")
+"""Those that score every predicted frame."""
+LOWER_IS_BETTER = ("lpips", "fvd")
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1}
+"""After the point, where a metric is printed."""
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 """Predicted frames, counted from 1, that film strips show and reconstructions are kept of."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The file of one finished episode."""
+class Measured:
+    """What is known of one finished trajectory, beside its pictures."""
 
-    video: np.ndarray
-    """uint8 [frames, h, w, 3]: what the model predicts."""
-    reconstruction: np.ndarray
-    """uint8 [shown, h, w, 3]: the true frames `SHOWN`, through the autoencoder and back."""
-    scores: np.ndarray
-    """float32 [methods, metrics, frames], in the order of METHODS and METRICS."""
+    scores: dict[str, np.ndarray]
+    """By metric, float32 [methods, frames] in the order of METHODS; of an episode's further trajectories [1, frames],
+    as the other methods know no trajectories."""
+    features: np.ndarray
+    """For the FVD, float32 [n, d]: of the prediction and, with an episode's first trajectory, of the true frames."""
+    frames: int
     rollout_seconds: float
-    """This episode's share of its batch's time in the transformer."""
+    """This trajectory's share of its batch's time in the transformer."""
     decode_seconds: float
     """The same in the decoder."""
     batch: int
-    """Episodes predicted side by side with this one, itself included."""
+    """Trajectories predicted side by side with this one, itself included."""
     hardware: str
     """That the seconds were measured on."""
     fingerprint: str
     """Of everything that decides what is predicted; another one means that this file is out of date."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The file of one finished trajectory."""
+
+    video: np.ndarray
+    """uint8 [frames, h, w, 3]: what the model predicts."""
+    reconstruction: np.ndarray
+    """uint8 [shown, h, w, 3]: the true frames `SHOWN`, through the autoencoder and back; none of further trajectories,
+    nor where nothing was to be continued."""
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -60,9 +79,9 @@ class Speed:
 
     hardware: str
     batch: int
-    """Episodes predicted side by side."""
+    """Trajectories predicted side by side."""
     rollout_frames_per_second: float
-    """Frames of all episodes of the batch together; the transformer alone."""
+    """Frames of the whole batch together; the transformer alone."""
     decode_frames_per_second: float
     """The decoder alone."""
     frames_per_second: float
@@ -92,11 +111,19 @@ class Results:
     sample: SampleConfig
     episodes: tuple[str, ...]
     seeds: tuple[int, ...]
-    """Of each episode's noise."""
+    """Of the noise of each episode, in its first trajectory; those of the others follow from `forecast.noise_seed`."""
+    labels: tuple[int, ...]
+    """The class that the model was told for each episode; none where it is not told any."""
     scores: dict[Method, dict[str, Score]]
-    """By method and metric."""
+    """By method and metric of frames: the best trajectory of each episode, averaged over seeds."""
     gains: dict[Method, dict[str, Gain]]
-    """The model's lead over each baseline, by metric."""
+    """The model's lead over each baseline, by metric; positive where it is better."""
+    by_seed: dict[str, Spread]
+    """The model by each metric, FVD too: over all predicted frames and episodes, for each of the protocol's seeds."""
+    picked: tuple[int, ...]
+    """The trajectory of each episode that is its best in the first seed, by the first metric of frames."""
+    missing: dict[str, str]
+    """Metrics of the protocol that could not be computed, and why."""
     speed: Speed
     tokens: Tokens
     model: dict[str, Any]
@@ -106,24 +133,64 @@ class Results:
     environment: dict[str, Any]
     """Hardware, precision, versions."""
 
+    @property
+    def metrics(self) -> list[str]:
+        """Those of frames that were computed, in the order of FRAME_METRICS."""
+        return [metric for metric in FRAME_METRICS if metric in self.by_seed]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, as the model counts frames."""
+        return float(self.data["fps"]) / self.interval
+
+    @property
+    def interval(self) -> int:
+        """The model counts every n-th frame of the footage."""
+        return self.model["config"]["clip"]["interval"]
+
+    def headline(self) -> str:
+        """In one line, what the metrics say: `PSNR 22.31 ± 0.02, SSIM 0.687 ± 0.001, FVD missing`."""
+        return ", ".join(f"{metric.upper()} {self.figure(metric)}" for metric in self.protocol.metrics)
+
+    def figure(self, metric: str) -> str:
+        """The model by one metric, over all predicted frames, and how far the seeds lie apart."""
+        if metric in self.missing:
+            return "missing"
+        found, digits = self.by_seed[metric], DIGITS[metric]
+        return f"{found.mean:.{digits}f}" + (f" ± {found.deviation:.{digits}f}" if found.deviation is not None else "")
+
     def best_to_worst(self) -> list[int]:
-        """Episode numbers by the model's PSNR over all predicted frames, best first."""
-        values = self.scores["model"]["psnr"].episodes
-        return sorted(range(len(values)), key=lambda index: -values[index])
+        """Episode numbers by the model's score over all predicted frames, best first; as they are where there is none.
+
+        It is the first metric's: PSNR, unless the protocol does without.
+        """
+        if not self.metrics:
+            return list(range(len(self.episodes)))
+        values, sign = self.scores["model"][self.metrics[0]].episodes, _sign(self.metrics[0])
+        return sorted(range(len(values)), key=lambda index: -sign * values[index])
 
 
-def summarise(scores: np.ndarray) -> tuple[dict[Method, dict[str, Score]], dict[Method, dict[str, Gain]]]:
-    """Scores of every method and leads over the baselines, from [episodes, methods, metrics, frames]."""
-    by_method = dict(zip(METHODS, scores.swapaxes(0, 1), strict=True))  # each [episodes, metrics, frames]
+def best_trajectories(metric: str, values: np.ndarray) -> np.ndarray:
+    """The place of each episode's best: [..., trajectories, frames] -> int64 [...], by the mean over frames."""
+    return (_sign(metric) * values.mean(-1)).argmax(-1)
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
+def summarise(values: dict[str, np.ndarray]) -> tuple[dict[Method, dict[str, Score]], dict[Method, dict[str, Gain]]]:
+    """Scores of every method and leads over the baselines, from [episodes, methods, frames] by metric."""
+    by_metric = {
+        metric: dict(zip(METHODS, scores.swapaxes(0, 1), strict=True))  # each [episodes, frames]
+        for metric, scores in values.items()
+    }
     return (
-        {
-            method: {metric: score(values[:, index]) for index, metric in enumerate(METRICS)}
-            for method, values in by_method.items()
-        },
+        {method: {metric: score(found[method]) for metric, found in by_metric.items()} for method in METHODS},
         {
             baseline: {
-                metric: gain(by_method["model"][:, index], by_method[baseline][:, index])
-                for index, metric in enumerate(METRICS)
+                metric: gain(_sign(metric) * found["model"], _sign(metric) * found[baseline])
+                for metric, found in by_metric.items()
             }
             for baseline in BASELINES
         },
@@ -139,19 +206,23 @@ def write_results(out: Path, results: Results) -> None:
     write_atomically(out / RESULTS, json.dumps(asdict(results), indent=1).encode())
 
 
-def prediction_path(out: Path, episode: str) -> Path:
-    return out / PREDICTIONS / f"{episode}.npz"
+def prediction_path(out: Path, episode: str, seed: int = 0, trajectory: int = 0) -> Path:
+    further = f"@seed{seed}@trajectory{trajectory}" if seed or trajectory else ""  # no episode has an @ in its name
+    return out / PREDICTIONS / f"{episode}{further}.npz"
 
 
 def write_prediction(path: Path, prediction: Prediction) -> None:
+    measured = vars(prediction.measured).copy()
+    scores = {f"{SCORE}{metric}": values for metric, values in measured.pop("scores").items()}
+    pictures = {"video": prediction.video, "reconstruction": prediction.reconstruction}
     with new_file(path) as temporary:
-        np.savez_compressed(temporary, **vars(prediction))
+        np.savez_compressed(temporary, **pictures, **measured, **scores)
 
 
 def is_done(path: Path, fingerprint: str) -> bool:
-    """Whether an episode was predicted under the same settings before. A damaged file counts as not done."""
+    """Whether a trajectory was predicted under the same settings before. A damaged file counts as not done."""
     try:
-        return path.exists() and read_prediction(path).fingerprint == fingerprint
+        return path.exists() and read_prediction(path).measured.fingerprint == fingerprint
     except UserError:
         return False
 
@@ -160,15 +231,16 @@ def read_prediction(path: Path) -> Prediction:
     """Raises UserError when the file is missing or damaged."""
     arrays = read_npz(path, "evaluate again")
     try:
-        return Prediction(
-            video=arrays["video"],
-            reconstruction=arrays["reconstruction"],
-            scores=arrays["scores"],
+        measured = Measured(
+            scores={name.removeprefix(SCORE): arrays[name] for name in arrays if name.startswith(SCORE)},
+            features=arrays["features"],
+            frames=int(arrays["frames"]),
             rollout_seconds=float(arrays["rollout_seconds"]),
             decode_seconds=float(arrays["decode_seconds"]),
             batch=int(arrays["batch"]),
             hardware=str(arrays["hardware"]),
             fingerprint=str(arrays["fingerprint"]),
         )
+        return Prediction(arrays["video"], arrays["reconstruction"], measured)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no prediction ({error}): delete it, and evaluate again") from error

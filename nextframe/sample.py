@@ -1,41 +1,59 @@
 """Predictions to look at, not scored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nextframe.config import Protocol, SampleConfig
-from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.files import new_file, write_atomically
-from nextframe.forecast import forecast, held_out_episodes, shortened
-from nextframe.pages.drawing import comparison_clip, mp4_bytes
+from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
+from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.progress import progress
-from nextframe.runs import load
+from nextframe.runs import WorldModel, load
 
 
 def sample(
     protocol: Protocol, model: Path, data: Path, out: Path, device: str = "auto", sample: SampleConfig | None = None
 ) -> list[Path]:
-    """Let a model go on from the first frames of episodes, without scoring: for each, writes to `out`
+    """Let a model go on from the first frames of episodes, once, without scoring: for each, writes to `out`
 
     EPISODE.mp4, truth and prediction side by side, and EPISODE.npz with `video` uint8 [context + frames, h, w, 3], the
-    context first, `context` and `actions`. Returns the videos. Raises UserError as `evaluate` does.
+    context first, `context`, `actions`, and `label` if the model was told one. Without context they are sample_000.mp4,
+    sample_001.mp4 ... of the samples alone. Returns the videos. Raises UserError as `evaluate` does.
     """
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
     world = load(model, target)
-    sample = sample or world.config.sample
+    sample = sample or protocol.settings(world.config.sample)
+    check_sampling(world, protocol, sample)
     infos = held_out_episodes(dataset, world, protocol)
-    videos, names = [], dataset.info.action_names
+    labels, videos = labels_of(world, infos, protocol), []
     with progress("sampling", protocol.frames * len(infos)) as advance:
-        for index, info in enumerate(infos):
-            episode = shortened(dataset.read(info), protocol)
+        for index, (info, label) in enumerate(zip(infos, labels, strict=True)):
+            episode = shortened(dataset.read(info), protocol, world)
             with matrix_precision(resolve_precision("auto", target), target):
-                made = forecast(world, [episode], protocol, sample, [sample.seed + index], advance)
+                made = forecast(world, [episode], protocol, sample, [sample.seed + index], advance, [label])
             video = np.concatenate([episode.video[: protocol.context], made.videos[0]])
-            with new_file(out / f"{info.name}.npz") as temporary:
-                np.savez_compressed(temporary, video=video, context=protocol.context, actions=episode.actions)
-            clip = comparison_clip(episode.video, made.videos[0], [names[action] for action in episode.actions])
-            videos.append(out / f"{info.name}.mp4")
-            write_atomically(videos[-1], mp4_bytes(clip, dataset.info.fps))
+            name = info.name if protocol.context else f"sample_{index:03}"
+            arrays: dict[str, Any] = {"video": video, "context": protocol.context, "actions": episode.actions}
+            if world.config.model.condition == "label":
+                arrays["label"] = label
+            with new_file(out / f"{name}.npz") as temporary:
+                np.savez_compressed(temporary, **arrays)
+            words = _words(world, dataset, episode, label)
+            if protocol.context:
+                clip = comparison_clip(episode.video, made.videos[0], words)
+            else:
+                clip = action_clip(video, words)
+            videos.append(out / f"{name}.mp4")
+            write_atomically(videos[-1], mp4_bytes(clip, dataset.info.fps / world.config.clip.interval))
     return videos
+
+
+def _words(world: WorldModel, dataset: EpisodeDataset, episode: Episode, label: int) -> list[str]:
+    """What each frame is captioned with: the class it was to be of, or the action taken at it."""
+    if world.config.model.condition != "label":
+        return dataset.info.action_texts(episode.actions)
+    return [label_name(dataset.info.label_names, label)] * len(episode.video)

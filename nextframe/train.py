@@ -8,34 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
 from nextframe.errors import UserError
 from nextframe.files import write_atomically, writing
-from nextframe.objective import Inputs, Objective
-from nextframe.optimizer import AdamW, Average
-from nextframe.parallel import matrix_precision, resolve_device, resolve_precision, should_compile
+from nextframe.learner import Learner, Task
 from nextframe.progress import progress
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a run trains: a network, its objective, and the batch of each step, a pure function of the step."""
-
-    network: nn.Module
-    objective: Objective
-    batch: Callable[[int], Any]
-    product: nn.Module
-    """What the run is for: the network, or a part of it where the rest only helps in training. Its weights are
-    averaged and written to use, and its gradient is clipped (as published: a discriminator's is not)."""
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
@@ -44,31 +29,20 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
     Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt. Raises UserError, and
     saves nothing, when the loss is no longer a number.
     """
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    network = task.network.to(device).train()
-    optimizer = AdamW(network, config.optimizer)
-    average = Average(task.product, config.optimizer.ema_decay)
-    position = restore(run, network, optimizer, average)
-    forward = torch.compile(task.objective.loss) if should_compile(config.compile, device) else task.objective.loss
-    start = position
+    learner = Learner(task, config)
+    start = position = restore(run, learner)
     with (
         interruptions() as interrupted,
         metrics_log(run, position.step) as log,
-        prefetched(task.batch, position.step) as batches,
+        prefetched(learner.inputs, position.step) as batches,
         progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance,
     ):
         logged, saved = position, time.monotonic()
         last = time.monotonic()
         while fraction_done(config, position) < 1 and not interrupted():
             rate = learning_rate(config, position)
-            generator = torch.Generator().manual_seed(step_seed(config.seed, position.step))
-            inputs = task.objective.prepare(next(batches), generator)
-            with matrix_precision(precision, device):
-                loss = accumulate_gradients(forward, network, inputs, config.accumulate, device)
-            norm = nn.utils.clip_grad_norm_(task.product.parameters(), config.optimizer.gradient_clip)
-            optimizer.step(rate)
-            average.update(task.product, position.step)
+            loss = learner.differentiate(next(batches))
+            norm = learner.update(rate, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
             now = time.monotonic()
             position = Position(position.step + 1, position.seconds + now - last)
@@ -80,10 +54,10 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
                 advance(fraction_done(config, position) - fraction_done(config, logged), note)
                 logged = position
             if now - saved > 60 * config.checkpoint_minutes:
-                save(run, task, optimizer, average, position)
+                save(run, learner, position)
                 saved = time.monotonic()
     if position != start:
-        save(run, task, optimizer, average, position)
+        save(run, learner, position)
     if interrupted():
         raise KeyboardInterrupt
     return position
@@ -104,15 +78,16 @@ def log_record(loss: Tensor, norm: Tensor, rate: float, position: Position, logg
     }
 
 
-def save(run: Path, task: Task, optimizer: AdamW, average: Average, position: Position) -> None:
+def save(run: Path, learner: Learner, position: Position) -> None:
     """A checkpoint to go on from, and the averaged weights to use.
 
     Raises UserError, and leaves what is there, when a weight is no longer a number.
     """
-    if not all(torch.isfinite(weight).all() for weight in task.network.parameters()):
+    if not all(torch.isfinite(weight).all() for weight in learner.network.parameters()):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
-    averaged = _on_cpu(average.state_dict(task.product))
-    state = TrainingState(_on_cpu(task.network.state_dict()), averaged, _on_cpu(optimizer.state_dict()), position)
+    averaged = _on_cpu(learner.average.state_dict(learner.task.product))
+    weights, optimizer = _on_cpu(learner.network.state_dict()), _on_cpu(learner.optimizer.state_dict())
+    state = TrainingState(weights, averaged, optimizer, position)
     save_checkpoint(run, state)
     write_weights(run / WEIGHTS, averaged)
 
@@ -153,38 +128,15 @@ def learning_rate(config: TrainConfig, position: Position) -> float:
     return optimizer.learning_rate * warmup * min(1.0, left / optimizer.decay if optimizer.decay else 1.0)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for each step, so that a resumed run draws what the undisturbed one would have drawn."""
-    return (seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF
-
-
-def accumulate_gradients(
-    loss_of: Callable[[nn.Module, Inputs], Tensor], network: nn.Module, inputs: Inputs, parts: int, device: torch.device
-) -> Tensor:
-    """Set the gradients of the mean loss over the batch, computed part by part; returns that loss."""
-    network.zero_grad(set_to_none=True)
-    pieces = [
-        dict(zip(inputs, piece, strict=True)) for piece in zip(*(x.chunk(parts) for x in inputs.values()), strict=True)
-    ]
-    size = len(next(iter(inputs.values())))
-    total = torch.zeros((), device=device)
-    for piece in pieces:
-        share = len(next(iter(piece.values()))) / size
-        loss = loss_of(network, {name: x.to(device, non_blocking=True) for name, x in piece.items()}) * share
-        loss.backward()
-        total += loss.detach()
-    return total
-
-
-def restore(run: Path, network: nn.Module, optimizer: AdamW, average: Average) -> Position:
+def restore(run: Path, learner: Learner) -> Position:
     """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
     state = newest_checkpoint(run)
     if state is None:
         return Position()
     try:
-        network.load_state_dict(state.weights)
-        average.load_state_dict(state.average)
-        optimizer.load_state_dict(state.optimizer)
+        learner.network.load_state_dict(state.weights)
+        learner.average.load_state_dict(state.average)
+        learner.optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, KeyError) as error:
         raise UserError(
             f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"

@@ -17,11 +17,11 @@ from nextframe.config import OptimizerConfig, TokenizerConfig, TrainConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.discriminator import Discriminator, adaptive_weight, hinge_loss
 from nextframe.errors import UserError
+from nextframe.learner import accumulate_gradients
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import Inputs
 from nextframe.recipes import autoencoder_task, train_preset
 from nextframe.reconstruction import Contest, Frames, Reconstruction
-from nextframe.train import accumulate_gradients
 
 TRAIN = TrainConfig(
     steps=4,

@@ -64,7 +64,7 @@ def test_methods_are_scored_on_the_predicted_frames_only(run: Path, data: Path, 
     for info in dataset.episodes("test"):
         video = dataset.read(info).video
         found, truth = read_prediction(prediction_path(tmp_path, info.name)), video[5:8]
-        scores = dict(zip(METHODS, found.scores[:, 0], strict=True))
+        scores = dict(zip(METHODS, found.measured.scores["psnr"], strict=True))
         mean = np.rint(video[:5].mean(0)).astype(np.uint8)
         np.testing.assert_allclose(scores["model"], psnr(found.video, truth))
         np.testing.assert_allclose(scores["repeat_last"], psnr(np.stack([video[4]] * 3), truth))
@@ -124,17 +124,17 @@ def test_a_damaged_prediction_is_made_anew(run: Path, data: Path, tmp_path: Path
         evaluate(one, run, data, tmp_path, "cpu")
         assert calls == [1] * count
     with np.load(path) as arrays:
-        np.savez(path, **{name: arrays[name] for name in arrays.files if name != "scores"})
+        np.savez(path, **{name: arrays[name] for name in arrays.files if name != "features"})
     with pytest.raises(UserError, match="is no prediction"):
         read_prediction(path)
 
 
 def test_speed_is_that_of_one_machine(run: Path, data: Path, tmp_path: Path) -> None:
     evaluate(PROTOCOL, run, data, tmp_path, "cpu", batch=1)
-    predictions = [read_prediction(prediction_path(tmp_path, f"test_{index}")) for index in range(3)]
-    other = replace(predictions[0], hardware="an abacus", rollout_seconds=1e6)
-    speed = measured_speed([other, *predictions[1:]])
-    assert speed.hardware == hardware_name(torch.device("cpu")) and speed == measured_speed(predictions[1:])
+    measured = [read_prediction(prediction_path(tmp_path, f"test_{index}")).measured for index in range(3)]
+    other = replace(measured[0], hardware="an abacus", rollout_seconds=1e6)
+    speed = measured_speed([other, *measured[1:]])
+    assert speed.hardware == hardware_name(torch.device("cpu")) and speed == measured_speed(measured[1:])
 
 
 def ignore(count: float = 1, note: str = "") -> None:
@@ -174,7 +174,7 @@ def test_tokens_of_two_levels() -> None:
         ({"episodes": 4}, 8, "3 episodes of the split 'test', 4 are asked for"),
         ({"split": "demo"}, 8, "0 episodes of the split 'demo'"),
         ({"frames": 6}, 8, "test_0 has 10 frames, 5 of context and 6 to predict are 11"),
-        ({"context": 0}, 8, "--context is 0"),
+        ({"context": 0}, 8, "what begins from nothing is no prediction"),
         ({}, 0, "--batch is 0"),
     ],
 )

@@ -15,8 +15,9 @@ from conftest import LONG
 
 from nextframe.clips import clip_length
 from nextframe.config import ClipConfig, OptimizerConfig, TrainConfig, WorldModelConfig
+from nextframe.learner import Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.train import Task, train
+from nextframe.train import train
 from nextframe.transformer import Transformer
 
 GOLDEN = Path(__file__).parent / "golden.json"

@@ -1,17 +1,19 @@
-"""PSNR, SSIM, averages with their intervals, and the movement of the picture."""
+"""PSNR, SSIM, FVD, averages with their intervals, and the movement of the picture."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import TURN, tiny_episode
+from tiny import TURN, tiny_episode, tiny_i3d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nextframe.errors import UserError
+from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim
 from nextframe.metrics.motion import explained_by_actions, motion
-from nextframe.metrics.statistics import EARLY, figures, gain, score
+from nextframe.metrics.statistics import EARLY, Spread, figures, gain, score, spread
 
 
 def random_video(seed: int, frames: int = 3) -> np.ndarray:
@@ -58,6 +60,53 @@ def test_missing_torchmetrics_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(UserError, match="pip install"):
         psnr(random_video(0), random_video(1))
+
+
+def by_eigenvalues(features: np.ndarray, others: np.ndarray) -> float:
+    """The Fréchet distance as it is usually written: the root of a product of covariances, by its eigenvalues."""
+    covariances = [np.cov(x, rowvar=False) for x in (features, others)]
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0))
+    means = np.square(features.mean(0) - others.mean(0)).sum()
+    return float(means + sum(np.trace(covariance) for covariance in covariances) - 2 * roots.sum())
+
+
+@pytest.mark.parametrize(("count", "others"), [(40, 40), (300, 50), (4, 6), (2, 2)])
+def test_the_frechet_distance_is_its_formula(count: int, others: int) -> None:
+    """With fewer videos than the 8 features too, where covariances are singular."""
+    random = np.random.default_rng(0)
+    mixed = random.normal(size=(8, 8))
+    one = random.normal(size=(count, 8)) @ mixed
+    other = 0.5 + 2 * random.normal(size=(others, 8))
+    # Of singular covariances the root of a rounding error is taken here: 1e-8 of what they are.
+    assert frechet_distance(one, other) == pytest.approx(by_eigenvalues(one, other), rel=1e-6)
+    assert frechet_distance(one.astype(np.float32), other) == pytest.approx(frechet_distance(one, other), rel=1e-5)
+
+
+def test_the_frechet_distance_of_sets_that_are_known() -> None:
+    features = np.random.default_rng(0).normal(size=(30, 5))
+    assert frechet_distance(features, features[::-1]) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance(features, features + np.array([3, 4, 0, 0, 0])) == pytest.approx(25)
+    # In one dimension: (m1 - m2)^2 + (s1 - s2)^2, with unbiased deviations.
+    assert frechet_distance([[0.0], [2.0]], [[5.0], [11.0]]) == pytest.approx(7**2 + (2**0.5 - 18**0.5) ** 2)
+
+
+def test_videos_are_looked_at_as_i3d_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In [-1, 1], time before rows and columns, whatever the batch and the precision around it."""
+    monkeypatch.setenv("NEXTFRAME_WEIGHTS", str(tiny_i3d(tmp_path / "weights")))
+    features, videos = VideoFeatures.load(torch.device("cpu")), np.stack([random_video(seed, 12) for seed in range(5)])
+    colours = (videos / 127.5 - 1).mean((1, 2, 3))
+    change = np.abs(np.diff(videos / 127.5, axis=1)).mean((1, 2, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = features(videos, batch=2)
+    np.testing.assert_allclose(found, np.concatenate([colours, change], axis=1), atol=1e-6)
+    (tmp_path / "weights" / "i3d_torchscript.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match=r"i3d_torchscript\.pt is damaged .*: delete that file"):
+        VideoFeatures.load(torch.device("cpu"))
+
+
+def test_the_spread_is_that_between_seeds() -> None:
+    assert spread(np.array([1.0, 2.0, 3.0])) == Spread(2, 1, (1, 2, 3))
+    assert spread(np.array([4.0])).deviation is None
 
 
 def test_intervals_are_those_of_a_mean() -> None:

@@ -17,8 +17,9 @@ from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.pages.charts import read_metrics
 from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
-from nextframe.pages.report import verdict, write_report
-from nextframe.results import METHODS, METRICS, Results, summarise
+from nextframe.pages.report import write_report
+from nextframe.pages.scores import verdict
+from nextframe.results import METHODS, Results, summarise
 
 FRAMES = 4
 
@@ -79,9 +80,10 @@ def test_foreign_text_is_not_html(html: str) -> None:
 
 def scored(results: Results, model: float, frames: int = 20, episodes: int = 5) -> Results:
     """The same, as if the model's scores were `model`, and those of the baselines 10 and 20 for certain."""
-    values = np.repeat([model, 10.0, 20.0, 30.0], len(METRICS) * frames).reshape(1, len(METHODS), len(METRICS), frames)
-    noise = np.random.default_rng(0).normal(0, 0.1, (episodes, len(METHODS), len(METRICS), frames))
-    scores, gains = summarise(values + noise)
+    values = np.array([model, 10.0, 20.0, 30.0])[:, None]
+    random = np.random.default_rng(0)
+    noise = {metric: random.normal(0, 0.1, (episodes, len(METHODS), frames)) for metric in results.metrics}
+    scores, gains = summarise({metric: values + part for metric, part in noise.items()})
     protocol, names = replace(results.protocol, frames=frames), tuple(f"test_{index}" for index in range(episodes))
     return replace(results, protocol=protocol, episodes=names, scores=scores, gains=gains)
 

@@ -22,9 +22,10 @@ from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
+from nextframe.learner import accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.recipes import train_preset
-from nextframe.train import Position, accumulate_gradients, learning_rate
+from nextframe.train import Position, learning_rate
 from nextframe.transformer import Transformer
 
 TRAIN = TrainConfig(
@@ -102,7 +103,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return accumulate_gradients(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("nextframe.train.accumulate_gradients", interrupted)
+    monkeypatch.setattr("nextframe.learner.accumulate_gradients", interrupted)
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:

@@ -46,6 +46,23 @@ class Gain:
     """Episodes in which it is better, over all predicted frames."""
 
 
+@dataclass(frozen=True)
+class Spread:
+    """One figure, measured once with every seed."""
+
+    mean: float
+    deviation: float | None
+    """Standard deviation between the seeds (unbiased); None of one seed."""
+    seeds: tuple[float, ...]
+
+
+def spread(values: np.ndarray) -> Spread:
+    """`values`: [seeds]."""
+    rounded = tuple(round(float(value), DIGITS) for value in values)
+    deviation = round(float(values.std(ddof=1)), DIGITS) if len(values) > 1 else None
+    return Spread(round(float(values.mean()), DIGITS), deviation, rounded)
+
+
 def score(values: np.ndarray) -> Score:
     """`values`: [episodes, frames]."""
     late = values[:, EARLY:]

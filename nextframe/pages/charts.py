@@ -17,7 +17,7 @@ METHOD_COLOURS: dict[Method, str] = {
     "context_mean": "#8b5fc7",
     "reconstruction": "#8a939d",
 }
-UNITS = {"psnr": "PSNR in dB (higher is better)", "ssim": "SSIM (1 is identical)"}
+UNITS = {"psnr": "PSNR in dB (higher is better)", "ssim": "SSIM (1 is identical)", "lpips": "LPIPS (lower is better)"}
 INK = "#012345"
 """Drawn in this colour, shown in the page's own text colour."""
 

@@ -16,6 +16,8 @@ PANEL = 256
 """Height and width in pixels that frames are enlarged to in a clip."""
 EDGE, HEADER = 6, 40
 """Pixels round a panel, and above it. All writing is above: players draw their buttons over the lower edge."""
+FOR_TITLE = 96
+"""Pixels of the line over a panel that are left to its title and an arrow."""
 BACKGROUND, INK, FAINT = (17, 20, 24), (236, 238, 240), (139, 146, 155)
 CONTEXT_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR = (224, 164, 52), (45, 190, 170), (120, 128, 138)
 ARROWS = {
@@ -77,7 +79,7 @@ def film_strip(rows: dict[str, np.ndarray], labels: Sequence[str], factor: int =
     """Named rows of frames, each uint8 [n, h, w, 3], under n labels: one picture, uint8 [height, width, 3]."""
     first = next(iter(rows.values()))
     height, width = first.shape[1] * factor, first.shape[2] * factor
-    name_width, label_height, gap = 108, 26, 4
+    name_width, label_height, gap = max(108, 20 + round(max(map(_font(16).getlength, rows)))), 26, 4
     size = (name_width + len(labels) * (width + gap), label_height + len(rows) * (height + gap))
     image, draw = _blank(size)
     for column, label in enumerate(labels):
@@ -103,6 +105,11 @@ def action_strip(video: np.ndarray, actions: Sequence[str], first: int, factor: 
         draw_arrow(draw, (left + width - 16, height + 13), action, 16)
         draw.text((left + width, height + 36), words(action), fill=INK, font=_font(14), anchor="rm")
     return np.asarray(image)
+
+
+def label_name(names: Sequence[str], label: int) -> str:
+    """The name of a class; a model may know more classes than the footage at hand has names for."""
+    return names[label] if label < len(names) else f"class {label}"
 
 
 def words(action: str) -> str:
@@ -149,7 +156,11 @@ class _Canvas:
         return end[0] - self._draw.textlength(text, font=_font(20))
 
     def action(self, place: int, name: str) -> None:
-        begin = self.right(place, words(name), INK)
+        """The name of an action, or the numbers of one that is a vector, shortened to what there is room for."""
+        text, room = words(name), self._side - FOR_TITLE
+        while self._draw.textlength(text, font=_font(20)) > room:
+            text = f"{text[:-2]}…"
+        begin = self.right(place, text, INK)
         draw_arrow(self._draw, (begin - 18, HEADER / 2), name, 24)
 
     def image(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One page that shows what a model predicts, how far it is right, and how that was measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,26 @@ import numpy as np
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.metrics.statistics import EARLY, FEWEST, Figure
 from nextframe.pages import html
-from nextframe.pages.charts import error_curves, legend, loss_curve
+from nextframe.pages.charts import loss_curve
 from nextframe.pages.drawing import comparison_clip, film_strip
+from nextframe.pages.samples import samples
+from nextframe.pages.scores import (
+    METRIC_NAMES,
+    by_seed,
+    combination,
+    counted,
+    errors,
+    figure_of,
+    span_name,
+    tiles,
+    verdict,
+)
 from nextframe.progress import clock
-from nextframe.results import BASELINES, METHODS, METRICS, Method, Results, prediction_path, read_prediction, shown
+from nextframe.results import DIGITS, Results, prediction_path, read_prediction, shown
 
 LEAD_SECONDS = 2.0
 """How much of the context a clip shows before the prediction begins."""
-METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM"}
 
 
 def write_report(
@@ -35,14 +45,11 @@ def write_report(
     `data`: the footage. `runs`: training runs whose loss is shown, by title. `stages`: wall-clock seconds by stage.
     `commands`: what to type next, as pairs of what it does and the command. Raises UserError when a file is missing.
     """
-    clips = chosen_clips(results, out, EpisodeDataset.open(data))
+    dataset = EpisodeDataset.open(data)
     body = [
-        *_opening(results, clips[len(clips) // 2]),
-        *_clips(results, clips),
-        *_errors(results),
-        *_reconstruction(results, clips[len(clips) // 2]),
+        *(samples if results.protocol.context == 0 else predictions)(results, out, dataset),
         *_tokens_and_speed(results),
-        *(_training(runs or {}, stages or {})),
+        *_training(runs or {}, stages or {}),
         *_method(results),
         *_settings(results),
     ]
@@ -50,6 +57,19 @@ def write_report(
         body += [html.heading("What to type next"), html.commands(commands)]
     body.append(f"<footer>nextframe {results.environment['nextframe']} · {len(results.episodes)} episodes</footer>")
     return html.write_page(path, html.page("nextframe: prediction and truth", body))
+
+
+def predictions(results: Results, out: Path, dataset: EpisodeDataset) -> Iterator[str]:
+    """What goes on from a context: clips to look at, and how far they are right."""
+    clips = chosen_clips(results, out, dataset)
+    median = clips[len(clips) // 2]
+    yield from _opening(results, median)
+    yield from _clips(results, clips)
+    if results.metrics:
+        yield from errors(results)
+    yield from by_seed(results)
+    if results.metrics:
+        yield from _reconstruction(results, median)
 
 
 @dataclass(frozen=True)
@@ -67,9 +87,10 @@ class Clip:
 
 
 def chosen_clips(results: Results, out: Path, dataset: EpisodeDataset) -> list[Clip]:
-    """The best, the median and the worst episode (fewer where there are fewer)."""
+    """The best, the median and the worst episode (fewer where there are fewer); by name, where none is scored alone."""
     order = results.best_to_worst()
-    places = {0: "Best", len(order) - 1: "Worst", len(order) // 2: "Median"}
+    first, middle, last = ("Best", "Median", "Worst") if results.metrics else ("First", "Middle", "Last")
+    places = {0: first, len(order) - 1: last, len(order) // 2: middle}
     return [_clip(results, out, dataset, order[place], places[place]) for place in sorted(places)]
 
 
@@ -78,17 +99,35 @@ def _clip(results: Results, out: Path, dataset: EpisodeDataset, index: int, rank
     infos = {info.name: info for info in dataset.episodes(protocol.split)}
     if name not in infos:
         raise UserError(f"{dataset.folder} has no episode {name}: give the footage that was evaluated")
-    episode, prediction = dataset.read(infos[name]), read_prediction(prediction_path(out, name))
-    stop = protocol.context + protocol.frames
-    value = results.scores["model"]["psnr"].episodes[index]
+    seed, trajectory = protocol.seeds[0], results.picked[index]
+    episode = dataset.read(infos[name])
+    first = read_prediction(prediction_path(out, name, seed))
+    prediction = read_prediction(prediction_path(out, name, seed, trajectory)) if trajectory else first
+    stop, apart = protocol.context + protocol.frames, results.interval
+    video, actions = episode.video[::apart][:stop], episode.actions[::apart][:stop]
     return Clip(
-        title=f"{rank} of {len(results.episodes)}: {name}, {value:.1f} dB over {protocol.frames} frames",
-        context=episode.video[: protocol.context],
-        truth=episode.video[protocol.context : stop],
+        title=f"{rank} of {len(results.episodes)}: {name}{_score_of(results, index)}",
+        context=video[: protocol.context],
+        truth=video[protocol.context :],
         prediction=prediction.video,
-        reconstruction=prediction.reconstruction,
-        actions=[dataset.info.action_names[action] for action in episode.actions[:stop]],
+        reconstruction=first.reconstruction,
+        actions=dataset.info.action_texts(actions),
     )
+
+
+def _score_of(results: Results, index: int) -> str:
+    """`, 21.3 dB over 156 frames; shown: seed 0, prediction 17 of 100`"""
+    protocol, text = results.protocol, ""
+    if results.metrics:
+        metric = results.metrics[0]
+        value = results.scores["model"][metric].episodes[index]
+        amount = f"{value:.1f} dB" if metric == "psnr" else f"{METRIC_NAMES[metric]} {value:.{DIGITS[metric]}f}"
+        text = f", {amount} over {protocol.frames} frames"
+    if len(protocol.seeds) == protocol.trajectories == 1:
+        return text
+    if protocol.trajectories == 1:
+        return f"{text}; shown: seed {protocol.seeds[0]}"
+    return f"{text}; shown: seed {protocol.seeds[0]}, prediction {results.picked[index] + 1} of {protocol.trajectories}"
 
 
 def prediction_strip(clip: Clip) -> np.ndarray:
@@ -102,115 +141,37 @@ def prediction_strip(clip: Clip) -> np.ndarray:
 
 
 def _opening(results: Results, median: Clip) -> Iterator[str]:
-    protocol, fps = results.protocol, float(results.data["fps"])
+    protocol, fps = results.protocol, results.fps
     yield html.paragraph("nextframe: a world model, measured", "over")
     yield html.heading("Can it tell what happens next?", 1)
+    condition = results.model["config"]["model"]["condition"] if results.sample.guidance else "none"
+    then = {"none": "nothing", "label": "nothing but its class"}.get(
+        condition, "nothing but the actions that were taken"
+    )
     sentences = [
         f"The model was shown the first {protocol.context} frames ({protocol.context / fps:.1f} s) of "
-        f"{counted(len(results.episodes), 'held-out episode')}, then nothing but the actions that were taken. "
+        f"{counted(len(results.episodes), 'held-out episode')}, then {then}. "
         f"From these it made the next {protocol.frames} frames ({protocol.frames / fps:.1f} s), each from its own "
         "earlier ones, and every frame was compared with what really happened.",
         verdict(results, late=False),
         verdict(results, late=True),
+        combination(results),
     ]
     text = "".join(html.paragraph(sentence, "lead") for sentence in sentences if sentence)
-    key = "Amber: the end of the context. Teal: made by the model. The arrow is the action that led to a frame."
+    key = "Amber: the end of the context. Teal: made by the model."
+    if condition in ("action", "vector"):
+        key += " The arrow is the action that led to a frame."
     yield html.beside(text, _player(results, median) + html.paragraph(key, "soft"))
-    yield html.tiles(*_tiles(results))
-
-
-def counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def span_name(results: Results, late: bool) -> str:
-    last = results.protocol.frames
-    return f"{EARLY + 1}-{last}" if late else f"1-{min(EARLY, last)}"
-
-
-def verdict(results: Results, late: bool) -> str:
-    """In words: which baselines the model beats over the early or the late frames; "" where there are no late ones.
-
-    It is better or worse than one only where the 95 % confidence interval of the difference lies on one side of zero,
-    and neither with fewer than `FEWEST` episodes.
-    """
-    last = "late" if late else "early"
-    leads: dict[Method, dict[str, Figure]] = {
-        name: {metric: getattr(results.gains[name][metric], last) for metric in METRICS} for name in BASELINES
-    }
-    if any(figure is None for by_metric in leads.values() for figure in by_metric.values()):
-        return ""
-    means = {method: f"{_figure_of(results, method, 'psnr', late).mean:.1f}" for method in METHODS}
-    against = " and ".join(means[baseline] for baseline in BASELINES)
-    baselines = f"“{METHODS['repeat_last']}” and “{METHODS['context_mean']}”"
-    if _too_few(results):
-        said = (
-            f"its PSNR is {means['model']} dB, against {against} of {baselines}. Whether it is really better "
-            f"{counted(len(results.episodes), 'episode')} cannot tell: predict {FEWEST} or more."
-        )
-    elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
-        smaller = 10 ** (min(by_metric["psnr"].mean for by_metric in leads.values()) / 10)
-        said = (
-            f"it beats both {baselines}, on PSNR and on SSIM: "
-            f"{means['model']} dB against {against}. Its squared error is about {smaller:.1f} times smaller than the "
-            "better one's."
-        )
-    else:
-        clauses = [f"against “{METHODS[name]}” it is {_outcomes(by_metric)}" for name, by_metric in leads.items()]
-        said = f"{'; '.join(clauses)}. Its PSNR is {means['model']} dB, theirs {against}."
-    return f"Over predicted frames {span_name(results, late)}, {said}"
-
-
-def _too_few(results: Results) -> bool:
-    return len(results.episodes) < FEWEST
-
-
-def _outcomes(leads: Mapping[str, Figure]) -> str:
-    """`better on PSNR, worse on SSIM`"""
-    by_outcome: dict[str, list[str]] = {}
-    for metric, lead in leads.items():
-        outcome = "better" if lead.low > 0 else "worse" if lead.high < 0 else "neither clearly better nor worse"
-        by_outcome.setdefault(outcome, []).append(METRIC_NAMES[metric])
-    return ", ".join(f"{outcome} on {' and '.join(metrics)}" for outcome, metrics in by_outcome.items())
-
-
-def _spans(results: Results) -> list[bool]:
-    """The early frames, and the late ones where there are any."""
-    return [False, True] if results.protocol.frames > EARLY else [False]
-
-
-def _figure_of(results: Results, method: Method, metric: str, late: bool) -> Figure:
-    score = results.scores[method][metric]
-    figure = score.late if late else score.early
-    assert figure is not None
-    return figure
-
-
-def _tiles(results: Results) -> Iterator[tuple[str, str, str]]:
-    """Name, value and what to hold it against: two rows of three on a desk."""
-    tokens, speed = results.tokens, results.speed
-    frames = results.protocol.context + results.protocol.frames
-    saved = f"{tokens.total:,} instead of {tokens.uniform:,} for {frames} frames"
-    how = f"{counted(speed.batch, 'episode')} at once, {counted(results.sample.steps, 'step')} a frame"
-    rest = [
-        ("Tokens to remember it all", f"{tokens.uniform / tokens.total:.1f}× fewer", saved),
-        ("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {speed.hardware}"),
-    ]
-    for late in _spans(results):
-        for metric, digits, unit in (("psnr", 1, " dB"), ("ssim", 2, "")):
-            means = {method: f"{_figure_of(results, method, metric, late).mean:.{digits}f}" for method in METHODS}
-            baselines = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']}"
-            below = f"{baselines} · ceiling {means['reconstruction']}"
-            yield f"{METRIC_NAMES[metric]}, frames {span_name(results, late)}", means["model"] + unit, below
-        yield rest.pop(0)
-    yield from rest
+    yield html.tiles(*tiles(results))
 
 
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
     others = [clip for clip in clips if clip is not clips[len(clips) // 2]]
     if others:
-        yield html.heading("The best and the worst")
-        yield html.paragraph("Not picked by hand: by PSNR over all predicted frames, as the median above.", "soft")
+        metric = METRIC_NAMES[results.metrics[0]] if results.metrics else ""
+        yield html.heading("The best and the worst" if metric else "The first and the last")
+        by = f"by {metric} over all predicted frames, as the median above" if metric else "by name, as the one above"
+        yield html.paragraph(f"Not picked by hand: {by}.", "soft")
         yield html.grid(*(_player(results, clip) for clip in others))
     yield html.heading("Frame by frame")
     yield html.paragraph("Each frame is made from the ones before it, so errors may add up.", "soft")
@@ -220,56 +181,22 @@ def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
 
 def _player(results: Results, clip: Clip) -> str:
     """A video of the end of the context and all of the prediction."""
-    fps = float(results.data["fps"])
+    fps = results.fps
     lead = min(results.protocol.context, round(LEAD_SECONDS * fps))
     video = np.concatenate([clip.context[-lead:], clip.truth])
     frames = comparison_clip(video, clip.prediction, clip.actions[-len(video) :])
     return html.video(frames, fps, clip.title)
 
 
-def _errors(results: Results) -> Iterator[str]:
-    yield html.heading("Error per predicted frame")
-    yield html.paragraph(
-        "PSNR counts squared error, in decibels: 3 dB more is half of it. SSIM compares structure: 1 is identical. "
-        "Repeating the last frame and the mean frame of the context are what one can do without any model; the "
-        "autoencoder alone, given the true frames, is the best this model could reach. The band is the 95 % "
-        f"confidence interval of the model's mean; frames 1-{min(EARLY, results.protocol.frames)} are shaded."
-        + (f" With fewer than {FEWEST} episodes the intervals are too narrow." if _too_few(results) else ""),
-        "soft",
-    )
-    yield legend()
-    yield html.grid(*(html.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in METRICS))
-    columns = [(metric, late) for metric in METRICS for late in _spans(results)]
-    units = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
-    head = [f"{units[metric]} {span_name(results, late)}" for metric, late in columns]
-    rows = []
-    for method, name in METHODS.items():
-        figures = [interval(_figure_of(results, method, metric, late), metric) for metric, late in columns]
-        rows.append([name, *figures])
-    yield html.table(["mean over episodes (95 % interval)", *head], rows)
-    leads = []
-    for baseline in BASELINES:
-        gains = results.gains[baseline]
-        figures = [gains[metric].late if late else gains[metric].early for metric, late in columns]
-        cells = [interval(figure, metric, "+") for figure, (metric, _) in zip(figures, columns, strict=True) if figure]
-        won = " / ".join(f"{gains[metric].won}" for metric in METRICS)
-        leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
-    yield html.table(["the model's lead, episode by episode", *head, "episodes won (PSNR / SSIM)"], leads)
-
-
-def interval(figure: Figure, metric: str, sign: str = "") -> str:
-    digits = 2 if metric == "psnr" else 3
-    return f"{figure.mean:{sign}.{digits}f} ({figure.low:{sign}.{digits}f} to {figure.high:{sign}.{digits}f})"
-
-
 def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
     rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
-    ceiling, similarity = (_figure_of(results, "reconstruction", metric, False).mean for metric in METRICS)
+    means = {metric: figure_of(results, "reconstruction", metric, False).mean for metric in results.metrics}
+    texts = [f"{mean:.1f} dB" if name == "psnr" else f"{METRIC_NAMES[name]} {mean:.3f}" for name, mean in means.items()]
     yield html.heading("What the autoencoder alone loses")
     yield html.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
-        f"involved: {ceiling:.1f} dB and SSIM {similarity:.3f} over frames {span_name(results, False)}. Predictions go "
+        f"involved: {' and '.join(texts)} over frames {span_name(results, False)}. Predictions go "
         "through the same decoder, so this is about as good as they could be.",
         "soft",
     )
@@ -278,7 +205,7 @@ def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
 
 def _tokens_and_speed(results: Results) -> Iterator[str]:
     tokens, speed, settings = results.tokens, results.speed, results.environment
-    yield html.heading("A long memory, in few tokens")
+    yield html.heading("A long memory, in few tokens" if tokens.coarse_frames else "Tokens")
     frames = tokens.fine_frames + tokens.coarse_frames
     fine, coarse = tokens.fine_frames * tokens.fine_per_frame, tokens.coarse_frames * tokens.coarse_per_frame
     if tokens.coarse_frames:
@@ -300,7 +227,7 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
             ["seconds per frame", f"{speed.seconds_per_frame:.4f}"],
             ["transformer alone", f"{speed.rollout_frames_per_second:.1f} frames per second"],
             ["decoder alone", f"{speed.decode_frames_per_second:.1f} frames per second"],
-            ["episodes at once (frames of all are counted)", f"{speed.batch}"],
+            ["clips at once (frames of all are counted)", f"{speed.batch}"],
             ["steps per frame, guidance", f"{results.sample.steps}, {results.sample.guidance:g}"],
             ["hardware", f"{speed.hardware}, {settings['precision']}"],
         ],
@@ -320,20 +247,34 @@ def _training(runs: Mapping[str, Path], stages: Mapping[str, float]) -> Iterator
 
 def _method(results: Results) -> Iterator[str]:
     protocol = results.protocol
-    yield html.heading("How this was measured")
-    yield html.paragraph(
+    chosen = (
         f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, none left out. "
-        "Only predicted frames are scored, as 8-bit pixels before any video compression; PSNR is at most 60 dB, so "
-        "that a still camera cannot count infinitely. Each frame's PSNR and SSIM are averaged over frames, then over "
-        "episodes. Intervals: percentile bootstrap over episodes, and over differences per episode for the leads. A "
-        "model that is unsure averages or invents: far into the future no prediction can match one particular truth "
-        "where the camera sees what was never shown, so read the late frames against the baselines, not against 60 dB.",
-        "soft",
     )
+    if protocol.context == 0:
+        span = (protocol.frames - 1) * results.interval + 1
+        chosen = f"True clips: the beginnings of episodes of at least {span} frames, drawn at random, always the same. "
+    pixels = "Only predicted frames are scored, as 8-bit pixels before any video compression. "
+    frames = (
+        "PSNR is at most 60 dB, so that a still camera cannot count infinitely. Each frame's scores are averaged over "
+        "frames, then over episodes. Intervals: percentile bootstrap over episodes, and over differences per episode "
+        "for the leads. A model that is unsure averages or invents: far into the future no prediction can match one "
+        "particular truth where the camera sees what was never shown, so read the late frames against the baselines, "
+        "not against 60 dB. "
+    )
+    videos = (
+        "FVD: Fréchet distance between Gaussians fitted to the I3D features of all predicted clips and of all true "
+        "ones, without their context. It depends on how many clips there are: compare it at the same number only. "
+    )
+    text = chosen + pixels
+    text += (frames if results.metrics else "") + (videos if "fvd" in results.by_seed else "") + combination(results)
+    yield html.heading("How this was measured")
+    yield html.paragraph(text.strip(), "soft")
 
 
 def _settings(results: Results) -> Iterator[str]:
-    model, data = results.model, results.data
+    model, data, protocol = results.model, results.data, results.protocol
+    several = len(protocol.seeds) * protocol.trajectories > 1
+    further = " (those of further predictions follow from them)" if several else ""
     rows = [
         ["model", f"{model['run']}, {model['parameters'] / 1e6:.2f} M parameters"],
         ["weights", f"sha256 {model['sha256']}"],
@@ -341,7 +282,8 @@ def _settings(results: Results) -> Iterator[str]:
         ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
         ["made by", ", ".join(f"{name} {value}" for name, value in data["source"].items())],
-        ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode"],
+        ["sampling", ", ".join(f"{name} {value}" for name, value in asdict(results.sample).items())],
+        ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode{further}"],
         *([name, str(value)] for name, value in results.environment.items()),
     ]
     yield html.heading("Settings")

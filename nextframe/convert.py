@@ -1,0 +1,144 @@
+"""Published checkpoints into runs, and runs into published checkpoints."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, read_weights
+from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.configfile import read_config
+from nextframe.errors import UserError
+from nextframe.files import new_file, new_folder, sha256
+from nextframe.hub import local_run
+from nextframe.official import PUBLISHED_SCALE
+from nextframe.published import (
+    PUBLISHED,
+    PublishedModel,
+    add_autoencoder,
+    published_weights,
+    read_published,
+    require_fit,
+    write_run,
+)
+from nextframe.recognise import LATENT_SIZE, described
+from nextframe.releases import TRANSFORMERS, name_and_hash, release_of
+
+
+def convert_published(file: Path, out: Path, latent_size: int | None = None, autoencoder: Path | None = None) -> Path:
+    """Make the run `out` of a published transformer or DC-AE, and say what it is.
+
+    `latent_size`: rows and columns of its latents, which no weight tells; as published if not given. `autoencoder`:
+    for a transformer, a published DC-AE or a run of one. Returns `out`. Raises UserError, before anything is written,
+    for a file that is damaged or fits no model, and for an `out` that is there already.
+    """
+    if out.exists():
+        raise UserError(f"{out} is there already: choose a new folder (an autoencoder goes to RUN/{AUTOENCODER})")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: to write a run as a published file, add --to-official")
+    if latent_size is not None and latent_size < 1:
+        raise UserError(f"--latent-size is {latent_size}: latents have at least 1 row and column")
+    world_model = _world_model_around(out)
+    latent_size = latent_size or (world_model.model.latent_size if world_model else LATENT_SIZE)
+    model = read_published(file, latent_size)
+    if isinstance(model.config, TokenizerConfig) and autoencoder is not None:
+        raise UserError(f"{file} is an autoencoder itself: leave out --autoencoder")
+    if autoencoder is not None:
+        _refuse_another_ones(file, autoencoder)
+    if world_model is not None:
+        require_fit(world_model, model.config, file)
+    with new_folder(out) as folder:
+        write_run(model, folder)
+        if autoencoder is not None:
+            add_autoencoder(folder, autoencoder if autoencoder.is_file() else local_run(autoencoder))
+    print(summary(model, file, out))
+    return out
+
+
+def convert_to_official(run: Path, out: Path) -> Path:
+    """Write the world model or autoencoder of a run as the published classes load it: .pth, or .safetensors.
+
+    Returns `out`. Raises UserError for a model that has no published counterpart, and for an `out` that is there.
+    """
+    run = local_run(run)
+    if out.exists():
+        raise UserError(f"{out} is there already: choose a new file")
+    if out.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"--out {out} must end in .pth or .safetensors")
+    name, stated = name_and_hash(out)
+    if stated is not None:
+        raise UserError(f"--out {out} ends in a hash, which the new file cannot have: call it {name}{out.suffix}")
+    weights = {name: weight.clone() for name, weight in published_weights(run).items()}
+    with new_file(out) as temporary:
+        if out.suffix == ".pth":
+            torch.save(weights, temporary)
+        else:
+            save_file(weights, temporary)
+    config = read_config(run / CONFIG)
+    print(f"{run}: {described(config.model)}\n  written        {out}, {len(weights)} tensors, sha256 {sha256(out)[:8]}")
+    print("\n".join(f"  not in it      {line}" for line in _left_out(config, run)))
+    return out
+
+
+def summary(model: PublishedModel, file: Path, out: Path) -> str:
+    """What was found in a published file, what was made of it, and what to type next."""
+    config, count = model.config, sum(weight.numel() for weight in model.weights.values())
+    settings = f"those of the preset {model.preset}" if model.preset else "defaults"
+    parts = [CONFIG, WEIGHTS, *([PUBLISHED] if model.rest else [])]
+    lines = [
+        f"{file.name}: {described(config.model)}; {count / 1e6:.1f} M parameters",
+        f"  content        {'has the hash in its name' if model.verified else 'not checked: no hash in the name'}",
+        f"  settings       {settings}",
+    ]
+    if isinstance(config, TokenizerConfig):
+        side, activation = config.model.frame_size, config.model.decoder_activation
+        assumed = f"latents times {PUBLISHED_SCALE}, frames of {side} pixels, {activation} in its decoder"
+        follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
+    else:
+        side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))
+        assumed = f"latents of {side} x {side}, a window of {config.model.window} frames, rotary axes {axes}"
+        follow_up = f"nextframe sample --model {out} --data DATA --out OUT"
+        if (out / AUTOENCODER).exists():
+            parts.append(AUTOENCODER)
+        else:
+            release = release_of(file)
+            name = release.autoencoder if release else "DCAE_FILE.pth"
+            follow_up = f"nextframe convert {name} --out {out / AUTOENCODER}     (it has no autoencoder yet)"
+    lines += [
+        f"  assumed        {assumed} (no weight tells; change {out / CONFIG} if it is otherwise)",
+        f"  written        {out}: {', '.join(parts)}",
+        f"next: {follow_up}",
+    ]
+    return "\n".join(lines)
+
+
+def _refuse_another_ones(file: Path, autoencoder: Path) -> None:
+    """Two published files that do not belong together: all their autoencoders make latents of the same shape."""
+    release, name = release_of(file), name_and_hash(autoencoder)[0]
+    known = {name_and_hash(other.autoencoder)[0] for other in TRANSFORMERS.values()}
+    if release is not None and name in known and name != name_and_hash(release.autoencoder)[0]:
+        raise UserError(f"{file.name} was trained with {release.autoencoder}, not with {autoencoder.name}: name that")
+
+
+def _world_model_around(out: Path) -> WorldModelConfig | None:
+    """The world model that `out` is to be the autoencoder of, if it is RUN/autoencoder."""
+    if out.name != AUTOENCODER or not (out.parent / CONFIG).exists():
+        return None
+    config = read_config(out.parent / CONFIG)
+    return config if isinstance(config, WorldModelConfig) else None
+
+
+def _left_out(config: TokenizerConfig | WorldModelConfig, run: Path) -> list[str]:
+    """What the published layout has no place for, and the user of the file must know."""
+    if isinstance(config, TokenizerConfig):
+        scale = float(read_weights(run / WEIGHTS)["scale"])
+        return [f"scaling_factor {scale:.6g}: belongs in the configuration of the published class"]
+    model, lines = config.model, []
+    lines.append(f"short_term_ctx_winsize={model.window}, axes_dims_rope={model.rope_axes}: arguments of the class")
+    if model.temporal_decay:
+        lines.append(f"slope_scale={model.temporal_decay}: an argument of the class")
+    if model.condition == "action" and model.action_of == "arrival":
+        lines.append(
+            "this model gives a frame the action that led to it, the published code the one taken in it: shift"
+        )
+    return lines

@@ -1,0 +1,56 @@
+"""Options that several commands share, each declared once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from nextframe.config import Protocol, SampleConfig, WorldModelConfig
+from nextframe.configfile import read_config
+from nextframe.errors import UserError
+from nextframe.hub import local_run
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How frames are drawn; what is not given is for the protocol, or else the model's own settings, to say."""
+
+    steps: int | None = None
+    """Steps per frame; if not given, as the protocol says, or else as the model's own settings do."""
+    solver: Literal["euler", "heun", "adams"] | None = None
+    """How a step is made, euler in the published models; the same if not given."""
+    guidance: float | None = None
+    """1 is none, 0 without the condition; the same if not given."""
+    seed: int = 0
+    """Of the noise; beside the seeds of a protocol, it is added to them all."""
+    memory: int | None = None
+    """Frames the model sees at once, at most: a sliding window; the same if not given."""
+    riflex: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
+    temporal_decay: float | None = None
+    """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
+
+    def settings(self, protocol: Protocol, model: Path) -> SampleConfig:
+        """The sampling settings for a run. Raises UserError when it is none, or has no such settings."""
+        config = read_config(local_run(model) / "config.yaml")
+        if not isinstance(config, WorldModelConfig):
+            raise UserError(f"{model} is an autoencoder: name the run of a world model")
+        given = {name: value for name, value in vars(self).items() if value is not None and value is not False}
+        try:
+            return replace(protocol.settings(config.sample), **given)
+        except ValueError as error:
+            raise UserError(f"sampling: {error}") from None
+
+
+OWN_SETTINGS = SamplingOptions()
+Sampling = Annotated[SamplingOptions, tyro.conf.arg(name="")]
+"""Its fields as options of a command, without a word before them."""
+
+
+def changed(protocol: Protocol, **given: Any) -> Protocol:
+    """A protocol with other settings. Raises UserError for impossible ones."""
+    try:
+        return replace(protocol, **given)
+    except ValueError as error:
+        raise UserError(f"protocol: {error}") from None

@@ -1,0 +1,246 @@
+"""Published files (guyuchao/FAR_Models): read without running what is in them, made into runs, and back.
+
+RUN/published.safetensors     published weights that ours have no place for, as they were: a round trip is exact
+"""
+
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, read_weights, write_weights
+from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.errors import UserError
+from nextframe.files import sha256
+from nextframe.official import AUTOENCODER_PREFIX, PUBLISHED_SCALE, from_published, to_published, without_effect
+from nextframe.presets import PRESETS
+from nextframe.recognise import LATENT_SIZE, autoencoder_to_published, misfits, recognise
+from nextframe.releases import name_and_hash, release_of
+from nextframe.transformer import Transformer
+
+PUBLISHED = "published.safetensors"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published file, understood."""
+
+    config: RunConfig
+    preset: str | None
+    """Whose training and sampling settings the configuration has; None: the defaults."""
+    weights: dict[str, Tensor]
+    """Ours, each in the precision it has in the file."""
+    rest: dict[str, Tensor]
+    """The published weights that ours have no place for."""
+    verified: bool
+    """The content has the hash that the name of the file ends in; False: the name ends in none."""
+
+
+def read_published(path: Path, latent_size: int = LATENT_SIZE) -> PublishedModel:
+    """Read a published transformer or DC-AE (.pth or .safetensors), and find out which one it is.
+
+    `latent_size`: rows and columns of its latents. Raises UserError, naming the weights, for one that does not fit.
+    """
+    weights = _read_tensors(path)
+    verified = _verify(path)
+    try:
+        model = recognise(weights, latent_size)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; convert takes the state dict of a published model, unchanged") from None
+    if isinstance(model, AutoencoderConfig):
+        ours = {AUTOENCODER_PREFIX + name: weight for name, weight in weights.items()}
+        ours["scale"] = torch.tensor(PUBLISHED_SCALE)
+        config, preset = _tokenizer_config(model)
+        return PublishedModel(config, preset, ours, {}, verified)
+    with torch.device("meta"):
+        names = list(Transformer(model).state_dict())
+    rest = {name: weights[name] for name in without_effect(model)}
+    _refuse_mixed_precision(path, weights)
+    config, preset = _world_model_config(model, path)
+    return PublishedModel(config, preset, from_published(weights, names), rest, verified)
+
+
+def write_run(model: PublishedModel, folder: Path) -> None:
+    """Write the files of a run. Make `folder` with `files.new_folder`."""
+    write_config(model.config, folder / CONFIG)
+    write_weights(folder / WEIGHTS, model.weights)
+    if model.rest:
+        write_weights(folder / PUBLISHED, model.rest)
+
+
+def add_autoencoder(run: Path, source: Path) -> None:
+    """Give the world model in the folder `run` its autoencoder: a published DC-AE, or a run of an autoencoder.
+
+    Raises UserError when its latents are not those of the world model.
+    """
+    config = read_config(run / CONFIG)
+    assert isinstance(config, WorldModelConfig)
+    if source.is_file():
+        model = read_published(source, config.model.latent_size)
+        require_fit(config, model.config, source)
+        write_run(model, run / AUTOENCODER)
+        return
+    settings = read_config(source / CONFIG)
+    require_fit(config, settings, source)
+    write_config(settings, run / AUTOENCODER / CONFIG)
+    write_weights(run / AUTOENCODER / WEIGHTS, read_weights(source / WEIGHTS))
+
+
+def require_fit(world_model: WorldModelConfig, autoencoder: RunConfig, where: Path) -> None:
+    """Raises UserError when `autoencoder`, found in `where`, does not make the latents of a world model."""
+    if not isinstance(autoencoder, TokenizerConfig):
+        raise UserError(f"{where} is a world model: name an autoencoder, a file DCAE_....pth or a run of one")
+    made, wanted = autoencoder.model, world_model.model
+    if (made.latent_channels, made.latent_size) != (wanted.latent_channels, wanted.latent_size):
+        raise UserError(
+            f"the autoencoder {where} makes latents of {_latents(made)}, the world model takes {_latents(wanted)}: "
+            "choose the one it was trained with"
+        )
+
+
+def published_weights(run: Path) -> dict[str, Tensor]:
+    """The published state dict of a run, of a world model or an autoencoder.
+
+    Raises UserError for a model that the published classes cannot be.
+    """
+    config, weights = read_config(run / CONFIG), read_weights(run / WEIGHTS)
+    with torch.device("meta"):
+        network: nn.Module = (
+            Autoencoder(config.model) if isinstance(config, TokenizerConfig) else Transformer(config.model)
+        )
+    problem = misfits(weights, network.state_dict())
+    if problem:
+        raise UserError(f"{run / WEIGHTS} does not fit {run / CONFIG}: {problem}")
+    if isinstance(config, TokenizerConfig):
+        return autoencoder_to_published(weights)
+    foreign = _without_counterpart(config.model)
+    if foreign:
+        raise UserError(f"{run} has no published counterpart: the published classes know no {foreign}")
+    rest = read_weights(run / PUBLISHED) if (run / PUBLISHED).exists() else {}
+    return to_published(weights, config.model) | rest
+
+
+def _without_counterpart(config: TransformerConfig) -> str:
+    """What a published transformer cannot be; empty for one that it can."""
+    # The published classes know other patches, but no published file has any, so that none could be recognised.
+    foreign = {
+        "actions that are vectors": config.condition == "vector",
+        "full attention (Video DiT)": config.attention == "full",
+        f"patches of {config.patch} x {config.patch} latents": config.patch != 1,
+    }
+    return " and no ".join(name for name, has in foreign.items() if has)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file. No code in it is run: torch refuses a file that asks for any."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file: name a published checkpoint (.pth or .safetensors)")
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    again = "download it again"
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is damaged, cut off or no file of torch.save: {again}")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        # Whatever torch stumbles over in here is in the file.
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise UserError(
+                f"{path} wants to run {code[1]} while it is read, which nextframe never does: "
+                "have it saved again as a state dict of tensors alone"
+            ) from None
+        raise UserError(f"{path} is damaged or no file of torch.save ({str(error).splitlines()[0]}): {again}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        nested = [str(name) for name, value in content.items() if isinstance(value, dict)]
+        part = repr((nested or ["model"])[0])
+        raise UserError(
+            f"{path} holds more than a state dict ({', '.join(others[:3])}): load it and save the weights in it alone, "
+            f"as in torch.save(checkpoint[{part}], FILE)"
+        )
+    return {str(name): value.detach() for name, value in content.items()}
+
+
+def _verify(path: Path) -> bool:
+    """Whether the name ends in a hash of the content. Raises UserError when it ends in another one."""
+    name, expected = name_and_hash(path)
+    if expected is None:
+        return False
+    found = sha256(path)[: len(expected)]
+    if found != expected:
+        raise UserError(
+            f"{path} should have a sha256 that begins with {expected}, but it is {found}: the download is damaged or "
+            f"the file was changed; download it again, or rename it to {name}{path.suffix} to convert it as it is"
+        )
+    return True
+
+
+def _refuse_mixed_precision(path: Path, weights: dict[str, Tensor]) -> None:
+    """Keys and values are one matrix in ours, so they must be of one precision."""
+    for name, key in weights.items():
+        value = re.sub(r"(to_|add_)k", r"\1v", name)
+        if ".attn." in name and weights[value].dtype != key.dtype:
+            raise UserError(f"{path} has {name} and {value} in two precisions: save it in one")
+
+
+def _world_model_config(model: TransformerConfig, path: Path) -> tuple[WorldModelConfig, str]:
+    """The preset of a transformer, with the model that was found in its place.
+
+    By the name of the file if that is a published one, else the nearest by shape.
+    """
+    candidates = {
+        name: preset
+        for name, preset in PRESETS.items()
+        if isinstance(preset, WorldModelConfig) and not _without_counterpart(preset.model)
+    }
+    release = release_of(path)
+    if release is not None and _shape(candidates[release.preset].model) == _shape(model):
+        name = release.preset
+    else:
+        name = min(candidates, key=lambda name: _distance(candidates[name].model, model))
+    preset = candidates[name]
+    return replace(preset, model=replace(model, window=preset.model.window)), name
+
+
+def _tokenizer_config(model: AutoencoderConfig) -> tuple[TokenizerConfig, str | None]:
+    for name, preset in PRESETS.items():
+        if isinstance(preset, TokenizerConfig) and preset.model == model:
+            return preset, name
+    return TokenizerConfig(model=model), None
+
+
+def _shape(model: TransformerConfig) -> tuple[object, ...]:
+    """What can be seen in the weights."""
+    seen = (model.latent_channels, model.layers, model.heads, model.head_dim)
+    return (*seen, model.coarse_patch, model.condition, model.classes)
+
+
+def _distance(preset: TransformerConfig, model: TransformerConfig) -> tuple[float, ...]:
+    """How unlike a preset is: of another kind, told other things, of another size."""
+    return (
+        (preset.coarse_patch is None) != (model.coarse_patch is None),
+        preset.condition != model.condition,
+        abs(preset.layers - model.layers) + abs(preset.heads - model.heads),
+    )
+
+
+def _latents(config: AutoencoderConfig | TransformerConfig) -> str:
+    return f"{config.latent_channels} x {config.latent_size} x {config.latent_size}"
