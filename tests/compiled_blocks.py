@@ -1,0 +1,63 @@
+"""Run by test_parallel in a process of its own: checking shapes at run time, as the tests do, cannot be compiled.
+
+Prints the number of graphs after each length, and the largest difference to the plain network.
+"""
+
+import copy
+import json
+
+import torch
+
+from nextframe.config import TransformerConfig, WorldModelConfig
+from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.parallel import compile_blocks
+from nextframe.transformer import Transformer
+
+MODEL = TransformerConfig(
+    latent_channels=3,
+    latent_size=4,
+    layers=2,
+    heads=2,
+    head_dim=16,
+    rope_axes=(4, 6, 6),
+    coarse_patch=2,
+    window=4,
+    condition="action",
+    classes=3,
+)
+OBJECTIVE = FrameFlowMatching(WorldModelConfig(model=MODEL))
+
+
+def loss_and_gradients(network: Transformer, frames: int) -> torch.Tensor:
+    clips = Clips(torch.randn(2, frames, 3, 4, 4), torch.zeros(2, frames, dtype=torch.int64))
+    network.zero_grad()
+    loss = OBJECTIVE.loss(network, OBJECTIVE.prepare(clips, torch.Generator().manual_seed(0)))
+    loss.backward()
+    return torch.cat([loss.detach()[None], *(p.grad.flatten() for p in network.parameters() if p.grad is not None)])
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    plain = Transformer(MODEL)
+    for weight in plain.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    compiled, graphs = copy.deepcopy(plain), []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_blocks(compiled, backend)
+    counts, difference = [], 0.0
+    for frames in (9, 5, 4, 31, 2):
+        results = []
+        for network in (plain, compiled):
+            torch.manual_seed(frames)
+            results.append(loss_and_gradients(network, frames))
+        difference = max(difference, (results[0] - results[1]).abs().max().item())
+        counts.append(len(graphs))
+    print(json.dumps({"graphs": counts, "difference": difference}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What is applied to the network from outside changes no number."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import AUTOENCODER, LONG, random_transformer
+from torch import nn
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.config import TrainConfig, WorldModelConfig
+from nextframe.errors import UserError
+from nextframe.layers import Block
+from nextframe.learner import Learner, Task
+from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.parallel import recompute_blocks
+
+CONFIG = WorldModelConfig(model=replace(LONG, layers=3))
+
+
+def loss_and_gradients(network: nn.Module, frames: int) -> list[torch.Tensor]:
+    latents = torch.randn(2, frames, 3, 4, 4, generator=torch.Generator().manual_seed(frames))
+    objective = FrameFlowMatching(CONFIG)
+    clips = Clips(latents, torch.zeros(2, frames, dtype=torch.int64))
+    network.zero_grad()
+    loss = objective.loss(network, objective.prepare(clips, torch.Generator().manual_seed(0)))
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+
+def test_recomputing_changes_nothing() -> None:
+    network = random_transformer(CONFIG.model)
+    plain = loss_and_gradients(network, 7)
+    recompute_blocks(network)
+    again = loss_and_gradients(network, 7)
+    assert len(plain) == len(again) and all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+
+
+def test_blocks_are_recomputed() -> None:
+    network = random_transformer(CONFIG.model)
+    calls = []
+    block = network.blocks[0]
+    assert isinstance(block, Block)
+    block.mlp.register_forward_hook(lambda *_: calls.append(1))
+    loss_and_gradients(network, 7)
+    plain = len(calls)
+    recompute_blocks(network)
+    loss_and_gradients(network, 7)
+    assert len(calls) - plain == 2 * plain
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_the_same_function_for_all_lengths() -> None:
+    """And few graphs serve all lengths, short clips and long ones: if each needed its own, that would never end."""
+    script = Path(__file__).parent / "compiled_blocks.py"
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    assert found["difference"] < 1e-5
+    assert found["graphs"][-1] == found["graphs"][-3] < 24, found
+
+
+def test_an_autoencoder_has_no_blocks() -> None:
+    autoencoder = Autoencoder(AUTOENCODER)
+    task = Task(autoencoder, FrameFlowMatching(CONFIG), lambda step: None, product=autoencoder)
+    for settings in (TrainConfig(device="cpu", compile="on"), TrainConfig(device="cpu", recompute=True)):
+        with pytest.raises(UserError, match="only transformers"):
+            Learner(task, settings)
