@@ -35,8 +35,8 @@ SHARED = ("fps", "action_kind", "action_names", "label_names")
 def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: bool = False) -> LatentIndex:
     """Encode every episode of `data` with the autoencoder in `run`; goes on where an earlier call stopped.
 
-    The latents are scaled to unit variance. `out` gets a copy of the autoencoder with that scale: what the latents
-    mean is never apart from them. Episodes whose latents were lost, or whose footage has changed, are encoded again.
+    The latents are scaled to unit variance, or by the scale that the autoencoder has already. `out` gets a copy of the
+    autoencoder with that scale: what the latents mean is never apart from them. Episodes whose latents were lost, or whose footage has changed, are encoded again.
     `mirrored`: encode every frame mirrored left to right too, for `ClipConfig.mirror`; a mirrored latent is not the
     latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
     latents of others, or was made with another `mirrored`.
@@ -59,7 +59,8 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
 
 def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
     """The autoencoder, with its scale, and an empty index."""
-    autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
+    if autoencoder.scale == 1:  # not measured yet; a published one has the scale its transformers were trained with
+        autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
     write_atomically(out / AUTOENCODER / CONFIG, (run / CONFIG).read_bytes())
     write_weights(out / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
     config, info = autoencoder.config, dataset.info

@@ -98,6 +98,17 @@ def test_labels_vectors_and_mirrored_frames_are_encoded(
     assert_right(out, labelled.folder)
 
 
+def test_a_scale_is_measured_once(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    """A published autoencoder has the scale that its transformers were trained with, and keeps it."""
+    latents = encode(autoencoder, data, tmp_path / "latents", "cpu")
+    assert latents.episodes
+    kept = load_autoencoder(tmp_path / "latents" / "autoencoder")
+    assert load_autoencoder(autoencoder).scale == 1 != kept.scale
+    other = tiny_episodes(tmp_path / "other", 1, frames=5).folder
+    encode(tmp_path / "latents" / "autoencoder", other, tmp_path / "again", "cpu")
+    assert load_autoencoder(tmp_path / "again" / "autoencoder").scale == kept.scale
+
+
 def test_an_episode_with_another_label_is_encoded_again(
     autoencoder: Path, labelled: EpisodeDataset, tmp_path: Path, encoded: list[str]
 ) -> None:
