@@ -36,7 +36,8 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
     """Encode every episode of `data` with the autoencoder in `run`; goes on where an earlier call stopped.
 
     The latents are scaled to unit variance, or by the scale that the autoencoder has already. `out` gets a copy of the
-    autoencoder with that scale: what the latents mean is never apart from them. Episodes whose latents were lost, or whose footage has changed, are encoded again.
+    autoencoder with that scale: what the latents mean is never apart from them. Episodes whose latents were lost, or
+    whose footage has changed, are encoded again.
     `mirrored`: encode every frame mirrored left to right too, for `ClipConfig.mirror`; a mirrored latent is not the
     latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
     latents of others, or was made with another `mirrored`.

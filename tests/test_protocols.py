@@ -14,6 +14,7 @@ import torch
 from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_i3d, tiny_run
 
 from nextframe import evaluate as module
+from nextframe.cli import run_command
 from nextframe.config import Protocol, SampleConfig, TransformerConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
@@ -464,3 +465,14 @@ def test_settings_come_from_the_command_line_then_the_protocol_then_the_model(ru
 def test_settings_that_the_model_cannot_do_are_one_line(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sampling: memory is 2"):
         evaluate(replace(PROTOCOL, metrics=("psnr",)), run, data, tmp_path, "cpu", sample=SampleConfig(2, memory=2))
+
+
+def test_every_sampling_option_is_one_of_both_verbs(run: Path, data: Path, tmp_path: Path) -> None:
+    given = f"--model {run} --data {data} --episodes 1 --device cpu --steps 1 --solver euler --guidance 0 --seed 3"
+    further = f"{given} --memory 6 --riflex --temporal-decay 0.1 --out {tmp_path}/out"
+    run_command(f"sample --context 5 --frames 4 {further}".split())
+    assert (tmp_path / "out" / "test_0.mp4").exists()
+    with pytest.raises(UserError, match=r"test_0 has 16 frames, .* are 300"):
+        run_command(f"evaluate dmlab --seeds 0 --trajectories 2 {further}".split())
+    with pytest.raises(UserError, match="protocol: trajectories is 0"):
+        run_command(f"evaluate dmlab --trajectories 0 {further}".split())
