@@ -40,7 +40,7 @@ def bench(workload: Workload) -> dict[str, Any]:
     # Whatever a rival or a library prints must not come between a machine and its JSON object.
     with redirect_stdout(sys.stderr):
         torch.manual_seed(0)
-        bed = Bed.of(workload.subject)
+        bed = Bed.of(workload.subject, training=isinstance(workload, TrainBench))
         if isinstance(workload, TrainBench):
             measured = bench_train(workload, bed)
         elif isinstance(workload, SampleBench):

@@ -64,15 +64,35 @@ def matrix_precision(dtype: torch.dtype, device: torch.device) -> AbstractContex
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
-def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of matrix products in the precision of the products.
+PACKED_ROWS = 64
+"""Rows that packed weights are laid out for: the tokens of a frame. Others work too, about as fast."""
 
-    Under `matrix_precision` they are cast at every use otherwise; the numbers are the same. For networks that are not
-    trained.
+
+def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """For a network that is not trained any more: keep the weights of matrix products as the products want them.
+
+    In their precision, because under `matrix_precision` they are cast at every use otherwise. On a processor, in the
+    order in which oneDNN multiplies them, which it otherwise makes anew every time: for a frame's few rows that takes
+    longer than the product (docs/speed.md). The numbers are the same but for rounding.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
+        if isinstance(module, nn.Linear) and device.type == "cpu" and torch.backends.mkldnn.is_available():
+            module.forward = _packed(module)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _packed(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of a linear layer, with its weight copied into oneDNN's order."""
+    bias = None if linear.bias is None else linear.bias.detach()
+    dtype = linear.weight.dtype
+    packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
+
+    @torch.no_grad()
+    def forward(input: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed, bias, "none", [], "")
+
+    return forward
 
 
 def should_compile(setting: str, device: torch.device) -> bool:

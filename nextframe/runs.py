@@ -18,7 +18,7 @@ from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
-from nextframe.parallel import cast_products, matrix_precision, resolve_precision
+from nextframe.parallel import matrix_precision, resolve_precision, settle_products
 from nextframe.sampler import Session
 from nextframe.transformer import Transformer
 
@@ -173,7 +173,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
     dtype = resolve_precision(precision, torch.device(device))
     for network in (transformer, autoencoder):
-        cast_products(network, dtype)
+        settle_products(network, dtype, torch.device(device))
     return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype)
 
 

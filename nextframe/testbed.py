@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.errors import UserError
-from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision
+from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.presets import PRESETS
 from nextframe.runs import load
 from nextframe.stopwatch import PeakMemory
@@ -38,17 +38,21 @@ class Bed:
     """TFLOP/s of matrix products."""
 
     @staticmethod
-    def of(subject: Subject) -> "Bed":
+    def of(subject: Subject, training: bool) -> "Bed":
+        """Raises UserError for a preset, run or device that is not there."""
         device = resolve_device(subject.device)
         precision = resolve_precision(subject.dtype, device)
         rate = matrix_rate(device, precision)
         memory = PeakMemory(device)
-        if subject.model is not None:
-            world = load(subject.model, device)
-            config, network, autoencoder = world.config, world.transformer, world.autoencoder
+        world = None if subject.model is None else load(subject.model, device, subject.dtype)
+        config = world_preset(subject.preset) if world is None else world.config
+        if world is not None and not training:
+            network = world.transformer
         else:
-            config = world_preset(subject.preset)
-            network, autoencoder = randomised(Transformer(config.model)).to(device), None
+            network = randomised(Transformer(config.model)).to(device)
+            if not training:
+                settle_products(network, precision, device)
+        autoencoder = None if world is None else world.autoencoder
         return Bed(subject, config, network, autoencoder, device, precision, memory, rate)
 
     @property
@@ -107,7 +111,9 @@ def decoder_for(name: str | None, bed: Bed) -> Autoencoder:
         raise UserError(f"no autoencoder {name!r} for these latents: choose {', '.join(fitting) or '--no-decode'}")
     if not fitting:
         raise UserError("no autoencoder of the presets fits these latents: time the transformer alone, --no-decode")
-    return randomised(Autoencoder(fitting[name or next(iter(fitting))])).to(bed.device).eval()
+    autoencoder = randomised(Autoencoder(fitting[name or next(iter(fitting))])).to(bed.device).eval()
+    settle_products(autoencoder, bed.precision, bed.device)
+    return autoencoder
 
 
 def fitting_autoencoders(config: TransformerConfig) -> dict[str, AutoencoderConfig]:
