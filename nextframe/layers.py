@@ -132,7 +132,7 @@ class Attention(nn.Module):
         hidden: Sequence[Tokens],
         levels: Sequence[int],
         asked: int,
-        rotary: tuple[RotaryTable, RotaryTable],
+        rotary: RotaryTable,
         spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,
@@ -140,12 +140,12 @@ class Attention(nn.Module):
         """Updates of the last `asked` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
-        keys = rotate(_joined([key for key, _ in pairs]), *rotary)
+        keys = rotate(_joined([key for key, _ in pairs]), rotary)
         values = _joined([value for _, value in pairs])
         readers = list(zip(parts, hidden, strict=True))[-asked:]
         queries = _joined([part.queries(x) for part, x in readers])
         memory = keys.shape[1] - queries.shape[1]
-        queries = rotate(queries, rotary[0][memory:], rotary[1][memory:])
+        queries = rotate(queries, rotary[memory:])
         stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
         mixed = attend(queries, *stack, spans, memory)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
@@ -195,7 +195,7 @@ class Block(nn.Module):
         modulations: Sequence[Tensor],
         levels: Sequence[int],
         asked: int,
-        rotary: tuple[RotaryTable, RotaryTable],
+        rotary: RotaryTable,
         spans: Sequence[Span],
         cache: KeyValueCache | None = None,
         layer: int = 0,

@@ -15,8 +15,8 @@ THETA = 10_000.0
 @lru_cache(maxsize=512)
 def rotary_table(
     layout: Layout, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
-) -> tuple[RotaryTable, RotaryTable]:
-    """Cosine and sine for every token of the layout, each float32 [n, e / 2].
+) -> RotaryTable:
+    """exp(i angle) for every token of the layout and every pair of channels, complex64 [n, e / 2].
 
     Pair j of an axis with m channels turns by position * theta^(-2j / m). Computed in float64, because positions
     reach hundreds and the angles must not lose their last digits.
@@ -26,7 +26,7 @@ def rotary_table(
     if riflex_frames is not None:
         frequencies[0] = riflex(frequencies[0], riflex_frames)
     angles = torch.cat([positions[:, axis, None] * frequencies[axis] for axis in range(3)], dim=1)
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
 
 
 def _frequencies(channels: int) -> Tensor:
@@ -45,9 +45,10 @@ def riflex(frequencies: Tensor, frames: int) -> Tensor:
     return slowed
 
 
-def rotate(x: HeadTokens, cosine: RotaryTable, sine: RotaryTable) -> HeadTokens:
-    """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32."""
-    cosine, sine = cosine[:, None], sine[:, None]
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+def rotate(x: HeadTokens, rotary: RotaryTable) -> HeadTokens:
+    """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32.
+
+    To turn x0 + i x1 by an angle is to multiply it by exp(i angle): one pass over memory (docs/speed.md).
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary[:, None]).flatten(-2).to(x.dtype)

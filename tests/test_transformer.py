@@ -116,10 +116,10 @@ def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatc
 
 def test_rotation_depends_on_distance_only() -> None:
     layout = layout_of(SHORT, 3)
-    cosine, sine = rotary_table(layout, SHORT.rope_axes, None, CPU)
+    rotary = rotary_table(layout, SHORT.rope_axes, None, CPU)
     query, key = torch.randn(16), torch.randn(16)
-    rotated_query = rotate(query.expand(1, layout.tokens, 1, 16), cosine, sine)[0, :, 0]
-    rotated_key = rotate(key.expand(1, layout.tokens, 1, 16), cosine, sine)[0, :, 0]
+    rotated_query = rotate(query.expand(1, layout.tokens, 1, 16), rotary)[0, :, 0]
+    rotated_key = rotate(key.expand(1, layout.tokens, 1, 16), rotary)[0, :, 0]
     scores = rotated_query @ rotated_key.T
     torch.testing.assert_close(scores[16:32, 0:16], scores[32:48, 16:32])
     assert not torch.allclose(scores[16:32, 0:16], scores[32:48, 0:16])
