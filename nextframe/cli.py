@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from nextframe.bench.workload import WORKLOADS
 from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.hub import local_run
@@ -20,7 +21,6 @@ from nextframe.memory import keep_freed_memory
 from nextframe.options import OWN_SETTINGS, Sampling, changed
 from nextframe.presets import PRESETS, PROTOCOLS
 from nextframe.version import VERSION
-from nextframe.workload import WORKLOADS
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -267,7 +267,7 @@ def bench(arguments: list[str]) -> None:
 def _bench_work(name: str, arguments: list[str]) -> None:
     flat = (tyro.conf.OmitArgPrefixes,)
     workload = tyro.cli(WORKLOADS[name], args=arguments, prog=f"nextframe bench {name}", config=flat)
-    from nextframe.bench import bench as run
+    from nextframe.bench.measure import bench as run
 
     run(workload)
 

@@ -11,8 +11,10 @@ from nextframe.configfile import read_config
 from nextframe.errors import UserError
 from nextframe.files import new_file, new_folder, sha256
 from nextframe.hub import local_run
-from nextframe.official import PUBLISHED_SCALE
-from nextframe.published import (
+from nextframe.published.names import PUBLISHED_SCALE
+from nextframe.published.recognise import LATENT_SIZE, described
+from nextframe.published.releases import TRANSFORMERS, name_and_hash, release_of
+from nextframe.published.runs import (
     PUBLISHED,
     PublishedModel,
     add_autoencoder,
@@ -21,8 +23,6 @@ from nextframe.published import (
     require_fit,
     write_run,
 )
-from nextframe.recognise import LATENT_SIZE, described
-from nextframe.releases import TRANSFORMERS, name_and_hash, release_of
 
 
 def convert_published(file: Path, out: Path, latent_size: int | None = None, autoencoder: Path | None = None) -> Path:

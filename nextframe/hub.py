@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nextframe.errors import UserError
 from nextframe.files import new_folder
-from nextframe.releases import REPOSITORY, release_of
+from nextframe.published.releases import REPOSITORY, release_of
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.pth)(?<!\.safetensors)")
@@ -60,7 +60,7 @@ def _converted(repository: str, file: str) -> Path:
             raise UserError(f"{repository} has no {wanted}: look at https://huggingface.co/{repository}/tree/main")
 
     from nextframe.config import WorldModelConfig
-    from nextframe.published import add_autoencoder, read_published, write_run  # imports torch
+    from nextframe.published.runs import add_autoencoder, read_published, write_run  # imports torch
 
     model = read_published(folder / file)
     if isinstance(model.config, WorldModelConfig) and release is None:

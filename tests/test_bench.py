@@ -13,18 +13,18 @@ from tiny import MODEL, TOKENIZER, tiny_run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextframe.bench import bench, table
+from nextframe.bench.flops import frame_flops, frames_of, training_flops, visible_pairs
+from nextframe.bench.measure import bench, table
+from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
+from nextframe.bench.testbed import fitting_autoencoders, randomised, world_preset
+from nextframe.bench.workload import SampleBench, Subject
 from nextframe.cli import run_command
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.errors import UserError
-from nextframe.flops import frame_flops, frames_of, training_flops, visible_pairs
 from nextframe.layout import FINE, layout_of
 from nextframe.parallel import matrix_rate
 from nextframe.presets import PRESETS
-from nextframe.stopwatch import Lap, in_turns, percentile_95
-from nextframe.testbed import fitting_autoencoders, randomised, world_preset
 from nextframe.transformer import Transformer
-from nextframe.workload import SampleBench, Subject
 
 TRAIN = "bench train --preset tiny --batch 2 --frames 6 --dtype float32 --device cpu --repeats 3 --seconds 0"
 SAMPLE = "bench sample --preset tiny --context 5 --frames 3 --dtype float32 --device cpu --repeats 2 --seconds 0"
@@ -48,7 +48,7 @@ def build(kind, config, batch, frames, context, steps, dtype, device):
 @pytest.fixture(autouse=True)
 def _tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", WorldModelConfig(model=MODEL, sample=SampleConfig(steps=2, guidance=1.5)))
-    monkeypatch.setattr("nextframe.testbed.matrix_rate", lambda device, dtype: 1.0)  # the real one takes a second
+    monkeypatch.setattr("nextframe.bench.testbed.matrix_rate", lambda device, dtype: 1.0)  # the real one takes a second
     monkeypatch.setitem(PRESETS, "tiny-autoencoder", TokenizerConfig(model=TOKENIZER))
 
 

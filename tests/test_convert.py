@@ -24,10 +24,10 @@ from nextframe.config import AutoencoderConfig, ClipConfig, TransformerConfig, W
 from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import sha256
-from nextframe.official import to_published
 from nextframe.presets import AUTOENCODERS, PRESETS
-from nextframe.recognise import recognise
-from nextframe.releases import TRANSFORMERS, Release, name_and_hash
+from nextframe.published.names import to_published
+from nextframe.published.recognise import recognise
+from nextframe.published.releases import TRANSFORMERS, Release, name_and_hash
 from nextframe.transformer import Transformer
 
 RECORDED = ("far_action", "far_flexrope_slope", "far_label", "far_long_action", "far_uncond")

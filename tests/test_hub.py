@@ -16,7 +16,7 @@ from nextframe.config import TokenizerConfig
 from nextframe.configfile import write_config
 from nextframe.errors import UserError
 from nextframe.hub import local_run
-from nextframe.releases import REPOSITORY, TRANSFORMERS
+from nextframe.published.releases import REPOSITORY, TRANSFORMERS
 
 
 @pytest.fixture

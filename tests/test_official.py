@@ -11,7 +11,7 @@ from safetensors import safe_open
 from nextframe import sampler
 from nextframe.config import SampleConfig
 from nextframe.layout import layout_of
-from nextframe.official import config_from_published, from_published
+from nextframe.published.names import config_from_published, from_published
 from nextframe.sampler import Session, uncached_frame
 from nextframe.transformer import Transformer
 

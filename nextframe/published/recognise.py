@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import AutoencoderConfig, Condition, TransformerConfig
-from nextframe.official import AUTOENCODER_PREFIX, condition_table, to_published
+from nextframe.published.names import AUTOENCODER_PREFIX, condition_table, to_published
 from nextframe.transformer import Transformer
 
 LATENT_SIZE = 8

@@ -19,10 +19,10 @@ from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConf
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import sha256
-from nextframe.official import AUTOENCODER_PREFIX, PUBLISHED_SCALE, from_published, to_published, without_effect
 from nextframe.presets import PRESETS
-from nextframe.recognise import LATENT_SIZE, autoencoder_to_published, misfits, recognise
-from nextframe.releases import name_and_hash, release_of
+from nextframe.published.names import AUTOENCODER_PREFIX, PUBLISHED_SCALE, from_published, to_published, without_effect
+from nextframe.published.recognise import LATENT_SIZE, autoencoder_to_published, misfits, recognise
+from nextframe.published.releases import name_and_hash, release_of
 from nextframe.transformer import Transformer
 
 PUBLISHED = "published.safetensors"

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.autoencoder import Autoencoder
+from nextframe.bench.stopwatch import PeakMemory
+from nextframe.bench.workload import Subject
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.errors import UserError
 from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.presets import PRESETS
 from nextframe.runs import load
-from nextframe.stopwatch import PeakMemory
 from nextframe.transformer import Transformer
 from nextframe.version import VERSION
-from nextframe.workload import Subject
 
 N = TypeVar("N", bound=nn.Module)
 

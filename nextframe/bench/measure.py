@@ -14,19 +14,19 @@ from typing import Any
 import torch
 
 from nextframe.autoencoder import Autoencoder, decode_video
+from nextframe.bench.flops import frame_flops, training_flops
+from nextframe.bench.rival import Rival, Work, compared
+from nextframe.bench.stopwatch import Lap, in_turns, median, now, percentile_95
+from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
+from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
-from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
 from nextframe.layout import layout_of
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.parallel import matrix_precision, should_compile
-from nextframe.rival import Rival, Work, compared
 from nextframe.sampler import Session, at_sampling, guidance_branches
-from nextframe.stopwatch import Lap, in_turns, median, now, percentile_95
-from nextframe.testbed import Bed, decoder_for, random_conditions, random_latents
-from nextframe.workload import PlayBench, SampleBench, TrainBench, Workload
 
 WALK_FRAMES = 156
 """Frames of one walk of `bench play`, before the next begins."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from nextframe.bench.stopwatch import median
 from nextframe.config import TransformerConfig
 from nextframe.errors import UserError
-from nextframe.stopwatch import median
 
 
 @dataclass(frozen=True)
