@@ -19,7 +19,7 @@ from nextframe.errors import UserError
 from nextframe.hub import local_run
 from nextframe.memory import keep_freed_memory
 from nextframe.options import OWN_SETTINGS, Sampling, changed
-from nextframe.presets import PRESETS, PROTOCOLS
+from nextframe.presets import PRESETS, PROTOCOLS, preset_summary, protocol_summary
 from nextframe.version import VERSION
 
 USAGE_ERROR = 2
@@ -56,7 +56,7 @@ def doctor() -> None:
 
 def record(arguments: list[str]) -> None:
     """Record footage of a world: nextframe record maze --episodes 200 --out DATA"""
-    _choose("world", arguments, {"maze": _record_maze}, "nextframe record")
+    _choose("world", arguments, {"maze": _record_maze}, "nextframe record", {"maze": "random mazes in ViZDoom"})
 
 
 def record_maze(
@@ -104,7 +104,8 @@ def inspect(data: tyro.conf.Positional[Path], out: Path | None = None) -> None:
 def train(arguments: list[str]) -> None:
     """Train a preset: nextframe train autoencoder-maze --data DATA --out RUN"""
     choices = {name: (lambda rest, name=name: _train_preset(name, rest)) for name in PRESETS}
-    _choose("preset", arguments, choices, "nextframe train")
+    summaries = {name: preset_summary(preset) for name, preset in PRESETS.items()}
+    _choose("preset", arguments, choices, "nextframe train", summaries)
 
 
 def _train_preset(name: str, arguments: list[str]) -> None:
@@ -173,7 +174,8 @@ def sample(
 def evaluate(arguments: list[str]) -> None:
     """Score a model by a protocol: nextframe evaluate maze --model RUN --data DATA --out OUT"""
     choices = {name: (lambda rest, name=name: _evaluate_protocol(name, rest)) for name in PROTOCOLS}
-    _choose("protocol", arguments, choices, "nextframe evaluate")
+    summaries = {name: protocol_summary(protocol) for name, protocol in PROTOCOLS.items()}
+    _choose("protocol", arguments, choices, "nextframe evaluate", summaries)
 
 
 def _evaluate_protocol(name: str, arguments: list[str]) -> None:
@@ -261,7 +263,8 @@ def convert(
 def bench(arguments: list[str]) -> None:
     """Measure speed and memory: nextframe bench train|sample|play --preset far-b-long"""
     choices = {name: (lambda rest, name=name: _bench_work(name, rest)) for name in WORKLOADS}
-    _choose("work", arguments, choices, "nextframe bench")
+    summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in WORKLOADS.items()}
+    _choose("work", arguments, choices, "nextframe bench", summaries)
 
 
 def _bench_work(name: str, arguments: list[str]) -> None:
@@ -351,11 +354,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"there is no {what} {name!r}" + (f", did you mean {near[0]!r}?" if near else f": choose {', '.join(known)}")
 
 
-def _choose(what: str, arguments: list[str], choices: dict[str, Callable[[list[str]], None]], command: str) -> None:
+def _choose(
+    what: str,
+    arguments: list[str],
+    choices: dict[str, Callable[[list[str]], None]],
+    command: str,
+    summaries: dict[str, str],
+) -> None:
     """Run the choice that the first argument names, with the rest."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {command} {what.upper()} ...\n\n{what}s: {', '.join(choices)}\n")
-        print(f"{command} {what.upper()} --help lists the settings of one.")
+        longest = max(map(len, choices))
+        print(f"usage: {command} {what.upper()} ...\n")
+        print("\n".join(f"  {name:<{longest}}  {summaries[name]}" for name in choices))
+        print(f"\n{command} {what.upper()} --help lists the settings of one.")
         if not arguments:
             raise UserError(f"name a {what}: {', '.join(choices)}")
     elif arguments[0] not in choices:

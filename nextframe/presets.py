@@ -159,6 +159,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "demo": Protocol(context=144, frames=156, episodes=8, split="demo"),
     # Short video prediction.
     "ucf101-prediction": replace(BEST_OF_100, context=4, frames=12),
+    "ucf101-prediction-1": replace(BEST_OF_100, context=1, frames=15),  # the ablation of Table 6
     "bair-14": replace(BEST_OF_100, context=2, frames=14),
     "bair-28": replace(BEST_OF_100, context=2, frames=28),
     # Long video prediction. For its FVD the DMLab model was not told the actions.
@@ -171,3 +172,27 @@ PROTOCOLS: dict[str, Protocol] = {
         context=0, frames=16, episodes=2048, split="train", seeds=(0, 2, 4, 6), steps=50, metrics=("fvd",)
     ),
 }
+
+
+def preset_summary(preset: TokenizerConfig | WorldModelConfig) -> str:
+    """A preset in a line, for a list of them."""
+    if isinstance(preset, TokenizerConfig):
+        model = preset.model
+        return (
+            f"{model.frame_size} pixels to {model.latent_size} x {model.latent_size} x {model.latent_channels} latents"
+        )
+    model, clip = preset.model, preset.clip
+    kind = "Video DiT" if model.attention == "full" else "long" if model.coarse_patch else "short"
+    frames = clip.frames if clip.min_frames is None else f"{clip.min_frames}-{clip.frames - 1}"
+    every = f" (1 in {clip.interval})" if clip.interval > 1 else ""
+    told = f", {model.classes} {model.condition}s" if model.condition != "none" else ""
+    size = f"{kind}, {model.layers} layers of {model.width}"
+    return f"{size}; clips of {frames} frames{every}{told}; {preset.train.steps:,} steps"
+
+
+def protocol_summary(protocol: Protocol) -> str:
+    """A protocol in a line, for a list of them."""
+    seeds = f", seeds {' '.join(map(str, protocol.seeds))}" if len(protocol.seeds) > 1 else ""
+    tries = f" x {protocol.trajectories}" if protocol.trajectories > 1 else ""
+    metrics = ", ".join(protocol.metrics)
+    return f"{protocol.context} -> {protocol.frames} frames, {protocol.episodes} episodes{tries}{seeds}; {metrics}"
