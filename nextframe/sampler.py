@@ -162,19 +162,18 @@ class Session:
         def velocity(x: Tensor, s: float) -> Tensor:
             nonlocal missing
             column = len(past) + levels.index(s)
-            own = [part[:, column : column + 1] for part in modulations]
             x = x[:, None]
             if missing.segments:
-                # The past and the new frame in one pass; what is read stays on the stack.
+                # The past and the new frame in one pass; what is read stays on the stack. The first level is the
+                # highest, so its column follows those of the past.
                 layout = _append(missing, new.segments[0])
                 latents = torch.cat([self._latents[:, past].repeat(len(self.branches), 1, 1, 1, 1), x], dim=1)
-                both = [
-                    torch.cat([part[:, : len(past)], mine], dim=1) for part, mine in zip(modulations, own, strict=True)
-                ]
-                out = model.velocity(model.tokens(latents, layout), layout, both, self.cache, asked=1)
+                parts = [part[:, : column + 1] for part in modulations]
+                out = model.velocity(model.tokens(latents, layout), layout, parts, self.cache, asked=1)
                 self.cache.push(missing.segments)
                 missing = Layout()
             else:
+                own = [part[:, column : column + 1] for part in modulations]
                 out = model.velocity(model.tokens(x, new), new, own, self.cache)
             return model.latents(out)[:, 0].float()
 

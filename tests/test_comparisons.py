@@ -7,7 +7,15 @@ import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
 
-from nextframe.config import ClipConfig, SampleConfig, TransformerConfig, WorldModelConfig
+from nextframe.autoencoder import Autoencoder
+from nextframe.config import (
+    ClipConfig,
+    OptimizerConfig,
+    SampleConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    WorldModelConfig,
+)
 from nextframe.layout import COARSE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.objective import Clips, FrameFlowMatching
@@ -39,6 +47,53 @@ def test_sizes_are_those_of_the_paper(name: str) -> None:
         millions = parameters_of(Transformer(preset.model)) / 1e6
     published, left_out = TABLE_1[name]
     assert millions + left_out == pytest.approx(published, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("autoencoder-8x", 127.9), ("autoencoder-16x", 215.8), ("autoencoder-32x", 323.4)]
+)
+def test_autoencoders_have_the_published_sizes(name: str, millions: float) -> None:
+    preset = PRESETS[name]
+    assert isinstance(preset, TokenizerConfig)
+    with torch.device("meta"):
+        autoencoder = Autoencoder(preset.model)
+    assert parameters_of(autoencoder) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert (preset.model.latent_channels, preset.model.latent_size) == (32, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "heads", "frames", "interval", "window", "steps", "warmup", "guidance"),
+    [
+        ("ucf101-128", 24, 16, 16, 3, 16, 400_000, 0, 1.0),
+        ("ucf101-256-labels", 24, 16, 16, 3, 16, 400_000, 0, 2.0),
+        ("ucf101-256-xl-labels", 28, 18, 16, 3, 16, 400_000, 0, 2.0),
+        ("ucf101-64", 12, 12, 16, 1, 16, 200_000, 0, 1.0),
+        ("bair-64", 12, 12, 30, 1, 30, 200_000, 0, 1.0),
+        ("minecraft-128", 12, 16, 300, 1, 16, 1_000_000, 10_000, 1.5),
+        ("dmlab-64", 12, 12, 300, 1, 16, 1_000_000, 10_000, 1.5),
+    ],
+)
+def test_recipes_say_what_table_8_says(
+    name: str,
+    layers: int,
+    heads: int,
+    frames: int,
+    interval: int,
+    window: int,
+    steps: int,
+    warmup: int,
+    guidance: float,
+) -> None:
+    preset = PRESETS[name]
+    assert isinstance(preset, WorldModelConfig)
+    model, clip, train = preset.model, preset.clip, preset.train
+    assert (model.layers, model.heads, model.window) == (layers, heads, window)
+    assert (clip.frames, clip.interval) == (frames, interval)
+    assert (train.steps, train.optimizer.warmup_steps, train.batch) == (steps, warmup, 32)
+    assert (preset.sample.steps, preset.sample.guidance, preset.clean_context) == (50, guidance, 0.1)
+    assert train.optimizer == OptimizerConfig(1e-4, (0.9, 0.999), 0.0, 1.0, warmup, 0.0, 0.9999)
+    is_long = name in ("dmlab-64", "minecraft-128")
+    assert (model.coarse_patch, clip.min_frames) == ((4, 16) if is_long else (None, None))
 
 
 def inputs_of(config: WorldModelConfig, clips: int = 64, frames: int = 6) -> dict[str, torch.Tensor]:
