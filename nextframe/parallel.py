@@ -66,6 +66,8 @@ def matrix_precision(dtype: torch.dtype, device: torch.device) -> AbstractContex
 
 PACKED_ROWS = 64
 """Rows that packed weights are laid out for: the tokens of a frame. Others work too, about as fast."""
+PACKED_WEIGHTS = 2**19
+"""Of a matrix that is packed, at least; smaller ones are multiplied as fast as they are (docs/speed.md)."""
 
 
 def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -78,7 +80,8 @@ def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
-        if isinstance(module, nn.Linear) and device.type == "cpu" and torch.backends.mkldnn.is_available():
+        packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if packs and isinstance(module, nn.Linear) and module.weight.numel() >= PACKED_WEIGHTS:
             module.forward = _packed(module)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -71,8 +71,11 @@ def test_what_a_model_does_not_have(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
-def test_a_network_that_is_settled_for_sampling_is_the_same_function(dtype: torch.dtype, guidance: float) -> None:
+def test_a_network_that_is_settled_for_sampling_is_the_same_function(
+    dtype: torch.dtype, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """float32 to rounding; bfloat16 as near to float32 as the plain path in bfloat16 is."""
+    monkeypatch.setattr("nextframe.parallel.PACKED_WEIGHTS", 1)
     network, sample = random_transformer(MODEL), SampleConfig(steps=2, guidance=guidance)
     latents, told = torch.randn(2, 5, 4, 4, 4), torch.zeros(2, 5, dtype=torch.int64)
 
@@ -83,6 +86,7 @@ def test_a_network_that_is_settled_for_sampling_is_the_same_function(dtype: torc
 
     exact, plain = rolled_out(torch.float32), rolled_out(dtype)
     settle_products(network, dtype, CPU)
+    assert "forward" in vars(network.head)  # packed
     settled = rolled_out(dtype)
     if dtype == torch.float32:
         torch.testing.assert_close(settled, plain, atol=1e-4, rtol=0)
