@@ -74,8 +74,8 @@ def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device
     """For a network that is not trained any more: keep the weights of matrix products as the products want them.
 
     In their precision, because under `matrix_precision` they are cast at every use otherwise. On a processor, in the
-    order in which oneDNN multiplies them, which it otherwise makes anew every time: for a frame's few rows that takes
-    longer than the product (docs/speed.md). The numbers are the same but for rounding.
+    order in which oneDNN multiplies them, which pays for the few rows of a frame (docs/speed.md). The numbers are the
+    same but for rounding.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
