@@ -117,9 +117,12 @@ def _train_preset(name: str, arguments: list[str]) -> None:
         ("config", Annotated[type(preset), tyro.conf.arg(name="")], preset),
     ]
     described = f"Train the preset {name!r}. Every setting can be overridden. Run again to go on where it stopped."
-    chosen: Any = tyro.cli(
-        make_dataclass("Train", fields), args=arguments, prog=f"nextframe train {name}", description=described
-    )
+    try:
+        chosen: Any = tyro.cli(
+            make_dataclass("Train", fields), args=arguments, prog=f"nextframe train {name}", description=described
+        )
+    except ValueError as error:  # settings that do not go together; tyro itself only catches those of one part
+        raise UserError(f"train {name}: {error}") from None
 
     from nextframe.recipes import train_preset
 

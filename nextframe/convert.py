@@ -92,11 +92,15 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     ]
     if isinstance(config, TokenizerConfig):
         side, activation = config.model.frame_size, config.model.decoder_activation
-        assumed = f"latents times {PUBLISHED_SCALE}, frames of {side} pixels, {activation} in its decoder"
+        # The scale is a weight of ours, not a setting.
+        assumed = (
+            f"latents times {PUBLISHED_SCALE} (as published), frames of {side} pixels, {activation} in its decoder"
+        )
         follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))
-        assumed = f"latents of {side} x {side}, a window of {config.model.window} frames, rotary axes {axes}"
+        patches = f"{config.model.latent_channels} channels in patches of one latent"
+        assumed = f"latents of {side} x {side}, {patches}, a window of {config.model.window} frames, rotary axes {axes}"
         follow_up = f"nextframe sample --model {out} --data DATA --out OUT"
         if (out / AUTOENCODER).exists():
             parts.append(AUTOENCODER)
@@ -132,7 +136,9 @@ def _left_out(config: TokenizerConfig | WorldModelConfig, run: Path) -> list[str
     """What the published layout has no place for, and the user of the file must know."""
     if isinstance(config, TokenizerConfig):
         scale = float(read_weights(run / WEIGHTS)["scale"])
-        return [f"scaling_factor {scale:.6g}: belongs in the configuration of the published class"]
+        if scale == 1:
+            return ["scaling_factor: not measured yet, nextframe encode does that"]
+        return [f"scaling_factor {scale:.6g}: belongs in the configuration of the published class, no file holds it"]
     model, lines = config.model, []
     lines.append(f"short_term_ctx_winsize={model.window}, axes_dims_rope={model.rope_axes}: arguments of the class")
     if model.temporal_decay:

@@ -93,6 +93,10 @@ _KINDS = {"action": "actions by number", "vector": "actions that are vectors"}
 
 def check_sampling(world: WorldModel, protocol: Protocol, sample: SampleConfig) -> None:
     """Raises UserError for sampling settings that the model cannot do."""
+    model = world.config.model
+    extrapolates = sample.memory is not None or sample.riflex or sample.temporal_decay
+    if model.attention == "full" and extrapolates:
+        raise UserError("a Video DiT sees its whole clip: leave out --memory, --riflex and --temporal-decay")
     try:
         at_sampling(world.config.model, sample, protocol.context + protocol.frames)
     except ValueError as error:

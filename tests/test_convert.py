@@ -13,7 +13,7 @@ from conftest import AUTOENCODER as TINY_AUTOENCODER
 from conftest import LONG, SHORT, random_transformer
 from diffusers import AutoencoderDC
 from safetensors import safe_open
-from test_official import FOLDER, Recording, check_forward
+from test_official import OWN, Recording, check_forward
 from torch import Tensor
 
 import nextframe
@@ -47,7 +47,7 @@ DCAE = replace(
 
 def recorded(name: str) -> dict[str, Tensor]:
     """The state dict of a small published model."""
-    with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+    with safe_open(OWN / f"{name}.safetensors", "pt") as file:
         names = [key for key in file.keys() if key.startswith("weights.")]  # noqa: SIM118  (not a mapping)
         return {key.removeprefix("weights."): file.get_tensor(key) for key in names}
 
@@ -93,7 +93,7 @@ def check_same(file: Path, weights: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_published_transformer_gives_its_own_numbers_and_comes_back_exactly(name: str) -> None:
-    recording, weights = Recording(FOLDER / f"{name}.safetensors"), recorded(name)
+    recording, weights = Recording(OWN / f"{name}.safetensors"), recorded(name)
     convert(saved(weights, "FAR"), "--out", "run", "--latent-size", 4)
     config = read_config(Path("run") / CONFIG)
     assert isinstance(config, WorldModelConfig)

@@ -15,7 +15,9 @@ from nextframe.published.names import config_from_published, from_published
 from nextframe.sampler import Session, uncached_frame
 from nextframe.transformer import Transformer
 
-FOLDER = Path(os.environ.get("NEXTFRAME_OFFICIAL", Path(__file__).parent / "official"))
+OWN = Path(__file__).parent / "official"
+FOLDER = Path(os.environ.get("NEXTFRAME_OFFICIAL", OWN))
+"""Any folder of such files: NEXTFRAME_OFFICIAL=FOLDER pytest -k official"""
 TOLERANCE = 1e-4
 PUBLISHED_BFLOAT16 = json.loads((Path(__file__).parent / "official" / "bfloat16.json").read_text())
 """How far the published code, on the same inputs under bfloat16 autocast on a CPU, is from its own float32."""
@@ -46,9 +48,8 @@ class Recording:
 def test_official_files_are_there() -> None:
     """No file would be no test."""
     names = {"far_action", "far_flexrope_slope", "far_label", "far_long_action", "far_uncond"}
-    own = Path(__file__).parent / "official"
-    assert {path.stem for path in own.glob("*.safetensors")} == names
-    assert list(FOLDER.glob("*.safetensors"))
+    assert {path.stem for path in OWN.glob("*.safetensors")} == names
+    assert list(FOLDER.glob("*.safetensors")), f"NEXTFRAME_OFFICIAL: {FOLDER} holds no .safetensors files"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
