@@ -228,6 +228,10 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if self.model.attention == "full" and self.clean_context:
             raise ValueError("with full attention (Video DiT) no frame enters clean: set --clean-context 0")
+        if self.sample.memory is not None and self.sample.memory < self.model.window:
+            raise ValueError(
+                f"sample.memory {self.sample.memory} is less than the window of {self.model.window} frames"
+            )
         if self.model.memory is not None or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory or --sample.riflex instead")
         if self.clip.ramp and self.train.minutes is not None:

@@ -92,10 +92,7 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     ]
     if isinstance(config, TokenizerConfig):
         side, activation = config.model.frame_size, config.model.decoder_activation
-        # The scale is a weight of ours, not a setting.
-        assumed = (
-            f"latents times {PUBLISHED_SCALE} (as published), frames of {side} pixels, {activation} in its decoder"
-        )
+        assumed = f"latents times {PUBLISHED_SCALE}, frames of {side} pixels, {activation} in its decoder"
         follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))

@@ -135,8 +135,8 @@ def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | No
     if config.condition == "none":
         return None
     if config.condition == "label":
-        if label is None or not 0 <= label <= config.classes:
-            raise ValueError(f"label {label} is none of the model's: choose 0 to {config.classes - 1}")
+        if label is None or not 0 <= label < config.classes:
+            raise ValueError(f"label {label} is none of the model's: choose 0 to {config.classes - 1}, label=...")
         return torch.full((frames,), label)
     one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
     taken = one.expand(frames - 1, *one.shape) if actions is None else actions

@@ -208,3 +208,17 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         run_command(["train", "maze", "--data", "d", "--out", "o", "--model.layer", "3"])
     assert exit_status.value.code == 2
     assert "--model.layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.attention", "full", "--model.coarse-patch", "None"], "set --clean-context 0"),
+        (["--model.memory", "16"], "set --sample.memory"),
+        (["--train.minutes", "1"], "set --clip.ramp 0"),
+        (["--sample.memory", "4"], "less than the window of 16 frames"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_command(["train", "maze", "--data", "data", "--out", "run", *options])
