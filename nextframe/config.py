@@ -11,7 +11,7 @@ from typing import Literal
 Condition = Literal["none", "label", "action", "vector"]
 
 
-def _at_least(settings: object, **smallest: float) -> None:
+def at_least(settings: object, **smallest: float) -> None:
     """Raises ValueError naming the first field that is below its smallest value."""
     for name, least in smallest.items():
         value = getattr(settings, name)
@@ -56,8 +56,8 @@ class TransformerConfig:
     """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all."""
 
     def __post_init__(self) -> None:
-        _at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
-        _at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window)
+        at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
+        at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window)
         if any(axis % 2 for axis in self.rope_axes):
             raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
         if sum(self.rope_axes) != self.head_dim:
@@ -137,7 +137,7 @@ class OptimizerConfig:
     """Decay of the averaged weights, which are the ones sampled with; the average is shorter in the first steps."""
 
     def __post_init__(self) -> None:
-        _at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
+        at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
         if self.decay > 1 or self.ema_decay > 1:
             raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
 
@@ -157,7 +157,7 @@ class ClipConfig:
     """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
 
     def __post_init__(self) -> None:
-        _at_least(self, frames=1, interval=1, min_frames=1, ramp=0)
+        at_least(self, frames=1, interval=1, min_frames=1, ramp=0)
         if self.min_frames is not None and self.min_frames >= self.frames:
             raise ValueError(f"min_frames {self.min_frames} must be less than frames {self.frames}")
 
@@ -188,7 +188,7 @@ class TrainConfig:
     """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
 
     def __post_init__(self) -> None:
-        _at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, minutes=0.001)
+        at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, minutes=0.001)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class SampleConfig:
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, steps=1, guidance=0, seed=0, memory=1, temporal_decay=0)
+        at_least(self, steps=1, guidance=0, seed=0, memory=1, temporal_decay=0)
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ class TokenizerConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, latent_noise=0, perceptual_weight=0, adversarial_weight=0, adversarial_start=0)
+        at_least(self, latent_noise=0, perceptual_weight=0, adversarial_weight=0, adversarial_start=0)
         if self.adversarial_start > 1:
             raise ValueError(f"adversarial_start {self.adversarial_start} must be at most 1")
         if self.perceptual_weight:
-            _at_least(self.model, frame_size=16)  # VGG halves the resolution four times
+            at_least(self.model, frame_size=16)  # VGG halves the resolution four times
         if self.adversarial_weight:
-            _at_least(self.model, frame_size=24)  # smaller frames have no patch to judge
+            at_least(self.model, frame_size=24)  # smaller frames have no patch to judge
             if self.train.minutes is not None:
                 raise ValueError(
                     "adversarial_start counts steps, and train.minutes ends the run before them: "
@@ -299,7 +299,7 @@ class Protocol:
     """FVD needs 10 frames and 2 episodes; FVD and LPIPS need weights, and are reported missing without."""
 
     def __post_init__(self) -> None:
-        _at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0)
+        at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0)
         # Limits within which no two trajectories share their noise: see `forecast.noise_seed`.
         if self.episodes > 2**20 or self.trajectories > 2**10 or any(not 0 <= seed < 2**12 for seed in self.seeds):
             raise ValueError("at most 2**20 episodes and 2**10 trajectories, and seeds from 0 to 2**12 - 1")

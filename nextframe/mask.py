@@ -30,6 +30,9 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
 
     Together they are `attention_mask`. Keys are in the order of their frames, so what a query sees is a prefix.
     """
+    mask = attention_mask(queries, keys, config)
+    if mask is None:
+        return (Span(0, queries.tokens, keys.tokens, None),)
     frames = queries.table()[:, 0]
     edges, start = [], 0
     for segment in queries.segments:
@@ -38,9 +41,6 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
             (first, min(first + step, start + segment.tokens)) for first in range(start, start + segment.tokens, step)
         ]
         start += segment.tokens
-    mask = attention_mask(queries, keys, config)
-    if mask is None:
-        return (Span(0, queries.tokens, keys.tokens, None),)
     key_frames = keys.table()[:, 0]
     spans = []
     for start, stop in edges:

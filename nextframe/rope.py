@@ -34,9 +34,10 @@ def _frequencies(channels: int) -> Tensor:
 
 
 def riflex(frequencies: Tensor, frames: int) -> Tensor:
-    """RIFLEx (arXiv 2502.15894, equation 8): the lowest temporal frequency that would repeat within `frames` frames
+    """After RIFLEx (arXiv 2502.15894): slow one temporal frequency so that its period covers all `frames` frames.
 
-    is slowed so that one period covers them all; the others stay. `frequencies`: float64, falling, radians per frame.
+    It is the lowest that would repeat within them (the method's own code has it chosen by hand); the others stay.
+    `frequencies`: float64, falling, radians per frame.
     """
     repeating = int((2 * math.pi / frequencies < frames).sum())  # periods rise, so these come first
     slowed = frequencies.clone()

@@ -2,16 +2,18 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from nextframe import sampler
-from nextframe.config import SampleConfig
+from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.layout import layout_of
-from nextframe.published.names import config_from_published, from_published
+from nextframe.published.names import from_published
 from nextframe.sampler import Session, uncached_frame
 from nextframe.transformer import Transformer
 
@@ -21,6 +23,26 @@ FOLDER = Path(os.environ.get("NEXTFRAME_OFFICIAL", OWN))
 TOLERANCE = 1e-4
 PUBLISHED_BFLOAT16 = json.loads((Path(__file__).parent / "official" / "bfloat16.json").read_text())
 """How far the published code, on the same inputs under bfloat16 autocast on a CPU, is from its own float32."""
+
+
+def config_from_published(kind: str, config: Mapping[str, Any], latent_size: int) -> TransformerConfig:
+    """Our configuration from the keyword arguments of the published classes `FAR` and `FAR_Long`."""
+    condition: Mapping[str, Any] = config.get("condition_cfg") or {"type": "none"}
+    return TransformerConfig(
+        latent_channels=config["in_channels"],
+        latent_size=latent_size,
+        layers=config["num_layers"],
+        heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        rope_axes=tuple(config["axes_dims_rope"]),
+        patch=config.get("patch_size", 1),
+        coarse_patch=config["context_patch_size"] if kind == "FAR_Long" else None,
+        window=config["short_term_ctx_winsize"],
+        condition=condition["type"],
+        classes=condition.get("num_classes") or condition.get("num_action_classes") or 0,
+        action_of="departure",
+        temporal_decay=float(config["slope_scale"]),
+    )
 
 
 class Recording:

@@ -4,15 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from nextframe.config import at_least
 from nextframe.errors import UserError
 
 
 def _at_least(settings: object, **smallest: float) -> None:
     """Raises UserError naming the first option that is below its smallest value."""
-    for name, least in smallest.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= least:  # also refuses nan
-            raise UserError(f"--{name} is {value}: it must be at least {least}")
+    try:
+        at_least(settings, **smallest)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The names of the weights in the published checkpoints (guyuchao/FAR_Models), and in ours."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,23 +110,3 @@ def to_published(weights: Mapping[str, Tensor], config: TransformerConfig) -> di
     for name, shape in without_effect(config).items():
         theirs[name] = like.new_ones(shape) if "norm" in name else like.new_zeros(shape)
     return theirs
-
-
-def config_from_published(kind: str, config: Mapping[str, Any], latent_size: int) -> TransformerConfig:
-    """Our configuration from the keyword arguments of the published classes `FAR` and `FAR_Long`."""
-    condition: Mapping[str, Any] = config.get("condition_cfg") or {"type": "none"}
-    return TransformerConfig(
-        latent_channels=config["in_channels"],
-        latent_size=latent_size,
-        layers=config["num_layers"],
-        heads=config["num_attention_heads"],
-        head_dim=config["attention_head_dim"],
-        rope_axes=tuple(config["axes_dims_rope"]),
-        patch=config.get("patch_size", 1),
-        coarse_patch=config["context_patch_size"] if kind == "FAR_Long" else None,
-        window=config["short_term_ctx_winsize"],
-        condition=condition["type"],
-        classes=condition.get("num_classes") or condition.get("num_action_classes") or 0,
-        action_of="departure",
-        temporal_decay=float(config["slope_scale"]),
-    )

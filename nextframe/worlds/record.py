@@ -36,12 +36,15 @@ def episode_seed(split: str, seed: int, index: int) -> int:
     return (SPLITS.index(split) * SEEDS + seed) * SEEDS + index
 
 
+USUAL_MAZES = MazeSettings()
+
+
 def record_maze(
     out: Path,
     episodes: int,
     split: str = "train",
     seed: int = 0,
-    settings: MazeSettings = MazeSettings(),  # noqa: B008 (frozen)
+    settings: MazeSettings = USUAL_MAZES,
     workers: int = 0,
 ) -> EpisodeDataset:
     """Record episodes of ViZDoom mazes into the dataset folder `out`, and go on where an earlier call stopped.
