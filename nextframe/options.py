@@ -1,5 +1,7 @@
-"""Options that several commands share, each declared once."""
+"""What several commands share: options, each declared once, and how a word of the command line is understood."""
 
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,3 +56,31 @@ def changed(protocol: Protocol, **given: Any) -> Protocol:
         return replace(protocol, **given)
     except ValueError as error:
         raise UserError(f"protocol: {error}") from None
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """`no COMMAND 'trian', did you mean 'train'?`"""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no {what} {name!r}" + (f", did you mean {near[0]!r}?" if near else f": choose {', '.join(known)}")
+
+
+def choose(
+    what: str,
+    arguments: list[str],
+    choices: dict[str, Callable[[list[str]], None]],
+    command: str,
+    summaries: dict[str, str],
+) -> None:
+    """Run the choice that the first argument names, with the rest."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        longest = max(map(len, choices))
+        print(f"usage: {command} {what.upper()} ...\n")
+        print("\n".join(f"  {name:<{longest}}  {summaries[name]}" for name in choices))
+        print(f"\n{command} {what.upper()} --help lists the settings of one.")
+        if not arguments:
+            raise UserError(f"name a {what}: {', '.join(choices)}")
+    elif arguments[0] not in choices:
+        raise UserError(unknown(what, arguments[0], choices))
+    else:
+        choices[arguments[0]](arguments[1:])

@@ -38,7 +38,7 @@ FLOORS = {
         "scoring",
     },
     5: {"bench", "convert", "encode", "evaluate", "inspect", "pages", "recipes", "sample", "train"},
-    6: {"__init__", "__main__", "cli", "demo", "doctor", "options"},
+    6: {"__init__", "__main__", "cli", "commands", "demo", "doctor", "options"},
 }
 SIDE_WING = {"data", "metrics", "worlds"}
 WITHIN_A_FLOOR = {
@@ -61,7 +61,8 @@ WITHIN_A_FLOOR = {
     "sample": {"pages"},
     "scoring": {"results", "runs"},
     "__main__": {"cli"},
-    "cli": {"demo", "doctor", "options"},
+    "cli": {"commands", "options"},
+    "commands": {"demo", "doctor", "options"},
     "doctor": {"demo"},
 }
 

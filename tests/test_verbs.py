@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextframe.cli import main, overview, run_command, seconds_of
+from nextframe.cli import main, overview, run_command
+from nextframe.commands.whole import seconds_of
 from nextframe.errors import UserError
 
 TINY_AUTOENCODER = [

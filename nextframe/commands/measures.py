@@ -1,0 +1,100 @@
+"""Commands that show what a model does, how well, and how fast."""
+
+from pathlib import Path
+
+import tyro
+
+from nextframe.bench.workload import WORKLOADS
+from nextframe.config import Protocol
+from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
+from nextframe.presets import PROTOCOLS, protocol_summary
+
+
+def sample(
+    model: Path,
+    data: Path,
+    out: Path,
+    context: int = 144,
+    frames: int = 156,
+    split: str = "test",
+    episodes: int = 4,
+    sampling: Sampling = OWN_SETTINGS,
+    device: str = "auto",
+) -> None:
+    """Let a model go on from the first frames of episodes; writes an mp4 and lossless frames (npz) of each.
+
+    Args:
+        model: Run of a world model.
+        data: Folder of episodes.
+        out: Folder for the samples.
+        context: Frames the model is shown; 0: it begins from nothing.
+        frames: Frames it makes.
+        split: Which episodes of DATA.
+        episodes: How many of them.
+        sampling: How frames are drawn.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from nextframe.sample import sample as run
+
+    protocol = changed(Protocol(), context=context, frames=frames, episodes=episodes, split=split)
+    run(protocol, model, data, out, device, sampling.settings(protocol, model))
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Score a model by a protocol: nextframe evaluate maze --model RUN --data DATA --out OUT"""
+    choices = {name: (lambda rest, name=name: _evaluate_protocol(name, rest)) for name in PROTOCOLS}
+    summaries = {name: protocol_summary(protocol) for name, protocol in PROTOCOLS.items()}
+    choose("protocol", arguments, choices, "nextframe evaluate", summaries)
+
+
+def _evaluate_protocol(name: str, arguments: list[str]) -> None:
+    protocol = PROTOCOLS[name]
+
+    def evaluate_protocol(
+        model: Path,
+        data: Path,
+        out: Path,
+        episodes: int = protocol.episodes,
+        seeds: tuple[int, ...] = protocol.seeds,
+        trajectories: int = protocol.trajectories,
+        sampling: Sampling = OWN_SETTINGS,
+        batch: int = 8,
+        device: str = "auto",
+    ) -> None:
+        """Predict held-out episodes, score them, write results.json and report.html. Goes on where it stopped.
+
+        Args:
+            model: Run of a world model.
+            data: Folder of episodes.
+            out: Folder for predictions and results.
+            episodes: How many episodes are scored.
+            seeds: All is done once for each, and averaged.
+            trajectories: Predictions of each episode, of which the best counts.
+            sampling: How frames are drawn.
+            batch: Predictions made at once; changes nothing but speed and memory.
+            device: auto, cpu, cuda or cuda:N.
+        """
+        asked = changed(protocol, episodes=episodes, seeds=seeds, trajectories=trajectories)
+        settings = sampling.settings(asked, model)
+        from nextframe.evaluate import evaluate as run
+        from nextframe.pages.report import write_report
+
+        results = run(asked, model, data, out, device, batch, settings)
+        print(f"{results.headline()}\nreport: {write_report(out / 'report.html', results, out, data)}")
+
+    tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
+
+
+def bench(arguments: list[str]) -> None:
+    """Measure speed and memory: nextframe bench train|sample|play --preset far-b-long"""
+    choices = {name: (lambda rest, name=name: _bench_work(name, rest)) for name in WORKLOADS}
+    summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in WORKLOADS.items()}
+    choose("work", arguments, choices, "nextframe bench", summaries)
+
+
+def _bench_work(name: str, arguments: list[str]) -> None:
+    flat = (tyro.conf.OmitArgPrefixes,)
+    workload = tyro.cli(WORKLOADS[name], args=arguments, prog=f"nextframe bench {name}", config=flat)
+    from nextframe.bench.measure import bench as run
+
+    run(workload)

@@ -1,0 +1,83 @@
+"""Commands that make models, and copies of them."""
+
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from nextframe.errors import UserError
+from nextframe.options import choose
+from nextframe.presets import PRESETS, preset_summary
+
+
+def train(arguments: list[str]) -> None:
+    """Train a preset: nextframe train autoencoder-maze --data DATA --out RUN"""
+    choices = {name: (lambda rest, name=name: _train_preset(name, rest)) for name in PRESETS}
+    summaries = {name: preset_summary(preset) for name, preset in PRESETS.items()}
+    choose("preset", arguments, choices, "nextframe train", summaries)
+
+
+def _train_preset(name: str, arguments: list[str]) -> None:
+    preset = PRESETS[name]
+    fields = [
+        ("data", Annotated[Path, tyro.conf.arg(help="Episodes (for an autoencoder) or latents (for a world model).")]),
+        ("out", Annotated[Path, tyro.conf.arg(help="The run: made, or gone on with.")]),
+        ("initial", Annotated[Path | None, tyro.conf.arg(help="Weight file to start a new run from.")], None),
+        ("config", Annotated[type(preset), tyro.conf.arg(name="")], preset),
+    ]
+    described = f"Train the preset {name!r}. Every setting can be overridden. Run again to go on where it stopped."
+    try:
+        chosen: Any = tyro.cli(
+            make_dataclass("Train", fields), args=arguments, prog=f"nextframe train {name}", description=described
+        )
+    except ValueError as error:  # settings that do not go together; tyro itself only catches those of one part
+        raise UserError(f"train {name}: {error}") from None
+
+    from nextframe.recipes import train_preset
+
+    train_preset(chosen.config, chosen.data, chosen.out, chosen.initial)
+
+
+def export(model: Path, out: Path) -> None:
+    """A small copy of a world model to share or ship: configuration and bfloat16 weights.
+
+    Args:
+        model: Run of a world model.
+        out: Folder to make; it works wherever a run does.
+    """
+    from nextframe.runs import export as run
+
+    run(model, out)
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    out: Path,
+    to_official: tyro.conf.FlagCreatePairsOff[bool] = False,
+    autoencoder: Path | None = None,
+    latent_size: int | None = None,
+) -> None:
+    """Make a run of a published checkpoint (guyuchao/FAR_Models), or with --to-official one of a run.
+
+    nextframe convert FAR_B_Long_DMLab_Action64-c09441dc.pth --autoencoder DCAE_DMLab_Res64-17035ae5.pth --out RUN
+
+    nextframe convert RUN --to-official --out FILE.pth
+
+    Which model it is (long or short, its size, what it is conditioned on) is found out from the file itself.
+
+    Args:
+        source: State dict of a published transformer or DC-AE, .pth or .safetensors; with --to-official, a run.
+        out: Folder to make: RUN for a transformer, RUN/autoencoder for its autoencoder. With --to-official a file.
+        to_official: Write the published layout. What is converted forth and back is the same to the last bit.
+        autoencoder: DC-AE file, or run of an autoencoder, to go into RUN with a transformer; it can be added later.
+        latent_size: Rows and columns of the latents, which cannot be seen in a file; 8, as published, if not given.
+    """
+    from nextframe.convert import convert_published, convert_to_official
+
+    if not to_official:
+        convert_published(source, out, latent_size, autoencoder)
+    elif autoencoder is None and latent_size is None:
+        convert_to_official(source, out)
+    else:
+        raise UserError("--to-official takes RUN and --out FILE alone: leave out --autoencoder and --latent-size")
