@@ -10,6 +10,7 @@ from types import FrameType
 import tyro
 
 from nextframe.commands.footage import encode, inspect, record
+from nextframe.commands.imports import import_footage
 from nextframe.commands.measures import bench, evaluate, sample
 from nextframe.commands.models import convert, export, train
 from nextframe.commands.whole import demo, doctor
@@ -38,6 +39,7 @@ VERBS = {
     "demo": Verb(demo),
     "doctor": Verb(doctor),
     "record": Verb(record, raw=True),
+    "import": Verb(import_footage),
     "inspect": Verb(inspect),
     "train": Verb(train, raw=True),
     "encode": Verb(encode),
@@ -48,7 +50,7 @@ VERBS = {
     "convert": Verb(convert),
 }
 
-RESUMES = ("demo", "record", "train", "encode", "evaluate")
+RESUMES = ("demo", "record", "import", "train", "encode", "evaluate")
 
 
 def main() -> None:

@@ -32,11 +32,12 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
     folder, wanted = dataset.folder, protocol.episodes
     interval, frames = world.config.clip.interval, protocol.context + protocol.frames
     needed = (frames - 1) * interval + 1
-    infos = dataset.episodes(protocol.split)
+    infos = dataset.episodes(protocol.split)[:: protocol.every]
     if protocol.context == 0:
         infos = drawn([info for info in infos if info.frames >= needed])
     if len(infos) < wanted:
         long_enough = f" with {needed} frames" if protocol.context == 0 else ""
+        long_enough += f", each {protocol.every}th one counted" if protocol.every > 1 else ""
         have = (
             f"{folder} has {len(infos)} episodes of the split {protocol.split!r}{long_enough}, {wanted} are asked for"
         )
@@ -72,7 +73,7 @@ def _check_kind(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) 
         raise UserError(f"{have}: use footage of the classes it was trained on")
     if config.condition not in ("action", "vector"):
         return
-    kind = "vector" if dataset.info.action_kind == "vector" else "action"
+    kind = {"id": "action", "vector": "vector", "none": "none"}[dataset.info.action_kind]
     if kind != config.condition:
         raise UserError(f"{folder} has {_KINDS[kind]}, the model takes {_KINDS[config.condition]}: use other footage")
     if kind == "action" and len(names) > config.classes:
@@ -88,7 +89,7 @@ def _check_kind(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) 
         )
 
 
-_KINDS = {"action": "actions by number", "vector": "actions that are vectors"}
+_KINDS = {"action": "actions by number", "vector": "actions that are vectors", "none": "no actions"}
 
 
 def check_sampling(world: WorldModel, protocol: Protocol, sample: SampleConfig) -> None:
@@ -205,7 +206,9 @@ def shortened(episode: Episode, protocol: Protocol, world: WorldModel) -> Episod
     """The frames of an episode that the protocol is about, as far apart as those the model was trained on."""
     interval = world.config.clip.interval
     frames = slice(0, (protocol.context + protocol.frames - 1) * interval + 1, interval)
-    return Episode(episode.video[frames], episode.actions[frames])
+    # What there is one of for each frame stays with it; a map, say, is of the whole episode.
+    extras = {name: array[frames] for name, array in episode.extras.items() if name == "pose"}
+    return Episode(episode.video[frames], episode.actions[frames], extras)
 
 
 def _now(device: torch.device) -> float:

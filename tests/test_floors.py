@@ -18,12 +18,13 @@ FLOORS = {
         "shapes",
         "version",
     },
-    1: {"cache", "conditions", "flow", "layout", "mask", "rope"},
+    1: {"cache", "conditions", "flow", "layout", "mask", "places", "rope"},
     2: {"layers"},
     3: {"autoencoder", "discriminator", "transformer"},
     4: {
         "checkpoint",
         "clips",
+        "examine",
         "forecast",
         "hub",
         "learner",
@@ -37,7 +38,7 @@ FLOORS = {
         "sampler",
         "scoring",
     },
-    5: {"bench", "convert", "encode", "evaluate", "inspect", "pages", "recipes", "sample", "train"},
+    5: {"bench", "convert", "encode", "evaluate", "importing", "inspect", "pages", "recipes", "sample", "train"},
     6: {"__init__", "__main__", "cli", "commands", "demo", "doctor", "options"},
 }
 SIDE_WING = {"data", "metrics", "worlds"}

@@ -11,28 +11,26 @@ import re
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import av
 import av.error
 import numpy as np
 
+from nextframe.data.video import decoded, lossless_mp4
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY, write_atomically
 
-ActionKind = Literal["id", "vector"]
-"""An action is the number of its name, or a vector of numbers (continuous, or several keys at once)."""
+ActionKind = Literal["id", "vector", "none"]
+"""An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
+without actions, kept as vectors of no numbers."""
 VERSION = 1
 INDEX = "dataset.json"
 AGAIN = "record or import this episode again"
 DELETE = f"delete it, and {AGAIN}"  # what is there is not recorded again
 # What numpy raises on damaged and foreign files, found by feeding it thousands.
 NPZ_ERRORS = (ValueError, EOFError, TypeError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-# Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
-ENCODER = {"qp": "0", "preset": "veryfast", "coder": "0", "g": "15", "threads": "1"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class DatasetInfo:
             raise ValueError(f"action_kind {self.action_kind!r}: choose {' or '.join(get_args(ActionKind))}")
         if self.action_kind == "vector" and not self.action_names:
             raise ValueError("action_kind 'vector' needs action_names: one for each number of an action")
+        if self.action_kind == "none" and self.action_names:
+            raise ValueError("action_kind 'none' has no action_names")
 
     def action_texts(self, actions: np.ndarray) -> list[str]:
         """What is written under each frame: the name of its action, or the numbers of one that is a vector."""
@@ -82,8 +82,9 @@ class EpisodeInfo:
 
 @dataclass(frozen=True)
 class Episode:
-    """video: uint8 [f, h, w, 3]. actions: int64 [f], or float32 [f, a] in a dataset of vectors; actions[t] is taken at
-    frame t and leads to frame t + 1. extras: arrays by name, for instance pose float32 [f, 3].
+    """video: uint8 [f, h, w, 3]. actions: int64 [f], or float32 [f, a] in a dataset of vectors (a is 0 in one without
+    actions); actions[t] is taken at frame t and leads to frame t + 1. extras: arrays by name, for instance pose
+    float32 [f, 3].
     """
 
     video: np.ndarray
@@ -201,6 +202,16 @@ class EpisodeDataset:
         """List an episode that `write_episode` has written, maybe in another process."""
         self._episodes[info.name] = info
 
+    def remove(self, infos: list[EpisodeInfo]) -> None:
+        """Take episodes off the list, then delete their files. Raises UserError as `save` does."""
+        if infos:
+            for info in infos:
+                del self._episodes[info.name]
+            self.save()
+        for info in infos:
+            for role in info.files:
+                self._path(info, role).unlink(missing_ok=True)
+
     def save(self) -> None:
         """Write `dataset.json`. Raises UserError when the disk is full; the old one is then still there."""
         document = {"version": VERSION, **asdict(self.info), "episodes": [asdict(info) for info in self.episodes()]}
@@ -284,44 +295,20 @@ def write_episode(
     return EpisodeInfo(name, split, frames, files, digests, meta, None if label is None else int(label))
 
 
-def lossless_mp4(video: np.ndarray, fps: float) -> bytes:
-    """An mp4 that decodes to exactly `video`, uint8 [f, h, w, 3]."""
-    return mp4(video, fps, "libx264rgb", "rgb24", ENCODER)
-
-
-def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[str, str]) -> bytes:
-    """`video`, uint8 [f, h, w, 3], as an mp4; `codec` and its `options` and format of `pixels` by FFmpeg's names."""
-    file = BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = pixels
-        for frame in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
 def _read_video(path: Path, frames: int) -> np.ndarray:
     """uint8 [frames, h, w, 3]; UserError unless there are exactly that many frames."""
-    decoded = []
+    pictures = []
     try:
-        # From memory, so that a playlist in disguise cannot make the decoder open other files.
-        with av.open(BytesIO(_read_bytes(path)), "r", metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            for frame in container.decode(stream):
-                planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
-                decoded.append(frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24"))
-                if len(decoded) > frames:
-                    break
+        for picture in decoded(BytesIO(_read_bytes(path))):
+            pictures.append(picture)
+            if len(pictures) > frames:
+                break
     except (av.error.FFmpegError, IndexError) as error:
         raise UserError(f"{path} cannot be decoded ({error}): {DELETE}") from error
-    if len(decoded) != frames:
-        count = f"more than {frames}" if len(decoded) > frames else len(decoded)
+    if len(pictures) != frames:
+        count = f"more than {frames}" if len(pictures) > frames else len(pictures)
         raise UserError(f"{path} has {count} frames, the index says {frames}: {DELETE}")
-    return np.stack(decoded)
+    return np.stack(pictures)
 
 
 def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
@@ -351,12 +338,12 @@ def _is_label(label: int | None, dataset: DatasetInfo) -> bool:
 
 
 def _action_shape(dataset: DatasetInfo, frames: int) -> tuple[int, ...]:
-    return (frames, len(dataset.action_names)) if dataset.action_kind == "vector" else (frames,)
+    return (frames,) if dataset.action_kind == "id" else (frames, len(dataset.action_names))
 
 
 def _kept_actions(actions: np.ndarray, dataset: DatasetInfo, path: Path) -> np.ndarray:
     """Actions of the right shape as int64 or float32. Raises UserError when the dataset has no such actions."""
-    names, vector = ", ".join(dataset.action_names) or "none", dataset.action_kind == "vector"
+    names, vector = ", ".join(dataset.action_names) or "none", dataset.action_kind != "id"
     if actions.dtype.kind not in ("biuf" if vector else "biu"):
         way_out = "give numbers" if vector else "give integers, or make a dataset whose action_kind is vector"
         raise UserError(f"{path} has actions of type {actions.dtype}: {way_out}")

@@ -186,7 +186,7 @@ class LatentDataset:
 
         Raises UserError where the shard holds another kind than the index says.
         """
-        shard, vector = self._shard(episode), self.index.action_kind == "vector"
+        shard, vector = self._shard(episode), self.index.action_kind != "id"
         actions = shard.read(f"{episode.name}.actions", 0, episode.frames)
         size = (len(self.index.action_names),) if vector else ()
         if actions.dtype != (torch.float32 if vector else torch.int64) or actions.shape[1:] != size:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -101,7 +101,8 @@ def produce(
 def _workers(module: str, jobs: list[dict[str, Any]], clear: Callable[[Path], None]) -> Iterator[IO[str]]:
     """Run a worker per share of the jobs, and yield the lines they print. On leaving, all are ended."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A worker has a core, not more.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     read_end, write_end = os.pipe()  # shared: a line is shorter than what a pipe takes at once, so lines never mix
     results = os.fdopen(read_end)
@@ -125,6 +126,8 @@ def _workers(module: str, jobs: list[dict[str, Any]], clear: Callable[[Path], No
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):  # what a killed worker had started, in the session it began
+                os.killpg(process.pid, signal.SIGKILL)
             if scratch.exists():  # the worker was killed
                 clear(scratch)
                 shutil.rmtree(scratch)
@@ -154,6 +157,7 @@ def work(do: Work) -> None:
     except UserError as error:
         print(json.dumps({"error": str(error)}), file=results)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
         shutil.rmtree(scratch)
 
 

@@ -51,8 +51,8 @@ def _shift(bands: np.ndarray, reach: int) -> np.ndarray:
 def explained_by_actions(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[int, float]:
     """How much of the movement between t and t + 1 is explained by actions[t + offset], for every offset: 0 to 1.
 
-    It is the variance between the actions over all variance (eta squared), averaged over the kinds of movement.
-    `episodes`: motion [f - 1, 3] and actions [f] of each.
+    It is the share of the variance, averaged over the kinds of movement: that between the actions (eta squared), or,
+    where actions are vectors, that of a linear fit. `episodes`: motion [f - 1, 3] and actions [f] or [f, a] of each.
     """
     return {offset: _explained(*_aligned(episodes, offset)) for offset in OFFSETS}
 
@@ -72,9 +72,21 @@ def _explained(movement: np.ndarray, actions: np.ndarray) -> float:
     if not len(movement):
         return 0.0
     total = np.square(movement - movement.mean(0)).sum(0)
-    between = np.zeros_like(total)
-    for action in np.unique(actions):
-        group = movement[actions == action]
-        between += len(group) * np.square(group.mean(0) - movement.mean(0))
+    predicted = _group_means(movement, actions) if actions.ndim == 1 else _linear_fit(movement, actions)
+    between = np.square(predicted - movement.mean(0)).sum(0)
     moving = total > 1e-9
     return float((between[moving] / total[moving]).mean()) if moving.any() else 0.0
+
+
+def _group_means(movement: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The mean movement under the id taken at each moment."""
+    means = np.zeros_like(movement)
+    for action in np.unique(actions):
+        means[actions == action] = movement[actions == action].mean(0)
+    return means
+
+
+def _linear_fit(movement: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The movement that a linear function of the numbers of an action predicts, at best."""
+    numbers = np.concatenate([actions, np.ones((len(actions), 1))], axis=1, dtype=np.float64)
+    return numbers @ np.linalg.lstsq(numbers, movement, rcond=None)[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nextframe.data.episodes import mp4
+from nextframe.data.video import mp4
 from nextframe.errors import UserError
 
 PANEL = 256

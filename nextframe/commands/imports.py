@@ -1,0 +1,74 @@
+"""The command that makes episodes of anybody's footage."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+def import_footage(
+    place: tyro.conf.Positional[Path],
+    out: Path,
+    size: int = 64,
+    frames: int = 300,
+    least_frames: int = 16,
+    every: int = 1,
+    fps: float | None = None,
+    actions: bool = True,
+    offset: int = 0,
+    action_names: tuple[str, ...] = (),
+    label_folders: tyro.conf.FlagCreatePairsOff[bool] = False,
+    split: Literal["train", "validation", "test"] | None = None,
+    test_share: float = 0.1,
+    skip_bad: tyro.conf.FlagCreatePairsOff[bool] = False,
+    workers: int = 0,
+) -> None:
+    """Make episodes of your own videos, with or without actions, or of a published data set. Goes on where it stopped.
+
+    nextframe import FOLDER --out DATA
+
+    PLACE is a folder of videos, at any depth (mp4, avi, mkv, webm, mov, gif; or npz with an array `video`, and maybe
+    `actions`), or a published list: a .json file of objects with `video_path`, and maybe `action_path` and `label`.
+
+    Actions lie beside a video under its name: walk.mp4, walk.csv (or walk.jsonl, walk.npz, walk.npy), one row per
+    frame: an id, a name, or several numbers. Row t is what is done at frame t, and what leads to frame t + 1.
+
+    Args:
+        place: Folder of videos, or .json list.
+        out: Folder of episodes to make, or to add to.
+        size: Height and width of a frame in pixels. The shorter side is brought to it, and the middle is kept.
+        frames: Longest episode: a longer video becomes several. 0: videos are not cut.
+        least_frames: Shortest episode. What is left over of a video and shorter is dropped.
+        every: Keep every n-th frame, with its action.
+        fps: Frames per second that are kept, if the videos say it wrong; their own if not given.
+        actions: Use the actions beside the videos; then each must have them.
+        offset: Row t + OFFSET of the action files is done at frame t. In the end the import says what fits best.
+        action_names: left right ...: names of the ids, or of a vector's numbers, in place of the files' own.
+        label_folders: The folder a video lies in is its class, as in UCF-101.
+        split: Of all these videos; if not given, as folders or the list are called (train, test ...), or --test-share.
+        test_share: Share of the videos that is held out, picked by a hash of their names.
+        skip_bad: List videos that cannot be read, also in OUT/skipped.json, and go on; otherwise the first stops it.
+        workers: Videos read at once; 0: one for each core.
+    """
+    from nextframe.data.cutting import Cut
+    from nextframe.examine import alignment
+    from nextframe.importing import import_footage as run
+    from nextframe.importing import summary
+
+    imported = run(
+        place,
+        out,
+        size,
+        Cut(frames, least_frames, every, offset),
+        fps,
+        split,
+        test_share,
+        label_folders,
+        actions,
+        action_names,
+        skip_bad,
+        workers,
+    )
+    print("\n".join(summary(imported)))
+    print(alignment(imported.dataset))
+    print(f"look at it: nextframe inspect {out}")

@@ -1,0 +1,253 @@
+"""Actions as people keep them, one row per frame: csv, jsonl, npz or npy files of ids, names or vectors."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextframe.data.episodes import NPZ_ERRORS, ActionKind
+from nextframe.errors import UserError
+
+SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
+CLOCKS = ("frame", "index", "t", "time", "timestamp")
+"""Columns that count frames or seconds; they are no actions."""
+MEND = "mend it, or leave the video out with --skip-bad"
+"""How the reason ends for which a video cannot be imported."""
+
+
+def without_way_out(error: UserError) -> str:
+    """Of a video that was left out, only why."""
+    return str(error).removesuffix(MEND).rstrip(":; ")
+
+
+@dataclass(frozen=True)
+class ActionTable:
+    """The rows of one file. Exactly one of `ids` (int64 [f]), `words` and `vectors` (float64 [f, a]) is there.
+
+    names: of the numbers of a vector, or of the ids, where the file has them.
+    """
+
+    path: Path
+    ids: np.ndarray | None = None
+    words: tuple[str, ...] | None = None
+    vectors: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> ActionKind:
+        return "vector" if self.vectors is not None else "id"
+
+    def __len__(self) -> int:
+        rows = next(rows for rows in (self.ids, self.words, self.vectors) if rows is not None)
+        return len(rows)
+
+
+def read_actions(path: Path) -> ActionTable:
+    """Read a file by its suffix. Raises UserError when it is missing, damaged, or no table of actions.
+
+    csv: a column of ids or of names; or several columns of numbers, under a line with their names. A column `frame`
+    must count the rows, from 0 or 1.
+    jsonl: on each line an id, a name, a list of numbers, or an object: of numbers by name, or with such an `action`.
+    npz, npy: the array `actions` (or the only one), integers or names [f] or numbers [f, a]; maybe `action_names`.
+    """
+    try:
+        if path.suffix == ".csv":
+            return _from_csv(path)
+        if path.suffix == ".jsonl":
+            return _from_jsonl(path)
+        return _from_arrays(path)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is no table of actions ({reason[:300]}): {MEND}") from error
+
+
+def _from_csv(path: Path) -> ActionTable:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file, strict=True) if row]
+    if not rows:
+        raise ValueError("it is empty")
+    header: list[str] = []
+    # A column of names may have no header: only `action` and the like, or a header over numbers, is one.
+    titles = [cell.strip().lower() for cell in rows[0]]
+    several = len(rows[0]) > 1
+    if titles[0] in ("action", "actions") or (not _all_numbers(rows[0]) and (several or _all_numbers(rows[-1]))):
+        header, rows = [cell.strip() for cell in rows[0]], rows[1:]
+    width = len(header) or len(rows[0])
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            raise ValueError(f"row {number} has {len(row)} cells, not {width}")
+    columns: dict[str, list[str]] = {
+        name: [row[place].strip() for row in rows] for place, name in enumerate(header or map(str, range(width)))
+    }
+    if len(columns) != width:
+        raise ValueError("two columns have one name")
+    for name in [name for name in columns if name.lower() in CLOCKS]:
+        _check_clock(name, columns.pop(name))
+    if len(columns) == 1:
+        return _table(path, [_scalar(cell) for cell in next(iter(columns.values()))], ())
+    numbers = [[float(cell) for cell in cells] for cells in zip(*columns.values(), strict=True)]
+    return _table(path, numbers, tuple(columns) if header else ())
+
+
+def _check_clock(name: str, cells: Sequence[str]) -> None:
+    """A column that counts frames must count them all; one of seconds must go forward."""
+    times = [float(cell) for cell in cells]
+    counts = name.lower() in ("frame", "index")
+    for row, (before, after) in enumerate(pairwise(times)):
+        if (after != before + 1) if counts else not after >= before:
+            raise ValueError(f"column {name!r} goes from {before:g} to {after:g} at row {row + 1}")
+    if counts and times and times[0] not in (0, 1):
+        raise ValueError(f"column {name!r} begins at {times[0]:g}, not at the first frame")
+
+
+def _from_jsonl(path: Path) -> ActionTable:
+    rows: list[Any] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if rows and all(isinstance(row, dict) for row in rows):
+        key = next((key for key in ("action", "actions") if all(key in row for row in rows)), None)
+        if key is not None:
+            rows = [row[key] for row in rows]
+    if rows and all(isinstance(row, dict) for row in rows):
+        names = tuple(name for name in rows[0] if name.lower() not in CLOCKS)
+        if any({name for name in row if name.lower() not in CLOCKS} != set(names) for row in rows):
+            raise ValueError("not every line has the same names")
+        return _table(path, [[float(row[name]) for name in names] for row in rows], names)
+    return _table(path, rows, ())
+
+
+def _from_arrays(path: Path) -> ActionTable:
+    arrays = load_arrays(path)
+    for key in ("actions", "action"):
+        if key in arrays:
+            break
+    else:
+        if len(arrays) != 1:
+            raise ValueError(f"it has no array `actions` but {', '.join(sorted(arrays)) or 'none at all'}")
+        key = next(iter(arrays))
+    return table_of(path, arrays[key], tuple(map(str, arrays.get("action_names", np.empty(0, str)).ravel())))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Of an npz, or the one of an npy as `actions`; none unpickled. Raises ValueError for other or damaged files."""
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return {"actions": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except NPZ_ERRORS as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...] = ()) -> ActionTable:
+    """An array as it comes: integers or names [f], or numbers [f, a]. Raises ValueError for anything else."""
+    if actions.ndim == 2 and actions.shape[1] == 1 and actions.dtype.kind in "biu":
+        actions = actions[:, 0]
+    if actions.ndim == 1 and actions.dtype.kind in "biu":
+        return ActionTable(path, ids=_checked_ids(actions.astype(np.int64)), names=names)
+    if actions.ndim == 1 and actions.dtype.kind == "U":
+        return ActionTable(path, words=tuple(map(str, actions)))
+    if actions.ndim == 1 and actions.dtype.kind == "f":
+        actions = actions[:, None]
+    if actions.ndim == 2 and actions.dtype.kind in "biuf" and actions.shape[1]:
+        return ActionTable(path, vectors=_checked_vectors(actions.astype(np.float64)), names=names)
+    raise ValueError(f"actions are {actions.dtype} {list(actions.shape)}, not one row of numbers per frame")
+
+
+def _table(path: Path, rows: list[Any], names: tuple[str, ...]) -> ActionTable:
+    if not rows:
+        raise ValueError("it has no rows")
+    if all(isinstance(row, str) for row in rows):
+        return ActionTable(path, words=tuple(rows))
+    if all(isinstance(row, int) for row in rows):
+        return ActionTable(path, ids=_checked_ids(np.array(rows, np.int64)))
+    if all(isinstance(row, int | float) for row in rows):
+        rows = [[row] for row in rows]
+    if all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows) and rows[0]:
+        return ActionTable(path, vectors=_checked_vectors(np.array(rows, np.float64)), names=names)
+    raise ValueError("rows are of several kinds: give an id, a name or a list of numbers on each")
+
+
+def _checked_ids(ids: np.ndarray) -> np.ndarray:
+    if len(ids) and not 0 <= ids.min() <= ids.max() < 2**16:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}: number actions from 0")
+    return ids
+
+
+def _checked_vectors(vectors: np.ndarray) -> np.ndarray:
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"row {int((~np.isfinite(vectors)).any(1).argmax())} is not finite")
+    return vectors
+
+
+def _scalar(cell: str) -> int | float | str:
+    try:
+        return int(cell)
+    except ValueError:
+        pass
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return number if math.isfinite(number) else cell
+
+
+def _all_numbers(cells: Iterable[str]) -> bool:
+    return all(not isinstance(_scalar(cell.strip()), str) for cell in cells)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What all tables of a dataset have in common: the kind of action, and the names."""
+
+    kind: ActionKind = "none"
+    names: tuple[str, ...] = ()
+
+    def actions(self, table: ActionTable | None, rows: np.ndarray) -> np.ndarray:
+        """Those of these rows, as an episode keeps them: int64 [f], or float32 [f, a]."""
+        if table is None:
+            return np.zeros((len(rows), 0), np.float32)
+        if table.vectors is not None:
+            return table.vectors[rows].astype(np.float32)
+        if table.words is not None:
+            return np.array([self.names.index(table.words[row]) for row in rows], np.int64)
+        assert table.ids is not None
+        return table.ids[rows]
+
+
+def vocabulary(tables: Sequence[ActionTable], names: tuple[str, ...] = ()) -> Vocabulary:
+    """The kind and names of all `tables`; `names`: given by the user, in place of the files'.
+
+    Ids without names are called by their numbers. Raises UserError when the tables do not go together.
+    """
+    if not tables:
+        return Vocabulary()
+    first = tables[0]
+    for table in tables:
+        if table.kind != first.kind or (table.words is None) != (first.words is None):
+            raise UserError(f"{table.path} and {first.path} hold actions of different kinds: make them alike")
+        if table.names != first.names:
+            raise UserError(f"{table.path} and {first.path} name their actions differently: make them alike")
+    if first.vectors is not None:
+        size = first.vectors.shape[1]
+        for table in tables:
+            assert table.vectors is not None
+            if (here := table.vectors.shape[1]) != size:
+                raise UserError(f"{table.path} has {here} numbers an action, {first.path} {size}: make them alike")
+        found = names or first.names or tuple(map(str, range(size)))
+        if len(found) != size:
+            raise UserError(f"--action-names has {len(found)} names, actions have {size} numbers: name each")
+        return Vocabulary("vector", found)
+    if first.words is not None:
+        words = sorted({word for table in tables for word in table.words or ()})
+        if unknown := [word for word in words if names and word not in names]:
+            raise UserError(f"the actions {', '.join(unknown)} are not among --action-names: add them")
+        return Vocabulary("id", names or tuple(words))
+    most = max(int(table.ids.max(initial=0)) for table in tables if table.ids is not None) + 1
+    found = names or first.names or tuple(map(str, range(most)))
+    if len(found) < most:
+        raise UserError(f"there are actions 0 to {most - 1}, and {len(found)} names: give as many to --action-names")
+    return Vocabulary("id", found)

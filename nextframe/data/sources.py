@@ -1,0 +1,201 @@
+"""What is to be imported: the videos of a folder or of a published list, and what lies beside them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextframe.data import actions, video
+from nextframe.errors import UserError
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders, or parts of the name of a list, that say which part of the data it is."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video to import. `actions`: the file with its actions, which may be the video itself (npz)."""
+
+    name: str
+    """Its own, in the data set."""
+    video: Path
+    actions: Path | None = None
+    split: str | None = None
+    """As the layout says, where it does."""
+    label: str | None = None
+    latents: Path | None = None
+    """Instead of the video: latents that somebody has made of it."""
+
+
+def find_sources(place: Path, labelled: bool = False) -> list[Source]:
+    """The videos of a folder, at any depth, or of a published list (`.json`), by name.
+
+    `labelled`: the folder a video lies in is its class. Raises UserError when there are none, or two of one name.
+    """
+    if place.suffix == ".json" and place.is_file():
+        found = _of_list(place)
+    elif place.is_dir():
+        found = _of_folder(place, labelled)
+    else:
+        raise UserError(f"{place} is neither a folder of videos nor a .json list of them: check the path")
+    if not found:
+        raise UserError(f"{place} has no videos ({' '.join(video.SUFFIXES)}, or npz with an array `video`)")
+    by_name: dict[str, Source] = {}
+    for source in found:
+        if other := by_name.get(source.name):
+            raise UserError(f"{other.video} and {source.video} would have one name, {source.name}: rename one of them")
+        by_name[source.name] = source
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _of_folder(folder: Path, labelled: bool) -> list[Source]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    videos = [path for path in files if path.suffix.lower() in video.SUFFIXES]
+    beside = {path.with_suffix("") for path in videos}
+    videos += [path for path in files if path.suffix == ".npz" and path.with_suffix("") not in beside and _films(path)]
+    heads = {path.relative_to(folder).parts[0].lower() for path in videos if path.parent != folder}
+    divided = bool(videos) and heads <= SPLIT_WORDS.keys() and all(path.parent != folder for path in videos)
+    sources = []
+    for path in videos:
+        inside = path.relative_to(folder)
+        split = SPLIT_WORDS[inside.parts[0].lower()] if divided else None
+        if labelled and len(inside.parts) < (3 if divided else 2):
+            raise UserError(f"{path} lies in no folder that could be its class: leave out --label-folders, or move it")
+        label = path.parent.name if labelled else None
+        sources.append(Source(name_of(inside), path, _beside(path), split, label))
+    return sources
+
+
+def _films(path: Path) -> bool:
+    """Whether an npz holds a video; a file that is none at all is taken for one, so that it is not passed over."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return "video" in arrays.files
+    except actions.NPZ_ERRORS:
+        return True
+
+
+def _beside(path: Path) -> Path | None:
+    """The file of actions of the same name, or the npz itself. Raises UserError for two of them."""
+    stems = (path.with_suffix(""), path.with_suffix(".actions"))
+    found = [
+        candidate
+        for stem in stems
+        for suffix in actions.SUFFIXES
+        if (candidate := stem.with_name(stem.name + suffix)) != path and candidate.is_file()
+    ]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]} are both beside {path.name}: keep the one with its actions")
+    if found:
+        return found[0]
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return path if "actions" in arrays.files else None
+        except actions.NPZ_ERRORS:
+            return None  # whoever reads the video says what is wrong
+    return None
+
+
+def _of_list(path: Path) -> list[Source]:
+    """The published code's lists: objects with `video_path`, and maybe `action_path`, `latent_path`, `label`."""
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a list of videos ({error}): mend it") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path} is no list of videos: it should hold a list of objects with a `video_path`")
+    words = [word for word in re.split(r"[\W_\d]+", path.stem.lower()) if word in SPLIT_WORDS]
+    split = SPLIT_WORDS[words[0]] if words else None
+    return [_of_entry(path, number, entry, split) for number, entry in enumerate(entries)]
+
+
+def _of_entry(path: Path, number: int, entry: dict[str, Any], split: str | None) -> Source:
+    named: dict[str, str | None] = {key: entry.get(key) for key in ("video_path", "action_path", "latent_path")}
+    for key, value in named.items():
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{path}: {key} of entry {number} is {value!r}: give a path")
+    main = named["video_path"] or named["latent_path"]
+    if not main:
+        raise UserError(f"{path}: entry {number} has no `video_path`")
+    label = entry.get("label")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
+        raise UserError(f"{path}: label of entry {number} is {label!r}: give a number or a name")
+    film = _resolved(path, main)
+    beside = _resolved(path, named["action_path"]) if named["action_path"] else None
+    if beside is None and film.suffix == ".npz" and film.is_file():
+        beside = _beside(film)
+    latents = _resolved(path, named["latent_path"]) if named["latent_path"] else None
+    return Source(name_of(Path(main)), film, beside, split, None if label is None else str(label), latents)
+
+
+def _resolved(path: Path, named: str) -> Path:
+    """Published lists name files from the folder their code runs in: that of the list, or one above it."""
+    for folder in path.resolve().parents:
+        if (folder / named).exists():
+            return folder / named
+    return path.parent / named
+
+
+def name_of(path: Path) -> str:
+    """A name for an episode that tells where it came from: `walks/first try.mp4` is `walks__first_try`."""
+    parts = [re.sub(r"[^\w.-]+", "_", part) for part in path.with_suffix("").parts if part not in ("/", "..", ".")]
+    return re.sub(r"^[.-]+", "_", "__".join(parts)) or "video"
+
+
+def divided(sources: Sequence[Source], test_share: float, known: dict[str, str]) -> list[Source]:
+    """Every source with a split: its own, the one it was given before (`known`, by name), or else train, but for a
+    share of them, picked by a hash of their names, for test.
+    """
+    order = sorted(sources, key=lambda source: hashlib.sha256(source.name.encode()).digest())
+    tests = {source.name for source in order[: int(test_share * len(order) + 0.5)]}
+    return [
+        replace(source, split=source.split or known.get(source.name) or ("test" if source.name in tests else "train"))
+        for source in sources
+    ]
+
+
+def label_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The classes of all sources, in the order of their numbers.
+
+    Numbers, as in the published lists, get the name of the folder their videos lie in, if that is one to one.
+    """
+    labels = {source.label for source in sources if source.label is not None}
+    if not labels or not all(label.isdecimal() for label in labels):
+        return tuple(sorted(labels))
+    count = max(map(int, labels)) + 1
+    if count > 2**16:
+        raise UserError(f"there is a label {count - 1}: number the classes from 0")
+    folders: dict[str, set[str]] = {}
+    for source in sources:
+        if source.label is not None:
+            folders.setdefault(source.label, set()).add(source.video.parent.name)
+    names = [next(iter(folders.get(str(number), {str(number)}))) for number in range(count)]
+    one_to_one = all(len(found) == 1 for found in folders.values()) and len(set(names)) == count
+    return tuple(names) if one_to_one else tuple(map(str, range(count)))
+
+
+def label_number(source: Source, names: Sequence[str]) -> int | None:
+    if source.label is None:
+        return None
+    return names.index(source.label) if source.label in names else int(source.label)
+
+
+def tables_of(sources: Sequence[Source]) -> Iterator[tuple[str, actions.ActionTable]]:
+    """The tables of actions beside them, by name. Raises UserError as `read_actions` does."""
+    for source in sources:
+        if source.actions is not None:
+            yield source.name, actions.read_actions(source.actions)

@@ -1,0 +1,94 @@
+"""Video files, both ways: our own lossless ones, and whatever people have."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
+# Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
+ENCODER = {"qp": "0", "preset": "veryfast", "coder": "0", "g": "15", "threads": "1"}
+
+
+def lossless_mp4(video: np.ndarray, fps: float) -> bytes:
+    """An mp4 that decodes to exactly `video`, uint8 [f, h, w, 3]."""
+    return mp4(video, fps, "libx264rgb", "rgb24", ENCODER)
+
+
+def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[str, str]) -> bytes:
+    """`video`, uint8 [f, h, w, 3], as an mp4; `codec` and its `options` and format of `pixels` by FFmpeg's names."""
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = video.shape[1:3]
+        stream.pix_fmt = pixels
+        for frame in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
+    """The frames of a video file, uint8 [h, w, 3], one after the other.
+
+    Raises `av.error.FFmpegError` or IndexError for what is no video. The decoder is given an open file, not a name, so
+    that a playlist in disguise cannot make it open other files.
+    """
+    with av.open(file, "r", metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for frame in container.decode(stream):
+            planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
+            picture = frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24")
+            yield np.rot90(picture, frame.rotation // 90) if frame.rotation % 360 else picture
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video file says of itself. fps: None where it does not say; frames: 0 where it does not."""
+
+    width: int
+    height: int
+    fps: float | None
+    frames: int
+
+
+def video_facts(path: Path) -> VideoFacts:
+    """Without decoding. Raises as `decoded` does, and OSError."""
+    with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or 0)
+        return VideoFacts(stream.width, stream.height, rate if 0 < rate < math.inf else None, stream.frames)
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a video, without a way out."""
+    reason = "there is no video in it" if isinstance(error, IndexError) else getattr(error, "strerror", None) or error
+    return f"{path} cannot be read as a video ({reason})"
+
+
+def fitted(frame: np.ndarray, size: int) -> np.ndarray:
+    """A frame, uint8 [h, w, 3], as a square of `size` pixels: its shorter side is brought to `size`, smoothly
+    (bilinear, antialiased), and the middle is cut out, as the paper's evaluations do.
+    """
+    height, width = frame.shape[:2]
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(frame)
+    import torch  # takes seconds, and most footage made for models has its size already
+    from torch.nn.functional import interpolate
+
+    shorter = min(height, width)
+    # As torchvision rounds: the longer side down.
+    scaled = (max(size, height * size // shorter), max(size, width * size // shorter))
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    resized = interpolate(pixels, scaled, mode="bilinear", antialias=True)[0]
+    top, left = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    square = resized[:, top : top + size, left : left + size]
+    return square.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()

@@ -1,0 +1,193 @@
+"""What there is to know about a data set: counts, what its actions do to the picture, and whether they are on time."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
+from nextframe.errors import UserError
+from nextframe.metrics.motion import TELLING, explained_by_actions, motion
+from nextframe.progress import progress
+
+SAMPLE = 32
+"""Episodes that are decoded for the histogram and the check of the actions, spread over all."""
+SOME = 5
+"""Names that are listed in a line."""
+
+
+@dataclass(frozen=True)
+class ActionUse:
+    """How often an action is taken in the sample, and how the picture moves from that frame to the next, on average."""
+
+    name: str
+    count: int
+    shift: float
+    """Pixels to the right."""
+    spread: float
+    """Pixels by which the right half moves away from the left half."""
+    change: float
+    """Absolute change of a pixel, of 255: the geometric mean over frames."""
+
+
+@dataclass(frozen=True)
+class NumberUse:
+    """What one number of actions that are vectors was, over all frames of the sample."""
+
+    name: str
+    minimum: float
+    mean: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What there is to know about a data set."""
+
+    splits: dict[str, int]
+    """Episodes by split."""
+    frames: tuple[int, ...]
+    """Of each episode."""
+    sampled: int
+    """Episodes behind `actions` and `explained`."""
+    actions: tuple[ActionUse, ...]
+    """Of actions that are ids."""
+    explained: dict[int, float]
+    """By offset: how much of the movement between t and t + 1 goes with actions[t + offset], 0 to 1. Empty where there
+    are no actions."""
+    problems: tuple[str, ...]
+    """Files that are missing, damaged or changed."""
+    still: tuple[str, ...] = ()
+    """Imported episodes in which nothing ever moves."""
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    """Episodes whose pictures are the same, in groups."""
+    numbers: tuple[NumberUse, ...] = ()
+    """Of actions that are vectors."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Episodes by class, the largest first; those without a label are in none."""
+
+    @property
+    def best_offset(self) -> int | None:
+        """The offset that explains most; None when no action explains anything, or nothing was checked."""
+        if not self.explained:
+            return None
+        best = max(self.explained, key=lambda offset: (self.explained[offset], -abs(offset)))
+        return best if self.explained[best] >= TELLING else None
+
+
+def alignment(dataset: EpisodeDataset) -> str:
+    """In a line, whether the actions of a data set are on time, by a sample of its episodes."""
+    infos = spread(dataset.episodes(), SAMPLE)
+    return verdict(examine(dataset, infos, [dataset.read(info) for info in infos]))
+
+
+def damaged(dataset: EpisodeDataset, infos: list[EpisodeInfo]) -> dict[str, str]:
+    """What is wrong, by the name of the episode."""
+    problems = {}
+    with progress("checking files", len(infos)) as advance:
+        for info in infos:
+            try:
+                dataset.verify(info)
+            except UserError as error:
+                problems[info.name] = str(error)
+            advance()
+    return problems
+
+
+def examine(
+    dataset: EpisodeDataset, infos: list[EpisodeInfo], episodes: list[Episode], problems: tuple[str, ...] = ()
+) -> Inspection:
+    """Everything about a data set, given the episodes sampled from it."""
+    labels = Counter(dataset.info.label_names[info.label] for info in infos if info.label is not None)
+    found = Inspection(
+        splits=dict(sorted(Counter(info.split for info in infos).items())),
+        frames=tuple(info.frames for info in infos),
+        sampled=len(episodes),
+        actions=(),
+        explained={},
+        problems=problems,
+        still=tuple(info.name for info in infos if info.meta.get("still")),
+        duplicates=duplicates(infos),
+        labels=dict(labels.most_common()),
+    )
+    if dataset.info.action_kind == "none":
+        return found
+    movements = [(motion(episode.video), episode.actions) for episode in episodes if len(episode.video) > 1]
+    found = replace(found, explained=explained_by_actions(movements) if movements else {0: 0.0})
+    if dataset.info.action_kind == "vector":
+        return replace(found, numbers=_number_uses(dataset, episodes))
+    return replace(found, actions=_action_uses(dataset, episodes, movements))
+
+
+def _action_uses(
+    dataset: EpisodeDataset, episodes: list[Episode], movements: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[ActionUse, ...]:
+    """Of actions that are ids; `movements`: motion [f - 1, 3] and actions [f] of each episode of two frames or more."""
+    uses = []
+    for number, name in enumerate(dataset.info.action_names):
+        count = sum(int((episode.actions == number).sum()) for episode in episodes)
+        parts = [movement[actions[:-1] == number] for movement, actions in movements]
+        rows = np.concatenate([np.zeros((0, 3)), *parts])
+        shift, spread, change = rows.mean(0) if len(rows) else (0.0, 0.0, 0.0)
+        uses.append(ActionUse(name, count, float(shift), float(spread), float(np.expm1(change))))
+    return tuple(uses)
+
+
+def _number_uses(dataset: EpisodeDataset, episodes: list[Episode]) -> tuple[NumberUse, ...]:
+    """Of actions that are vectors; none when all episodes are damaged."""
+    if not episodes:
+        return ()
+    taken = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
+    table = np.stack([taken.min(0), taken.mean(0), taken.max(0)], axis=1).tolist()
+    return tuple(NumberUse(name, *row) for name, row in zip(dataset.info.action_names, table, strict=True))
+
+
+def verdict(found: Inspection) -> str:
+    """Whether actions[t] is what leads from frame t to t + 1."""
+    if not found.explained:
+        return "there are no actions"
+    best = found.best_offset
+    if best is None:
+        return (
+            "warning: no action goes with the movement of the picture, so it cannot be told whether actions are on "
+            "time: do they matter in this world, are they recorded?"
+        )
+    if best == 0:
+        return "the actions are on time: the movement from frame t to t+1 goes best with actions[t]"
+    direction = "late" if best > 0 else "early"
+    frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"
+    return (
+        f"warning: the actions are {frames} {direction}: the movement from frame t to t+1 goes best with "
+        f"actions[{offset_name(best)}], not actions[t]; shift them before training (nextframe import --offset {best})"
+    )
+
+
+def offset_name(offset: int) -> str:
+    return f"t{offset:+d}" if offset else "t"
+
+
+def spread(infos: list[EpisodeInfo], count: int) -> list[EpisodeInfo]:
+    """At most `count`, evenly spread."""
+    places = np.linspace(0, len(infos) - 1, min(count, len(infos))).round().astype(int)
+    return [infos[place] for place in places]
+
+
+def duplicates(infos: Sequence[EpisodeInfo]) -> tuple[tuple[str, ...], ...]:
+    """Names of episodes whose video files are equal, in groups."""
+    by_digest: dict[str, list[str]] = {}
+    for info in infos:
+        by_digest.setdefault(info.sha256.get("video", info.name), []).append(info.name)
+    return tuple(tuple(names) for names in by_digest.values() if len(names) > 1)
+
+
+def doubts(still: Sequence[str], duplicates: Sequence[Sequence[str]]) -> list[str]:
+    """What is whole, but not worth learning from, in lines."""
+    lines = [f"nothing moves in {len(still)}: {_some(still)}"] if still else []
+    lines += [f"the same pictures: {_some(names)}" for names in duplicates[:SOME]]
+    return lines + ([f"{len(duplicates) - SOME} more such groups"] if len(duplicates) > SOME else [])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
+    return ", ".join(names[:SOME]) + more

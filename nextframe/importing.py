@@ -1,0 +1,209 @@
+"""Anybody's footage becomes episodes: videos with or without actions, and the published layouts."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av.error
+
+from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
+from nextframe.data.cutting import Cut
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.production import Jobs, produce
+from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
+from nextframe.data.video import video_facts
+from nextframe.errors import UserError
+from nextframe.examine import doubts, duplicates
+from nextframe.files import sole_writer, sweep, write_atomically
+
+CUTTING = "nextframe.data.cutting"
+SKIPPED = "skipped.json"
+USUAL_FPS = 30.0
+"""Of videos that do not say how fast they are."""
+USUAL_CUT = Cut()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found. Episodes by name, videos with the reason."""
+
+    dataset: EpisodeDataset
+    skipped: dict[str, str]
+    """Videos that could not be read."""
+    still: tuple[str, ...]
+    """Episodes in which nothing ever moves."""
+    duplicates: tuple[tuple[str, ...], ...]
+    """Episodes whose pictures are the same."""
+
+
+def import_footage(
+    place: Path,
+    out: Path,
+    size: int = 64,
+    cut: Cut = USUAL_CUT,
+    fps: float | None = None,
+    split: str | None = None,
+    test_share: float = 0.1,
+    labelled: bool = False,
+    use_actions: bool = True,
+    action_names: tuple[str, ...] = (),
+    skip_bad: bool = False,
+    workers: int = 0,
+) -> Imported:
+    """Import the videos of a folder, or of a published list, into the dataset folder `out`; goes on where it stopped.
+
+    `size`: height and width of the episodes; frames are resized by their shorter side, and the middle is kept.
+    `fps`: None: as the first video says. `split`: of all videos; None: as folders or the list say, or else train,
+    but for `test_share` of them. `labelled`: folders are classes. `use_actions`: as found beside the videos; then
+    every video must have them. `action_names`: in place of the files' own. `skip_bad`: list videos that cannot be read
+    in `skipped.json`, instead of stopping at the first. `workers`: processes, 0 for one per core.
+    Raises UserError when something about the footage is wrong, and when `out` is something else.
+    """
+    _check(size, cut, fps, test_share)
+    sources = find_sources(place, labelled)
+    if latents := [source for source in sources if source.latents is not None and not source.video.is_file()]:
+        raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
+    skipped: dict[str, str] = {}
+    words = Vocabulary()
+    if use_actions:
+        sources, words = _with_actions(sources, action_names, skip_bad, skipped)
+    info = DatasetInfo(
+        fps=fps or _fps(sources) / cut.every,
+        size=size,
+        action_names=words.names,
+        source={"imported": True, **asdict(cut)},
+        action_kind=words.kind,
+        label_names=label_names(sources),
+    )
+    with sole_writer(out):
+        dataset = EpisodeDataset.create(out, info)
+        sweep(out)
+        there = _by_source(dataset)
+        sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
+        jobs: Jobs = {}
+        for source in sources:
+            try:
+                job = _job(source, place, info, split, use_actions)
+            except UserError as error:
+                if not skip_bad:
+                    raise
+                skipped[source.name] = without_way_out(error)
+            else:
+                if not _is_done(dataset, there.get(source.name, []), job):
+                    jobs[source.name] = job
+        for name in sorted({job["split"] for job in jobs.values()}):
+            sweep(out / name)
+        dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
+        shared = {"cut": asdict(cut), "skip_bad": skip_bad}
+        kept = len(sources) - len(jobs)
+        bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
+        dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
+        skipped |= bad
+        if skipped or (out / SKIPPED).exists():
+            write_atomically(out / SKIPPED, json.dumps(skipped, indent=1).encode())
+    if not dataset.episodes():
+        raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
+    still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
+    return Imported(dataset, skipped, still, duplicates(dataset.episodes()))
+
+
+def _check(size: int, cut: Cut, fps: float | None, test_share: float) -> None:
+    for name, value, least in (
+        ("size", size, 8),
+        ("least-frames", cut.least_frames, 2),
+        ("every", cut.every, 1),
+        ("frames", cut.frames, 0),
+        ("test-share", test_share, 0),
+    ):
+        if not value >= least:
+            raise UserError(f"--{name} is {value}: it must be at least {least}")
+    if test_share > 1:
+        raise UserError(f"--test-share is {test_share}: it must be at most 1")
+    if cut.frames and cut.frames < cut.least_frames:
+        raise UserError(f"--frames {cut.frames} is less than --least-frames {cut.least_frames}: raise it, or 0 for all")
+    if fps is not None and not 0 < fps <= 1000:
+        raise UserError(f"--fps is {fps}: give frames per second, above 0")
+
+
+def _with_actions(
+    sources: list[Source], names: tuple[str, ...], skip_bad: bool, skipped: dict[str, str]
+) -> tuple[list[Source], Vocabulary]:
+    """The sources whose actions can be read, and what these have in common. No source needs any, but then none may."""
+    if not any(source.actions for source in sources):
+        if names:
+            raise UserError("--action-names is given, but no video has a file of actions beside it: see --help")
+        return sources, Vocabulary()
+    good, tables = [], []
+    for source in sources:
+        try:
+            if source.actions is None:
+                lacks = f"{source.video} has no file of actions beside it, others have (or --no-actions)"
+                raise UserError(f"{lacks}: {MEND}")
+            tables += [table for _, table in tables_of([source])]
+        except UserError as error:
+            if not skip_bad:
+                raise
+            skipped[source.name] = without_way_out(error)
+        else:
+            good.append(source)
+    return good, vocabulary(tables, names)
+
+
+def _fps(sources: list[Source]) -> float:
+    """Of the first video that says."""
+    for source in sources:
+        if source.video.suffix != ".npz" and source.video.is_file():
+            try:
+                return video_facts(source.video).fps or USUAL_FPS
+            except (av.error.FFmpegError, IndexError):
+                continue  # whoever decodes it says so, or skips it
+    return USUAL_FPS
+
+
+def _by_source(dataset: EpisodeDataset) -> dict[str, list[EpisodeInfo]]:
+    found: dict[str, list[EpisodeInfo]] = {}
+    for info in dataset.episodes():
+        found.setdefault(info.meta.get("source", ""), []).append(info)
+    return found
+
+
+def _job(source: Source, place: Path, info: DatasetInfo, split: str | None, use_actions: bool) -> dict[str, Any]:
+    """What a worker is told. Raises UserError when the video is not there."""
+    if not source.video.is_file():
+        raise UserError(f"{source.video} is missing, {place} names it: {MEND}")
+    return {
+        "video": str(source.video),
+        "actions": str(source.actions) if use_actions and source.actions else "",
+        "split": split or source.split,
+        "label": label_number(source, info.label_names),
+        "meta": {"source": source.name, "from": place.name, "bytes": source.video.stat().st_size},
+    }
+
+
+def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any]) -> bool:
+    """Whether every episode of a video is there. Raises UserError when they are of another video of its name."""
+    if not infos:
+        return False
+    meta, old = job["meta"], infos[0].meta
+    same = meta["bytes"] == old.get("bytes")
+    if not same and meta["from"] != old.get("from"):
+        raise UserError(
+            f"{dataset.folder} has another {meta['source']}, from {old.get('from')}: rename one, or use another --out"
+        )
+    parts = {info.meta.get("part"): info.meta.get("last") for info in infos if dataset.is_there(info)}
+    return same and parts.keys() == set(range(len(infos))) and bool(parts[len(infos) - 1])
+
+
+def summary(imported: Imported) -> list[str]:
+    """What is printed when all is done."""
+    infos, info = imported.dataset.episodes(), imported.dataset.info
+    splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(one.split for one in infos).items()))
+    frames = sum(one.frames for one in infos)
+    episodes = "1 episode" if len(infos) == 1 else f"{len(infos)} episodes"
+    return [
+        f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
+        *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
+        *(f"skipped: {reason}" for reason in imported.skipped.values()),
+    ]

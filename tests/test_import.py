@@ -1,0 +1,326 @@
+"""`nextframe import`: anybody's videos and actions become episodes; nothing disappears, nothing is half-written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nextframe.data.actions import read_actions, vocabulary
+from nextframe.data.cutting import Cut
+from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.sources import divided, find_sources, name_of
+from nextframe.data.video import fitted, lossless_mp4
+from nextframe.errors import UserError
+from nextframe.examine import alignment
+from nextframe.importing import Imported, import_footage, summary
+
+SAMPLES = Path(__file__).parent / "samples"
+UCF = SAMPLES / "ucf101_v_CliffDiving_g08_c03.mp4"
+DMLAB = SAMPLES / "dmlab_episode.npz"
+SIZE = 16
+
+
+def write_video(path: Path, frames: int, seed: int = 0, side: int = SIZE) -> np.ndarray:
+    """A lossless video of noise; returns its frames, uint8 [f, h, w, 3]."""
+    video = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(lossless_mp4(video, 10.0))
+    return video
+
+
+def imported(place: Path, out: Path, **options: object) -> Imported:
+    """At the size of the test's own videos, in one worker."""
+    settings = {"size": SIZE, "cut": Cut(least_frames=2), "workers": 1, **options}
+    return import_footage(place, out, **settings)  # type: ignore[arg-type]
+
+
+def test_a_real_dmlab_episode(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(DMLAB, tmp_path / "in")
+    (tmp_path / "dmlab_train.json").write_text(json.dumps([{"video_path": "in/dmlab_episode.npz"}]))
+    for place in (tmp_path / "in", tmp_path / "dmlab_train.json"):  # a folder of npz, and the published list
+        dataset = import_footage(place, tmp_path / f"out_{place.stem}", action_names=("left", "right", "go")).dataset
+        (info,) = dataset.episodes("train")
+        episode, true = dataset.read(info), np.load(DMLAB)
+        np.testing.assert_array_equal(episode.video, true["video"])
+        np.testing.assert_array_equal(episode.actions, true["actions"])
+        assert dataset.info.action_names == ("left", "right", "go") and "are on time" in alignment(dataset)
+
+
+def test_a_real_ucf101_clip(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES, tmp_path / "UCF-101/CliffDiving", ignore=lambda _, names: [n for n in names if "UCF" in n])
+    (tmp_path / "UCF-101/CliffDiving" / DMLAB.name).unlink()
+    dataset = import_footage(tmp_path / "UCF-101", tmp_path / "out", labelled=True).dataset
+    (info,) = dataset.episodes()
+    assert (info.frames, info.label, dataset.info.fps, dataset.info.label_names) == (78, 0, 25.0, ("CliffDiving",))
+    assert dataset.info.action_kind == "none" and dataset.read(info).actions.shape == (78, 0)
+    video = dataset.read(info).video
+    assert video.shape == (78, 64, 64, 3) and 40 < video.mean() < 200 and video[0].std() > 10
+
+
+def test_frames_are_resized_as_the_paper_does() -> None:
+    """Shorter side to the size, antialiased; the middle of the longer one."""
+    frame = np.zeros((240, 320, 3), np.uint8)
+    frame[:, 160:] = 200
+    square = fitted(frame, 64)
+    assert square.shape == (64, 64, 3) and (square[:, :30] == 0).all() and (square[:, 34:] == 200).all()
+    stripes = np.zeros((240, 240, 3), np.uint8)
+    stripes[::2] = 255  # finer than a pixel of the result: grey, not aliased
+    assert abs(fitted(stripes, 60)[2:-2].astype(int) - 128).max() < 12
+    assert fitted(np.zeros((3, 1000, 3), np.uint8), 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "kind", "names", "actions"),
+    [
+        (".csv", "left\nright\nleft\n", "id", ("left", "right"), [0, 1, 0]),
+        (".csv", "frame,action\n0,2\n1,0\n2,1\n", "id", ("0", "1", "2"), [2, 0, 1]),
+        (".csv", "t,dx,dy\n0,1,0\n0.1,0.5,2\n0.2,0,-1e-1\n", "vector", ("dx", "dy"), [[1, 0], [0.5, 2], [0, -0.1]]),
+        (".csv", "1,0\n0,1\n1,1\n", "vector", ("0", "1"), [[1, 0], [0, 1], [1, 1]]),
+        (".jsonl", '0\n1\n1\n', "id", ("0", "1"), [0, 1, 1]),
+        (".jsonl", '{"action": "go"}\n{"action": "stop"}\n{"action": "go"}\n', "id", ("go", "stop"), [0, 1, 0]),
+        (".jsonl", '{"w": true, "a": 0}\n' * 3, "vector", ("w", "a"), [[1, 0], [1, 0], [1, 0]]),
+        (".jsonl", "[0.5]\n[1]\n[-2]\n", "vector", ("0",), [[0.5], [1], [-2]]),
+    ],
+)  # fmt: skip
+def test_actions_as_people_keep_them(
+    tmp_path: Path, suffix: str, content: str, kind: str, names: tuple[str, ...], actions: list[Any]
+) -> None:
+    write_video(tmp_path / "in/walk.mp4", 3)
+    (tmp_path / f"in/walk{suffix}").write_text(content)
+    dataset = imported(tmp_path / "in", tmp_path / "out").dataset
+    assert (dataset.info.action_kind, dataset.info.action_names) == (kind, names)
+    np.testing.assert_allclose(dataset.read(dataset.episodes()[0]).actions, actions, rtol=1e-6)
+
+
+def test_actions_in_arrays(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "in/a.mp4", 4)
+    np.save(tmp_path / "in/a.npy", np.array([0, 1, 2, 1]))
+    np.savez(tmp_path / "in/b.npz", video=video[::-1], actions=np.array([2, 2, 0, 0], np.int32))
+    np.savez(tmp_path / "in/c.npz", actions=np.zeros(4, int))  # belongs to nothing: no video
+    dataset = imported(tmp_path / "in", tmp_path / "out").dataset
+    assert [dataset.read(info).actions.tolist() for info in dataset.episodes()] == [[0, 1, 2, 1], [2, 2, 0, 0]]
+    named = read_actions(_saved(tmp_path / "d.npz", actions=np.eye(2), action_names=np.array(["x", "y"])))
+    assert vocabulary([named]).names == ("x", "y") and vocabulary([named], ("up", "on")).names == ("up", "on")
+
+
+def _saved(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_cut_thinned_and_shifted(tmp_path: Path) -> None:
+    """Every kept frame has the action of its row, whatever is left out."""
+    video = write_video(tmp_path / "in/walk.mp4", 47)
+    (tmp_path / "in/walk.csv").write_text("\n".join(str(t) for t in range(47)))
+    cut = Cut(frames=10, least_frames=4, every=2, offset=3)
+    dataset = imported(tmp_path / "in", tmp_path / "out", cut=cut).dataset
+    infos = dataset.episodes()
+    assert [info.name for info in infos] == ["walk", "walk.0001"] and [info.frames for info in infos] == [10, 10]
+    frames = np.concatenate([dataset.read(info).video for info in infos])
+    rows = np.concatenate([dataset.read(info).actions for info in infos])
+    np.testing.assert_array_equal(frames, video[0:40:2])  # rows end at frame 43; two frames are no episode
+    np.testing.assert_array_equal(rows, np.arange(0, 40, 2) + 3)
+    assert dataset.info.fps == 5.0 and dataset.info.source["offset"] == 3
+    whole = imported(tmp_path / "in", tmp_path / "whole", cut=Cut(frames=0)).dataset
+    assert [info.frames for info in whole.episodes()] == [47]
+    early = imported(tmp_path / "in", tmp_path / "early", cut=Cut(offset=-5)).dataset
+    np.testing.assert_array_equal(early.read(early.episodes()[0]).video, video[5:])
+
+
+def test_one_action_for_each_step_between_frames(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/walk.mp4", 4)
+    (tmp_path / "in/walk.csv").write_text("1\n0\n1\n")
+    dataset = imported(tmp_path / "in", tmp_path / "out").dataset
+    assert dataset.read(dataset.episodes()[0]).actions.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("walk.csv", "1\n0\n", "has 2 rows, walk.mp4 has 4 frames"),
+        ("walk.csv", "1\n0\n1\n0\n0\n", "has 5 rows"),
+        ("walk.csv", "frame,action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
+        ("walk.csv", "frame,action\n7,1\n8,1\n9,0\n10,0\n", "begins at 7"),
+        ("walk.csv", "1\n-2\n1\n0\n", "number actions from 0"),
+        ("walk.csv", "a,b\n1,2\n1\n1,2\n1,2\n", "row 1 has 1 cells"),
+        ("walk.csv", "x\nnan\n1\n1\n0.5\n", "no table of actions"),
+        ("walk.csv", "", "it is empty"),
+        ("walk.jsonl", "1\n{]\n", "no table of actions"),
+        ("walk.jsonl", '1\n"go"\n[1]\n0\n', "rows are of several kinds"),
+        ("walk.jsonl", '{"a": 1}\n{"b": 1}\n', "not every line has the same names"),
+        ("walk.npz", "no archive", "no table of actions"),
+    ],
+)  # fmt: skip
+def test_actions_that_are_wrong(tmp_path: Path, name: str, content: str, said: str) -> None:
+    write_video(tmp_path / "in/walk.mp4", 4)
+    (tmp_path / "in" / name).write_text(content)
+    with pytest.raises(UserError, match=said) as refused:
+        imported(tmp_path / "in", tmp_path / "out")
+    assert "--skip-bad" in str(refused.value) and name in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_tables_that_do_not_go_together(tmp_path: Path) -> None:
+    for name, content in (("a", "1\n0\n"), ("b", "go\ngo\n")):
+        write_video(tmp_path / f"in/{name}.mp4", 2)
+        (tmp_path / f"in/{name}.csv").write_text(content)
+    with pytest.raises(UserError, match="different kinds"):
+        imported(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/b.csv").write_text("0\n2\n")
+    with pytest.raises(UserError, match="actions 0 to 2, and 2 names"):
+        imported(tmp_path / "in", tmp_path / "out", action_names=("left", "right"))
+    (tmp_path / "in/b.csv").unlink()
+    with pytest.raises(UserError, match=r"b\.mp4 has no file of actions"):
+        imported(tmp_path / "in", tmp_path / "out")
+    assert imported(tmp_path / "in", tmp_path / "out", use_actions=False).dataset.info.action_kind == "none"
+
+
+def test_a_bad_video_never_disappears(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/good.mp4", 30)
+    whole = (tmp_path / "in/good.mp4").read_bytes()
+    (tmp_path / "in/text.avi").write_text("this is no video")
+    (tmp_path / "in/short.mp4").write_bytes(whole[: len(whole) // 2])
+    write_video(tmp_path / "in/brief.mp4", 5, seed=1)
+    cut = Cut(frames=10, least_frames=8)
+    with pytest.raises(UserError, match=r"(text|short|brief)\.(avi|mp4)"):
+        imported(tmp_path / "in", tmp_path / "out", cut=cut)
+    found = imported(tmp_path / "in", tmp_path / "out", cut=cut, skip_bad=True)
+    assert (
+        set(found.skipped) == {"text", "short", "brief"} == set(json.loads((tmp_path / "out/skipped.json").read_text()))
+    )
+    assert "5 frames" in found.skipped["brief"] and "--skip-bad" not in "".join(found.skipped.values())
+    assert sum(line.startswith("skipped: ") for line in summary(found)) == 3
+    assert {info.meta["source"] for info in found.dataset.episodes()} == {"good"}
+    (tmp_path / "in/good.mp4").unlink()
+    with pytest.raises(UserError, match="none of the 3 videos"):
+        imported(tmp_path / "in", tmp_path / "nothing", cut=cut, skip_bad=True)
+
+
+def test_part_of_a_video_that_ends_badly_is_taken_back(tmp_path: Path) -> None:
+    """Its first episodes had been written before the actions turned out to be too few."""
+    write_video(tmp_path / "in/good.mp4", 20)
+    write_video(tmp_path / "in/long.mp4", 40, seed=1)
+    (tmp_path / "in/good.csv").write_text("0\n" * 20)
+    (tmp_path / "in/long.csv").write_text("0\n" * 30)
+    found = imported(tmp_path / "in", tmp_path / "out", cut=Cut(10, 2), skip_bad=True)
+    assert [info.name for info in found.dataset.episodes()] == ["good", "good.0001"] and set(found.skipped) == {"long"}
+    assert not list((tmp_path / "out").rglob("long*"))
+
+
+def test_still_and_repeated_videos_are_reported(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "in/a.mp4", 5)
+    shutil.copy(tmp_path / "in/a.mp4", tmp_path / "in/b.mp4")
+    (tmp_path / "in/c.mp4").write_bytes(lossless_mp4(np.repeat(video[:1], 5, axis=0), 10.0))
+    found = imported(tmp_path / "in", tmp_path / "out")
+    assert found.still == ("c",) and found.duplicates == (("a", "b"),)
+    assert "warning: nothing moves in 1: c" in summary(found) and "warning: the same pictures: a, b" in summary(found)
+
+
+def test_splits(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/c", "Test/d"):
+        write_video(tmp_path / f"in/{name}.mp4", 3)
+    dataset = imported(tmp_path / "in", tmp_path / "out").dataset
+    assert {info.name: info.split for info in dataset.episodes()} == {
+        "train__a": "train", "train__b": "train", "val__c": "validation", "Test__d": "test",
+    }  # fmt: skip
+    assert all(
+        info.split == "test" for info in imported(tmp_path / "in", tmp_path / "all", split="test").dataset.episodes()
+    )
+    for number in range(20):
+        write_video(tmp_path / f"many/{number}.mp4", 2)
+    sources = find_sources(tmp_path / "many")
+    first = {source.name: source.split for source in divided(sources, 0.2, {})}
+    assert sum(split == "test" for split in first.values()) == 4
+    # What is added later moves nothing that is there.
+    known = {name: split for name, split in first.items() if split is not None}
+    assert all(known[source.name] == source.split for source in divided(sources, 0.5, known))
+
+
+def test_published_lists(tmp_path: Path) -> None:
+    """Paths from the folder the published code runs in; labels by number, named after their folders."""
+    for label, name in ((1, "Biking"), (0, "Archery"), (1, "Biking")):
+        number = len(list(tmp_path.rglob("*.mp4")))
+        write_video(tmp_path / f"datasets/ucf/{name}/v{number}.mp4", 3, seed=label)
+    videos = sorted(tmp_path.rglob("*.mp4"))
+    entries = [
+        {"video_path": str(path.relative_to(tmp_path)), "label": int(path.parent.name == "Biking")} for path in videos
+    ]
+    (tmp_path / "datasets/lists").mkdir()
+    path = tmp_path / "datasets/lists/ucf101_test.json"
+    path.write_text(json.dumps(entries))
+    dataset = imported(path, tmp_path / "out").dataset
+    assert dataset.info.label_names == ("Archery", "Biking")
+    assert [(info.split, info.label) for info in dataset.episodes()] == [("test", 0), ("test", 1), ("test", 1)]
+    path.write_text(json.dumps([*entries, {"video_path": "datasets/ucf/Archery/gone.mp4", "label": 0}]))
+    with pytest.raises(UserError, match=r"gone\.mp4 is missing"):
+        imported(path, tmp_path / "out")
+    for content, said in (("[", "cannot be read"), ('{"a": 1}', "no list"), ('[{"label": 1}]', "no `video_path`")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=said):
+            imported(path, tmp_path / "out")
+
+
+def test_going_on_changes_nothing(tmp_path: Path) -> None:
+    for number in range(4):
+        write_video(tmp_path / f"in/{number}.mp4", 12, seed=number)
+    first = imported(tmp_path / "in", tmp_path / "out", cut=Cut(frames=5, least_frames=2)).dataset
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.mp4")}
+    assert len(files) == 12
+    lost = next(iter(files))
+    lost.unlink()
+    again = imported(tmp_path / "in", tmp_path / "out", cut=Cut(frames=5, least_frames=2)).dataset
+    assert again.episodes() == first.episodes() and lost.is_file()
+    changed = [path for path, at in files.items() if path.stat().st_mtime_ns != at]
+    assert len(changed) == 3  # the parts of that one video
+    write_video(tmp_path / "in/0.mp4", 14, seed=9)  # another video of the same name, in the same place
+    newer = imported(tmp_path / "in", tmp_path / "out", cut=Cut(frames=5, least_frames=2)).dataset
+    assert sum(info.frames for info in newer.episodes() if info.meta["source"] == "0") == 14
+    write_video(tmp_path / "other/0.mp4", 13, seed=8)
+    with pytest.raises(UserError, match="has another 0, from in"):
+        imported(tmp_path / "other", tmp_path / "out", cut=Cut(frames=5, least_frames=2))
+    with pytest.raises(UserError, match="made with other settings"):
+        imported(tmp_path / "in", tmp_path / "out", cut=Cut(frames=6, least_frames=2))
+
+
+def test_killed_and_gone_on(tmp_path: Path) -> None:
+    for number in range(6):
+        write_video(tmp_path / f"in/{number}.mp4", 40, seed=number, side=96)
+    command = [sys.executable, "-m", "nextframe", "import", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    command += ["--size", "96", "--frames", "20"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").rglob("*.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    dataset = EpisodeDataset.open(tmp_path / "out")
+    assert sum(info.frames for info in dataset.episodes()) == 240
+    for info in dataset.episodes():
+        dataset.verify(info)
+    assert not list((tmp_path / "out").rglob(".nextframe*"))
+
+
+def test_what_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place, said in ((tmp_path / "gone", "neither a folder"), (tmp_path / "empty", "has no videos")):
+        with pytest.raises(UserError, match=said):
+            imported(place, tmp_path / "out")
+    write_video(tmp_path / "in/a b.mp4", 3)
+    write_video(tmp_path / "in/a_b.mp4", 3)
+    with pytest.raises(UserError, match="would have one name"):
+        imported(tmp_path / "in", tmp_path / "out")
+    for wrong in ({"cut": Cut(frames=4)}, {"cut": Cut(every=0)}, {"size": 2}, {"fps": 0.0}, {"test_share": 2.0}):
+        with pytest.raises(UserError, match="--"):
+            imported(tmp_path / "in", tmp_path / "out", **{"cut": Cut(), **wrong})
+    assert not (tmp_path / "out").exists()
+    assert name_of(Path("/data/../my walks/größe 1.mp4")) == "data__my_walks__größe_1"
