@@ -1,8 +1,14 @@
 """Footage to latents: once, before a world model is trained on them."""
 
 import math
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +27,8 @@ from nextframe.data.latents import (
 )
 from nextframe.errors import UserError
 from nextframe.files import sha256, sole_writer, sweep, write_atomically
-from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
-from nextframe.progress import progress
+from nextframe.parallel import matrix_precision, resolve_devices, resolve_precision
+from nextframe.progress import Advance, progress
 from nextframe.runs import load_autoencoder
 
 SCALE_EPISODES = 32
@@ -37,12 +43,14 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
 
     The latents are scaled to unit variance, or by the scale that the autoencoder has already. `out` gets a copy of the
     autoencoder with that scale: what the latents mean is never apart from them. Episodes whose latents were lost, or
-    whose footage has changed, are encoded again.
+    whose footage has changed, are encoded again. `device`: several share the work, a process each, `cuda:0,cuda:1`;
+    `auto` is every GPU.
     `mirrored`: encode every frame mirrored left to right too, for `ClipConfig.mirror`; a mirrored latent is not the
     latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
     latents of others, or was made with another `mirrored`.
     """
-    dataset, target = EpisodeDataset.open(data), resolve_device(device)
+    dataset, devices = EpisodeDataset.open(data), resolve_devices(device)
+    target = devices[0]
     autoencoder = load_autoencoder(run, target)
     if dataset.info.size != autoencoder.config.frame_size:
         side = autoencoder.config.frame_size
@@ -55,7 +63,7 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
         _check(read_index(out), run, dataset, out, mirrored)
         for folder in (out, out / AUTOENCODER):
             sweep(folder)
-        return encode_missing(load_autoencoder(out / AUTOENCODER, target), dataset, out)
+        return encode_missing(dataset, out, devices)
 
 
 def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
@@ -121,7 +129,7 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path) -> LatentIndex:
+def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.device]) -> LatentIndex:
     """Encode, shard by shard, the episodes of which the index in `out` lists no usable latents."""
     listed = read_index(out)
     index = kept(listed, dataset, out)
@@ -129,24 +137,98 @@ def encode_missing(autoencoder: Autoencoder, dataset: EpisodeDataset, out: Path)
     missing = [info for info in dataset.episodes() if info.name not in done]
     # Never the name of a shard that the index on disk still lists.
     names = (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
+    groups = [missing[first : first + EPISODES_PER_SHARD] for first in range(0, len(missing), EPISODES_PER_SHARD)]
+    work = dict(zip(names, groups, strict=False))
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
-        for first in range(0, len(missing), EPISODES_PER_SHARD):
-            shard, encoded, mirrored, entries = next(names), {}, {}, []
-            for info in missing[first : first + EPISODES_PER_SHARD]:
-                episode = encode_episode(autoencoder, dataset, info, index.mirrored)
-                encoded[info.name] = (episode.latents, episode.actions)
-                if episode.mirrored is not None:
-                    mirrored[info.name] = episode.mirrored
-                psnr, source = round(episode.psnr, 2), dataset.digest(info)
-                entries.append(LatentEpisode(info.name, info.split, info.frames, shard, psnr, source, info.label))
-                advance(1, f"{psnr:.1f} dB")
-            write_shard(out / shard, encoded, mirrored)
+        if len(devices) == 1:
+            autoencoder = load_autoencoder(out / AUTOENCODER, devices[0])
+            made = (
+                encode_shard(autoencoder, dataset, group, out / name, listed.mirrored, advance)
+                for name, group in work.items()
+            )
+        else:
+            made = _encode_side_by_side(dataset, out, work, listed.mirrored, devices, advance)
+        for entries in made:
+            shard = entries[0].shard
             shards = {**index.shards, shard: (out / shard).stat().st_size}
             index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
             write_index(out, index)
     for unused in listed.shards.keys() - index.shards.keys():
         (out / unused).unlink(missing_ok=True)
     return index
+
+
+def encode_shard(
+    autoencoder: Autoencoder,
+    dataset: EpisodeDataset,
+    infos: Sequence[EpisodeInfo],
+    path: Path,
+    with_mirrored: bool,
+    advance: Advance,
+) -> list[LatentEpisode]:
+    """Encode some episodes into a file; returns their lines for the index."""
+    encoded, mirrored, entries = {}, {}, []
+    for info in infos:
+        episode = encode_episode(autoencoder, dataset, info, with_mirrored)
+        encoded[info.name] = (episode.latents, episode.actions)
+        if episode.mirrored is not None:
+            mirrored[info.name] = episode.mirrored
+        psnr, source = round(episode.psnr, 2), dataset.digest(info)
+        entries.append(LatentEpisode(info.name, info.split, info.frames, path.name, psnr, source, info.label))
+        advance(1, f"{psnr:.1f} dB")
+    write_shard(path, encoded, mirrored)
+    return entries
+
+
+def _encode_side_by_side(
+    dataset: EpisodeDataset,
+    out: Path,
+    work: dict[str, list[EpisodeInfo]],
+    mirrored: bool,
+    devices: Sequence[torch.device],
+    advance: Advance,
+) -> Iterator[list[LatentEpisode]]:
+    """A process for each device, a shard at a time; in the order in which they are done."""
+    context = get_context("spawn")
+    free: Any = context.Queue()
+    for device in devices:
+        free.put(str(device))
+    with ProcessPoolExecutor(len(devices), context, _begin_worker, (free, dataset, out)) as pool:
+        try:
+            for future in as_completed(
+                [pool.submit(_encode_in_worker, infos, out / name, mirrored) for name, infos in work.items()]
+            ):
+                entries = future.result()
+                advance(len(entries), f"{entries[-1].psnr:.1f} dB")
+                yield entries
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError("a process that was encoding ended early: see above, and run it again") from error
+            raise
+
+
+_worker: dict[str, Any] = {}
+"""In a process of `_encode_side_by_side`: what it keeps from shard to shard."""
+
+
+def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
+    device = torch.device(free.get())
+    _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
+
+
+def _silent(count: float = 1, note: str = "") -> None:
+    """Of an episode in a worker nothing is shown."""
+
+
+def _encode_in_worker(infos: list[EpisodeInfo], path: Path, mirrored: bool) -> list[LatentEpisode]:
+    autoencoder: Autoencoder = _worker["autoencoder"]
+    device = next(autoencoder.parameters()).device
+    with matrix_precision(resolve_precision("auto", device), device):
+        return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, _silent)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,15 @@ from nextframe.errors import UserError
 
 TEMPORARY = ".nextframe-partial-"
 """Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
+
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one slash of two
+
+
+def address_of(folder: Path | str) -> str | None:
+    """`s3://bucket/latents` of what is meant for an address in object storage; None of a folder here."""
+    found = _ADDRESS.fullmatch(str(folder))
+    return f"{found[1]}://{found[2].rstrip('/')}" if found else None
 
 
 @contextmanager
@@ -70,6 +80,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
     Raises UserError when another process is writing. The lock goes with the process, however it ends.
     """
+    if address_of(folder):
+        raise UserError(f"{folder} is in object storage: choose a folder here, and upload it when it is done")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)

@@ -33,6 +33,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """For work that falls into parts: several devices, `cuda:0,cuda:1`; `auto` is every GPU, or the processor.
+
+    Raises UserError as `resolve_device` does.
+    """
+    if names == "auto" and torch.cuda.is_available():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [resolve_device(name.strip()) for name in names.split(",")]
+
+
 def hardware_name(device: torch.device) -> str:
     """The GPU, or the processor and how many of its cores torch uses."""
     if device.type == "cuda":

@@ -253,6 +253,15 @@ def test_an_interrupted_encoding_goes_on(
     assert not list(out.glob(f"{TEMPORARY}*"))
 
 
+def test_several_devices_share_the_work(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    """The shards come in any order; what is in them is the same."""
+    one = encode(autoencoder, data, tmp_path / "one", "cpu")
+    two = encode(autoencoder, data, tmp_path / "two", "cpu,cpu")
+    assert_right(tmp_path / "two", data)
+    assert len(one.shards) == len(two.shards) == 3
+    assert {episode.name: episode.psnr for episode in one.episodes} == {e.name: e.psnr for e in two.episodes}
+
+
 def test_what_cannot_be_encoded_is_one_line(autoencoder: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "latents"
     empty = EpisodeDataset.create(tmp_path / "empty", DatasetInfo(10.0, SIZE, ACTIONS, {}))

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, get_args
 import av.error
 import numpy as np
 
+from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import decoded, lossless_mp4
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY, write_atomically
@@ -95,15 +96,22 @@ class Episode:
 class EpisodeDataset:
     """A folder of episodes. Make one with `open` or `create`."""
 
-    def __init__(self, folder: Path, info: DatasetInfo, episodes: dict[str, EpisodeInfo]):
+    def __init__(
+        self, folder: Path, info: DatasetInfo, episodes: dict[str, EpisodeInfo], mirror: Mirror | None = None
+    ):
         self.folder = folder
         self.info = info
         self._episodes = episodes
+        self._mirror = mirror
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """An existing dataset. Raises UserError when `dataset.json` is missing, damaged or of another version."""
-        folder = Path(folder)
+        """An existing dataset, here or in object storage.
+
+        Raises UserError when `dataset.json` is missing, damaged or of another version.
+        """
+        mirror = mirror_of(folder, INDEX)
+        folder = Path(folder) if mirror is None else mirror.folder
         path = folder / INDEX
         try:
             document = json.loads(path.read_bytes())
@@ -121,7 +129,7 @@ class EpisodeDataset:
                     raise ValueError(f"label {episode.label} of episode {episode.name}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error!r}): restore it, or record into a new folder") from error
-        return cls(folder, info, episodes)
+        return cls(folder, info, episodes, mirror)
 
     @classmethod
     def create(cls, folder: Path, info: DatasetInfo) -> Self:
@@ -223,6 +231,8 @@ class EpisodeDataset:
         path = self.folder / info.files[role]
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise UserError(f"{self.folder / INDEX} names {info.files[role]!r}, outside its folder: do not trust it")
+        if self._mirror is not None:
+            self._mirror.fetch(info.files[role])
         return path
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nextframe.data.episodes import ActionKind
+from nextframe.data.remote import mirror_of
 from nextframe.errors import UserError
 from nextframe.files import write_atomically
 
@@ -158,8 +159,12 @@ class LatentDataset:
     """The latent episodes of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.index = read_index(folder)
+        """`folder`: here, or in object storage; then it is fetched, autoencoder and all, as it is read."""
+        self._mirror = mirror_of(folder, INDEX)
+        self.folder = folder if self._mirror is None else self._mirror.folder
+        self.index = read_index(self.folder)
+        if self._mirror is not None:
+            self._mirror.fetch_folder("autoencoder")
         self._shards: dict[str, Shard] = {}
 
     def episodes(self, split: str) -> list[LatentEpisode]:
@@ -170,6 +175,8 @@ class LatentDataset:
 
     def _shard(self, episode: LatentEpisode) -> Shard:
         if episode.shard not in self._shards:
+            if self._mirror is not None:
+                self._mirror.fetch(episode.shard)
             self._shards[episode.shard] = Shard(self.folder / episode.shard)
         return self._shards[episode.shard]
 

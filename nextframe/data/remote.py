@@ -1,0 +1,84 @@
+"""Footage and latents in object storage: each file is fetched when it is first read, into a cache on this disk."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from nextframe.errors import UserError
+from nextframe.files import address_of, new_file, write_atomically
+
+CACHE = "NEXTFRAME_CACHE"
+"""Environment variable: the folder of the cache, if not ~/.cache/nextframe."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A folder in object storage, and the one here that its files are fetched into."""
+
+    url: str
+    folder: Path
+
+    def fetch(self, name: str) -> Path:
+        """A file of the folder, here. Raises UserError when it cannot be had."""
+        path = self.folder / name
+        if not path.exists():
+            with new_file(path) as temporary:
+                _copy(f"{self.url}/{name}", temporary)
+        return path
+
+    def fetch_folder(self, name: str) -> Path:
+        """All files of a folder in it, here."""
+        for file in _listed(f"{self.url}/{name}"):
+            self.fetch(f"{name}/{file}")
+        return self.folder / name
+
+
+def mirror_of(folder: Path | str, index: str) -> Mirror | None:
+    """Where the files of a folder in object storage are to be found here; None of a folder that is here.
+
+    Each state of its file `index` has a cache of its own, so that nothing of an older one is ever taken for it.
+    Raises UserError when the index cannot be had.
+    """
+    url = address_of(folder)
+    if url is None:
+        return None
+    root = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "nextframe") / "remote"
+    place = root / hashlib.sha256(url.encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    fresh = place / index
+    with new_file(fresh) as temporary:
+        _copy(f"{url}/{index}", temporary)
+    content = fresh.read_bytes()
+    state = place / hashlib.sha256(content).hexdigest()[:16]
+    for other in place.iterdir():
+        if other.is_dir() and other != state:
+            shutil.rmtree(other)
+    write_atomically(state / index, content)
+    return Mirror(url, state)
+
+
+def _copy(url: str, path: Path) -> None:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**22)  # type: ignore[arg-type]
+    except Exception as error:  # each kind of storage has exceptions of its own
+        raise UserError(_said(url, error)) from error
+
+
+def _listed(url: str) -> list[str]:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False))
+    except Exception as error:
+        raise UserError(_said(url, error)) from error
+
+
+def _said(url: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{url} cannot be fetched ({reason}): check the address and your access to it, or copy it here first"
