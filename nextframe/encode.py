@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import (
     EPISODES_PER_SHARD,
     INDEX,
@@ -59,20 +59,20 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
         raise UserError(f"{data} has no episodes yet: record or import some")
     with sole_writer(out), matrix_precision(resolve_precision("auto", target), target):
         if not (out / INDEX).exists():
-            _begin(autoencoder, run, dataset, out, mirrored)
+            if autoencoder.scale == 1:  # not measured; a published one has that its transformers were trained with
+                autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
+            begin(autoencoder, run, dataset.info, out, mirrored)
         _check(read_index(out), run, dataset, out, mirrored)
         for folder in (out, out / AUTOENCODER):
             sweep(folder)
         return encode_missing(dataset, out, devices)
 
 
-def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
-    """The autoencoder, with its scale, and an empty index."""
-    if autoencoder.scale == 1:  # not measured yet; a published one has the scale its transformers were trained with
-        autoencoder.scale.fill_(measured_scale(autoencoder, dataset))
+def begin(autoencoder: Autoencoder, run: Path, info: DatasetInfo, out: Path, mirrored: bool) -> None:
+    """Write the autoencoder, with its scale, and an empty index."""
     write_atomically(out / AUTOENCODER / CONFIG, (run / CONFIG).read_bytes())
     write_weights(out / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
-    config, info = autoencoder.config, dataset.info
+    config = autoencoder.config
     shape = (config.latent_channels, config.latent_size, config.latent_size)
     index = LatentIndex(
         autoencoder=sha256(run / WEIGHTS),
@@ -88,8 +88,7 @@ def _begin(autoencoder: Autoencoder, run: Path, dataset: EpisodeDataset, out: Pa
 
 def _check(index: LatentIndex, run: Path, dataset: EpisodeDataset, out: Path, mirrored: bool) -> None:
     """Raises UserError when the latents in `out` are not of this autoencoder and this footage, `mirrored` or not."""
-    if index.autoencoder != sha256(run / WEIGHTS):
-        raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
+    check_weights(index, run, out)
     pairs = {name: (getattr(index, name), getattr(dataset.info, name)) for name in SHARED}
     if changed := [f"{name} {was}, now {now}" for name, (was, now) in pairs.items() if was != now]:
         unlike = f"{out} holds latents of footage unlike {dataset.folder} ({', '.join(changed)})"
@@ -102,6 +101,12 @@ def _check(index: LatentIndex, run: Path, dataset: EpisodeDataset, out: Path, mi
     # One changed episode has been recorded again; when all have changed, this is other footage, or another folder.
     if shared and all(sources[info.name] != dataset.digest(info) for info in shared):
         raise UserError(f"{out} holds latents of other footage than that now in {dataset.folder}: use another --out")
+
+
+def check_weights(index: LatentIndex, run: Path, out: Path) -> None:
+    """Raises UserError when the latents in `out` are not of the autoencoder in `run`."""
+    if index.autoencoder != sha256(run / WEIGHTS):
+        raise UserError(f"{out} holds latents of other weights than those now in {run}: use another --out")
 
 
 def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:

@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_run
 
 from nextframe.data.actions import read_actions, vocabulary
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
 from nextframe.data.video import fitted, lossless_mp4
 from nextframe.errors import UserError
 from nextframe.examine import alignment
-from nextframe.importing import Imported, import_footage, summary
+from nextframe.import_footage import Imported, import_footage, summary
+from nextframe.import_latents import import_latents
 
 SAMPLES = Path(__file__).parent / "samples"
 UCF = SAMPLES / "ucf101_v_CliffDiving_g08_c03.mp4"
@@ -324,3 +329,52 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
             imported(tmp_path / "in", tmp_path / "out", **{"cut": Cut(), **wrong})
     assert not (tmp_path / "out").exists()
     assert name_of(Path("/data/../my walks/größe 1.mp4")) == "data__my_walks__größe_1"
+
+
+def write_latents(folder: Path, count: int = 3) -> Path:
+    """A published list of latents and actions, of `tiny.TOKENIZER`'s shape."""
+    folder.mkdir()
+    entries = []
+    for number in range(count):
+        latents = torch.randn(20, 4, 4, 4, generator=torch.Generator().manual_seed(number)) * 3
+        torch.save(latents, folder / f"{number}.pt")
+        np.savez(folder / f"{number}.npz", actions=np.arange(20) % 3)
+        entries.append({"latent_path": f"{folder.name}/{number}.pt", "action_path": f"{folder.name}/{number}.npz"})
+    path = folder.parent / "dmlab_train.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_published_latents(tmp_path: Path) -> None:
+    """One .pt per video, not scaled, become shards of unit variance with the autoencoder beside them."""
+    run, path = tiny_run(tmp_path / "run") / "autoencoder", write_latents(tmp_path / "latents")
+    index = import_latents(path, run, tmp_path / "out")
+    data = LatentDataset(tmp_path / "out")
+    assert [episode.split for episode in index.episodes] == ["train"] * 3 and index.action_names == ("0", "1", "2")
+    scale = float(load_file(tmp_path / "out/autoencoder/weights.safetensors")["scale"])
+    assert 0.3 < scale < 0.37
+    for number, episode in enumerate(data.episodes("train")):
+        true = torch.load(tmp_path / f"latents/{number}.pt") * scale
+        torch.testing.assert_close(data.latents(episode, 0, 20).float(), true, atol=0.02, rtol=0.01)
+        assert data.actions(episode).tolist() == [t % 3 for t in range(20)]
+    assert import_latents(path, run, tmp_path / "out") == index
+    with pytest.raises(UserError, match="give --autoencoder"):
+        import_footage(path, tmp_path / "footage")
+
+
+def test_published_latents_that_are_wrong(tmp_path: Path) -> None:
+    run, path = tiny_run(tmp_path / "run") / "autoencoder", write_latents(tmp_path / "latents")
+    cases = [
+        (lambda file: torch.save(torch.zeros(20, 4, 8, 8), file), r"holds \[20, 4, 8, 8\]"),
+        (lambda file: torch.save({"a": 1}, file), "holds dict"),
+        (lambda file: torch.save(torch.full((20, 4, 4, 4), torch.nan), file), "not finite"),
+        (lambda file: torch.save(torch.zeros(7, 4, 4, 4), file), "20 rows, .* 7 frames"),
+        (lambda file: file.write_bytes(b"no tensor"), "cannot be read as latents"),
+        (lambda file: torch.save(Path("a pickle of more than tensors"), file), "cannot be read as latents"),
+        (lambda file: file.unlink(), "cannot be read as latents"),
+    ]
+    for number, (damage, said) in enumerate(cases):
+        damage(tmp_path / "latents/1.pt")
+        with pytest.raises(UserError, match=said) as refused:
+            import_latents(path, run, tmp_path / f"out{number}")
+        assert "1.pt" in str(refused.value) and "\n" not in str(refused.value)

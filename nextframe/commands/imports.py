@@ -5,6 +5,8 @@ from typing import Literal
 
 import tyro
 
+from nextframe.hub import local_run
+
 
 def import_footage(
     place: tyro.conf.Positional[Path],
@@ -17,6 +19,7 @@ def import_footage(
     actions: bool = True,
     offset: int = 0,
     action_names: tuple[str, ...] = (),
+    autoencoder: Path | None = None,
     label_folders: tyro.conf.FlagCreatePairsOff[bool] = False,
     split: Literal["train", "validation", "test"] | None = None,
     test_share: float = 0.1,
@@ -44,16 +47,25 @@ def import_footage(
         actions: Use the actions beside the videos; then each must have them.
         offset: Row t + OFFSET of the action files is done at frame t. In the end the import says what fits best.
         action_names: left right ...: names of the ids, or of a vector's numbers, in place of the files' own.
+        autoencoder: Run of the autoencoder that made the latents a list names by `latent_path`, as the published code's
+            lists do: OUT becomes a folder of latents to train on, and the options about pictures do not matter.
         label_folders: The folder a video lies in is its class, as in UCF-101.
         split: Of all these videos; if not given, as folders or the list are called (train, test ...), or --test-share.
         test_share: Share of the videos that is held out, picked by a hash of their names.
         skip_bad: List videos that cannot be read, also in OUT/skipped.json, and go on; otherwise the first stops it.
         workers: Videos read at once; 0: one for each core.
     """
+    if autoencoder is not None:
+        from nextframe.import_latents import import_latents
+
+        index = import_latents(place, local_run(autoencoder), out, fps, split, test_share, actions, action_names)
+        print(f"{len(index.episodes)} episodes of latents, {sum(one.frames for one in index.episodes):,} frames")
+        print(f"train on them: nextframe train PRESET --data {out} --out RUN")
+        return
     from nextframe.data.cutting import Cut
     from nextframe.examine import alignment
-    from nextframe.importing import import_footage as run
-    from nextframe.importing import summary
+    from nextframe.import_footage import import_footage as run
+    from nextframe.import_footage import summary
 
     imported = run(
         place,

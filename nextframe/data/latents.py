@@ -34,8 +34,9 @@ class LatentEpisode:
     split: str
     frames: int
     shard: str
-    psnr: float
-    """Of the autoencoder's reconstruction, in dB; of the pooled error, see `encode_episode`."""
+    psnr: float | None
+    """Of the autoencoder's reconstruction, in dB; of the pooled error, see `encode_episode`. None: not known, of
+    latents that came without their footage."""
     source: str = ""
     """`EpisodeDataset.digest` of the footage: tells other footage of the same name."""
     label: int | None = None

@@ -63,7 +63,7 @@ def import_footage(
     """
     _check(size, cut, fps, test_share)
     sources = find_sources(place, labelled)
-    if latents := [source for source in sources if source.latents is not None and not source.video.is_file()]:
+    if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
     skipped: dict[str, str] = {}
     words = Vocabulary()

@@ -1,0 +1,122 @@
+"""Latents that somebody has made already, one file per video, become shards to train on.
+
+The published code's way of training on DMLab and Minecraft: lists of `latent_path` (a tensor [f, c, h, w], as the
+autoencoder gives it, not scaled) and `action_path`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextframe.checkpoint import AUTOENCODER
+from nextframe.data.actions import MEND, Vocabulary, read_actions, vocabulary
+from nextframe.data.episodes import DatasetInfo
+from nextframe.data.latents import (
+    EPISODES_PER_SHARD,
+    INDEX,
+    LatentEpisode,
+    LatentIndex,
+    read_index,
+    write_index,
+    write_shard,
+)
+from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
+from nextframe.encode import SCALE_EPISODES, SHARD, begin, check_weights
+from nextframe.errors import UserError
+from nextframe.files import sha256, sole_writer, sweep
+from nextframe.import_footage import USUAL_FPS
+from nextframe.progress import progress
+from nextframe.runs import load_autoencoder
+
+
+def import_latents(
+    place: Path,
+    run: Path,
+    out: Path,
+    fps: float | None = None,
+    split: str | None = None,
+    test_share: float = 0.1,
+    use_actions: bool = True,
+    action_names: tuple[str, ...] = (),
+) -> LatentIndex:
+    """Import the latents that the list `place` names, made by the autoencoder in `run`, into the folder `out`.
+
+    They are scaled as `encode` scales its own, and `out` gets a copy of the autoencoder with that scale. Goes on
+    where an earlier call stopped. `split`, `test_share`, `use_actions`, `action_names`: as in `import_footage`.
+    Raises UserError when a file is missing, damaged, or not of this autoencoder's shape, or has not an action a frame.
+    """
+    sources = find_sources(place)
+    if without := [source for source in sources if source.latents is None]:
+        raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")
+    autoencoder = load_autoencoder(run, torch.device("cpu"))
+    config = autoencoder.config
+    shape = (config.latent_channels, config.latent_size, config.latent_size)
+    words = vocabulary([table for _, table in tables_of(sources)], action_names) if use_actions else Vocabulary()
+    if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):
+        raise UserError(f"{place} names no `action_path` of {bare[0]}, others have one: add it, or give --no-actions")
+    labels = label_names(sources)
+    info = DatasetInfo(fps or USUAL_FPS, config.frame_size, words.names, {}, words.kind, labels)
+    with sole_writer(out):
+        if not (out / INDEX).exists():
+            if autoencoder.scale == 1:
+                sample = sources[:: max(1, len(sources) // SCALE_EPISODES)]
+                found = torch.cat([_read(source, shape)[::8].flatten() for source in sample])
+                autoencoder.scale.fill_(float(1 / found.std()))
+            begin(autoencoder, run, info, out, mirrored=False)
+        index = read_index(out)
+        check_weights(index, run, out)
+        if (index.action_names, index.action_kind, index.label_names) != (words.names, words.kind, labels):
+            raise UserError(f"{out} holds latents of other actions or labels: use another --out")
+        sweep(out)
+        scale = load_autoencoder(out / AUTOENCODER, torch.device("cpu")).scale
+        known = {episode.name: episode.split for episode in index.episodes}
+        missing = [source for source in divided(sources, test_share, known) if source.name not in known]
+        with progress(f"import {place.name}", len(sources), len(sources) - len(missing)) as advance:
+            for first in range(0, len(missing), EPISODES_PER_SHARD):
+                shard = SHARD.format(len(index.shards))
+                content: dict[str, tuple[Tensor, Tensor]] = {}
+                entries = []
+                for source in missing[first : first + EPISODES_PER_SHARD]:
+                    latents = _read(source, shape).float() * scale
+                    actions = _actions(source, words, len(latents))
+                    content[source.name] = (latents, torch.from_numpy(actions))
+                    label = label_number(source, labels)
+                    assert source.split is not None and source.latents is not None
+                    digest = sha256(source.latents)
+                    entry = LatentEpisode(source.name, split or source.split, len(latents), shard, None, digest, label)
+                    entries.append(entry)
+                    advance()
+                write_shard(out / shard, content)
+                shards = {**index.shards, shard: (out / shard).stat().st_size}
+                index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
+                write_index(out, index)
+    return index
+
+
+def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
+    """[f, c, h, w], as it was saved; nothing but tensors is ever unpickled."""
+    path = source.latents
+    assert path is not None
+    try:
+        latents: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken files make torch raise of all kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} cannot be read as latents ({reason}): {MEND}") from error
+    if not isinstance(latents, Tensor) or not latents.is_floating_point() or tuple(latents.shape[1:]) != shape:
+        found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise UserError(
+            f"{path} holds {found}, the autoencoder makes [frames, {shape[0]}, {shape[1]}, {shape[2]}]: {MEND}"
+        )
+    if not len(latents) or not latents.isfinite().all():
+        raise UserError(f"{path} holds {'no frames' if not len(latents) else 'numbers that are not finite'}: {MEND}")
+    return latents
+
+
+def _actions(source: Source, words: Vocabulary, frames: int) -> Any:
+    table = read_actions(source.actions) if words.kind != "none" and source.actions is not None else None
+    if table is not None and len(table) != frames:
+        raise UserError(f"{table.path} has {len(table)} rows, {source.latents} has {frames} frames: {MEND}")
+    return words.actions(table, torch.arange(frames).numpy())
