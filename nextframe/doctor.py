@@ -14,6 +14,8 @@ from nextframe.parallel import has_bfloat16, matrix_rate, resolve_device
 
 OPTIONAL = {
     "vizdoom": ("recording mazes", "maze"),
+    "gymnasium": ("recording environments", "gym"),
+    "ale-py": ("recording Atari games", "gym"),
     "torchmetrics": ("PSNR and SSIM", "report"),
     "matplotlib": ("the curves of reports", "report"),
     "tensorboard": ("TensorBoard logs", "tensorboard"),

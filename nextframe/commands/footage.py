@@ -1,5 +1,6 @@
 """Commands that make and look at footage. What needs torch or an engine is imported when it is called for."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -8,10 +9,21 @@ import tyro
 from nextframe.hub import local_run
 from nextframe.options import choose
 
+GYM = "gym:"
+WORLDS = {
+    "maze": "random mazes in ViZDoom",
+    f"{GYM}ENV_ID": "any Gymnasium environment with rgb frames: gym:ALE/Pong-v5, gym:CartPole-v1, gym:MODULE:ENV_ID",
+}
+
 
 def record(arguments: list[str]) -> None:
     """Record footage of a world: nextframe record maze --episodes 200 --out DATA"""
-    choose("world", arguments, {"maze": _record_maze}, "nextframe record", {"maze": "random mazes in ViZDoom"})
+    if arguments and arguments[0].startswith(GYM):
+        environment = arguments[0].removeprefix(GYM)
+        tyro.cli(partial(record_gym, environment), args=arguments[1:], prog=f"nextframe record {arguments[0]}")
+    else:
+        choices = {"maze": _record_maze, f"{GYM}ENV_ID": record}  # what begins with gym: is understood above
+        choose("world", arguments, choices, "nextframe record", WORLDS)
 
 
 def record_maze(
@@ -48,6 +60,47 @@ def _record_maze(arguments: list[str]) -> None:
     tyro.cli(record_maze, args=arguments, prog="nextframe record maze")
 
 
+def record_gym(
+    environment: str,
+    out: Path,
+    episodes: int = 200,
+    split: Literal["train", "validation", "test", "demo"] = "train",
+    seed: int = 0,
+    frames: int = 300,
+    least_frames: int = 16,
+    size: int = 64,
+    fit: Literal["crop", "squeeze"] = "crop",
+    fps: float | None = None,
+    action_repeat: int = 1,
+    policy: str = "random",
+    hold: float = 8.0,
+    workers: int = 0,
+) -> None:
+    """Record a Gymnasium environment: its frames, actions and rewards. Goes on where it stopped. See docs/footage.md.
+
+    Args:
+        environment: ID of the environment; MODULE:ENV_ID imports MODULE first, here or installed.
+        out: Folder of episodes to make, or to add to.
+        episodes: Episodes of this split to have in the end.
+        split: Splits never share a seed.
+        seed: Another seed, other episodes.
+        frames: Frames per episode, at most; one that the environment ends is shorter.
+        least_frames: Shorter episodes are kept out.
+        size: Height and width of a frame in pixels.
+        fit: crop keeps the middle square of the picture; squeeze keeps all of it, as Atari games need.
+        fps: Frames per second of the video; if not given, the environment's, divided by --action-repeat.
+        action_repeat: Steps of the environment per frame, all with the same action.
+        policy: random, or MODULE:FUNCTION, which is given (observation, info, generator) and returns an action.
+        hold: Frames that the random policy keeps to an action, on average.
+        workers: Environments at work at once; 0: one for each core.
+    """
+    from nextframe.worlds.gym.record import record_gym as run
+    from nextframe.worlds.gym.settings import GymSettings
+
+    settings = GymSettings(environment, frames, least_frames, size, fit, fps, action_repeat, policy, hold)
+    run(out, episodes, settings, split, seed, workers)
+
+
 def inspect(data: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     """Numbers, checks and a contact sheet of a folder of episodes.
 
@@ -68,7 +121,7 @@ def encode(autoencoder: Path, data: Path, out: Path, mirrored: bool = False, dev
         data: Folder of episodes.
         out: Folder of latents to make, or to add to.
         mirrored: Encode every frame mirrored left to right too, to train with --clip.mirror.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto (every GPU, or the processor), cpu, cuda:N, or several: cuda:0,cuda:1.
     """
     from nextframe.encode import encode as run
 

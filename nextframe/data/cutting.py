@@ -1,4 +1,4 @@
-"""A worker process that makes episodes of videos: `python -m nextframe.data.cutting`, started by `import_footage.py`."""
+"""A worker process that makes episodes of videos: `python -m nextframe.data.cutting`, see `import_footage.py`."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass

@@ -96,9 +96,7 @@ class Episode:
 class EpisodeDataset:
     """A folder of episodes. Make one with `open` or `create`."""
 
-    def __init__(
-        self, folder: Path, info: DatasetInfo, episodes: dict[str, EpisodeInfo], mirror: Mirror | None = None
-    ):
+    def __init__(self, folder: Path, info: DatasetInfo, episodes: dict[str, EpisodeInfo], mirror: Mirror | None = None):
         self.folder = folder
         self.info = info
         self._episodes = episodes

@@ -1,9 +1,11 @@
-"""Recording mazes: which episodes there shall be, each from its own seed."""
+"""Recording worlds: which episodes there shall be, each from its own seed; and of them, mazes."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset
+from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset
 from nextframe.data.production import Jobs, produce
 from nextframe.errors import UserError
 from nextframe.files import sole_writer, sweep
@@ -22,6 +24,41 @@ def episode_seed(split: str, seed: int, index: int) -> int:
     if not 0 <= seed < SEEDS:
         raise UserError(f"seed is {seed}: choose 0 to {SEEDS - 1}")
     return (SPLITS.index(split) * SEEDS + seed) * SEEDS + index
+
+
+def episode_jobs(episodes: int, split: str, seed: int) -> Jobs:
+    """A job with a seed for each episode of a split, by its name. Raises UserError for numbers that cannot be."""
+    if not 0 < episodes <= SEEDS:
+        raise UserError(f"episodes is {episodes}: choose 1 to {SEEDS}")
+    return {f"{split}_{index:06d}": {"seed": episode_seed(split, seed, index)} for index in range(episodes)}
+
+
+def record_episodes(
+    out: Path,
+    info: DatasetInfo,
+    film: str,
+    shared: dict[str, Any],
+    jobs: Jobs,
+    split: str,
+    workers: int,
+    clear: Callable[[Path], None],
+) -> tuple[EpisodeDataset, dict[str, str]]:
+    """Have those of `jobs` done by the worker module `film` whose episodes the dataset folder `out` lacks.
+
+    The rest is as in `production.produce`. Returns the dataset, and why jobs were refused, by name.
+    """
+    with sole_writer(out):
+        dataset = EpisodeDataset.create(out, info)
+        for folder in (dataset.folder, *(dataset.folder / name for name in SPLITS)):
+            sweep(folder)  # only now: `create` has refused what is no dataset
+        there = {info.name for info in dataset.episodes(split) if dataset.is_there(info)}
+        left = {name: job for name, job in jobs.items() if name not in there}
+        try:
+            refused = produce(f"record {split}", dataset, film, shared, left, len(jobs) - len(left), workers, clear)
+        finally:
+            if not dataset.episodes():  # nothing to go on with: other settings are welcome
+                (dataset.folder / INDEX).unlink()
+    return dataset, refused
 
 
 USUAL_MAZES = MazeSettings()
@@ -43,17 +80,9 @@ def record_maze(
     Raises UserError when ViZDoom is not installed, `out` is something else, a setting is wrong or the disk is full.
     """
     load_vizdoom()
-    if not 0 < episodes <= SEEDS:
-        raise UserError(f"episodes is {episodes}: choose 1 to {SEEDS}")
-    seeds = {f"{split}_{index:06d}": episode_seed(split, seed, index) for index in range(episodes)}
+    jobs = episode_jobs(episodes, split, seed)
     source = {"world": "maze", "revision": REVISION, "seed": seed, **asdict(settings)}
-    with sole_writer(Path(out)):
-        dataset = EpisodeDataset.create(out, DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source))
-        for folder in (dataset.folder, *(dataset.folder / name for name in SPLITS)):
-            sweep(folder)  # only now: `create` has refused what is no dataset
-        there = {info.name for info in dataset.episodes(split) if dataset.is_there(info)}
-        jobs: Jobs = {name: {"seed": seed} for name, seed in seeds.items() if name not in there}
-        shared = {"split": split, "settings": asdict(settings)}
-        done = episodes - len(jobs)
-        produce(f"record {split}", dataset, FILM, shared, jobs, done, workers, clear_after_kill)
+    info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
+    shared = {"split": split, "settings": asdict(settings)}
+    dataset, _ = record_episodes(Path(out), info, FILM, shared, jobs, split, workers, clear_after_kill)
     return dataset

@@ -50,6 +50,17 @@ def load_vizdoom() -> Any:
     return vizdoom
 
 
+def launcher(engine: Path, folder: Path) -> Path:
+    """A program that runs the engine in `folder`, and ends it with this process; see `clear_after_kill`."""
+    if sys.platform != "linux":
+        return engine
+    script = folder / "engine"
+    facts = {"python": sys.executable, "parent": os.getpid(), "engine": str(engine), "folder": str(folder)}
+    script.write_text(LAUNCHER.format(**facts, note=INSTANCE))
+    script.chmod(stat.S_IRWXU)
+    return script
+
+
 class MazeCamera:
     """Films mazes. Use it in a `with`: the engine is a process and files, and both go when the block ends.
 
@@ -69,7 +80,7 @@ class MazeCamera:
     def _make_game(self, vizdoom: Any) -> Any:
         game = vizdoom.DoomGame()
         package = Path(vizdoom.__file__).parent
-        game.set_vizdoom_path(str(self._launcher(package / "vizdoom")))
+        game.set_vizdoom_path(str(launcher(package / "vizdoom", self.folder)))
         game.set_doom_game_path(str(package / "freedoom2.wad"))
         game.set_doom_scenario_path(str(self.folder / "mazes.wad"))
         game.set_doom_map(map_name(0))
@@ -91,15 +102,6 @@ class MazeCamera:
         game.set_seed(0)
         game.add_game_args("+movebob 0 +viz_nocheat 0")
         return game
-
-    def _launcher(self, engine: Path) -> Path:
-        if sys.platform != "linux":
-            return engine
-        launcher = self.folder / "engine"
-        facts = {"python": sys.executable, "parent": os.getpid(), "engine": str(engine), "folder": str(self.folder)}
-        launcher.write_text(LAUNCHER.format(**facts, note=INSTANCE))
-        launcher.chmod(stat.S_IRWXU)
-        return launcher
 
     def __enter__(self) -> Self:
         self.game.init()
