@@ -16,11 +16,12 @@ from test_maze import processes_naming, tree
 import nextframe
 from nextframe.cli import run_command
 from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.video import fitted
 from nextframe.errors import UserError
 from nextframe.worlds.gym.film import film
 from nextframe.worlds.gym.record import record_gym, world_seed
 from nextframe.worlds.gym.settings import GymSettings
-from nextframe.worlds.gym.world import GymWorld, fitted
+from nextframe.worlds.gym.world import GymWorld
 from nextframe.worlds.record import SPLITS, episode_seed
 
 LITTLE = '''

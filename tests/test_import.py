@@ -21,7 +21,7 @@ from nextframe.data.cutting import Cut
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
-from nextframe.data.video import fitted, lossless_mp4
+from nextframe.data.video import decoded, fitted, lossless_mp4
 from nextframe.errors import UserError
 from nextframe.examine import alignment
 from nextframe.import_footage import Imported, import_footage, summary
@@ -72,7 +72,7 @@ def test_a_real_ucf101_clip(tmp_path: Path) -> None:
 
 
 def test_frames_are_resized_as_the_paper_does() -> None:
-    """Shorter side to the size, antialiased; the middle of the longer one."""
+    """Shorter side to the size, antialiased; the middle of the longer one. As torchvision, to a rounded level."""
     frame = np.zeros((240, 320, 3), np.uint8)
     frame[:, 160:] = 200
     square = fitted(frame, 64)
@@ -81,6 +81,14 @@ def test_frames_are_resized_as_the_paper_does() -> None:
     stripes[::2] = 255  # finer than a pixel of the result: grey, not aliased
     assert abs(fitted(stripes, 60)[2:-2].astype(int) - 128).max() < 12
     assert fitted(np.zeros((3, 1000, 3), np.uint8), 8).shape == (8, 8, 3)
+    with UCF.open("rb") as file:
+        picture = next(decoded(file))
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    resized = torch.nn.functional.interpolate(pixels, (64, 85), mode="bilinear", antialias=True)[0]
+    expected = resized[:, :, 10:74].round().permute(1, 2, 0).numpy()  # 85 - 64 = 21 columns too many
+    assert np.abs(fitted(picture, 64) - expected).max() <= 1
+    squeezed = fitted(frame, 64, "squeeze")
+    assert (squeezed[:, :31] == 0).all() and (squeezed[:, 33:] == 200).all()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ def import_footage(
     place: tyro.conf.Positional[Path],
     out: Path,
     size: int = 64,
+    fit: Literal["crop", "squeeze"] = "crop",
     frames: int = 300,
     least_frames: int = 16,
     every: int = 1,
@@ -39,7 +40,8 @@ def import_footage(
     Args:
         place: Folder of videos, or .json list.
         out: Folder of episodes to make, or to add to.
-        size: Height and width of a frame in pixels. The shorter side is brought to it, and the middle is kept.
+        size: Height and width of a frame in pixels.
+        fit: How frames are made square. crop keeps the middle, as the paper does; squeeze all, and changes the aspect.
         frames: Longest episode: a longer video becomes several. 0: videos are not cut.
         least_frames: Shortest episode. What is left over of a video and shorter is dropped.
         every: Keep every n-th frame, with its action.
@@ -71,7 +73,7 @@ def import_footage(
         place,
         out,
         size,
-        Cut(frames, least_frames, every, offset),
+        Cut(frames, least_frames, every, offset, fit),
         fps,
         split,
         test_share,

@@ -11,7 +11,7 @@ import numpy as np
 from nextframe.data.actions import MEND, ActionTable, Vocabulary, load_arrays, read_actions, without_way_out
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeInfo, write_episode
 from nextframe.data.production import Finished, Jobs, work
-from nextframe.data.video import decoded, fitted, unreadable, video_facts
+from nextframe.data.video import Fit, decoded, fitted, unreadable, video_facts
 from nextframe.errors import UserError
 
 STILL = 2
@@ -30,6 +30,8 @@ class Cut:
     """Every n-th frame, with its action."""
     offset: int = 0
     """Row t + offset of the action file is taken at frame t."""
+    fit: Fit = "crop"
+    """How frames are made square."""
 
 
 def cut_jobs(
@@ -79,7 +81,7 @@ def _frames(path: Path, size: int, table: ActionTable | None, cut: Cut) -> Itera
         if rows is not None and cut.offset == 0 and row == rows:
             row = rows - 1
         if (count - 1) % cut.every == 0 and (rows is None or 0 <= row < rows):
-            yield row if table is not None else 0, fitted(picture, size)
+            yield row if table is not None else 0, fitted(picture, size, cut.fit)
     if table is not None and rows not in (count, count - 1):
         raise UserError(f"{table.path} has {rows} rows, {path.name} has {count} frames: give one row per frame; {MEND}")
 

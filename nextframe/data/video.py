@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import av
 import numpy as np
+from PIL import Image
 
+Fit = Literal["crop", "squeeze"]
+"""How a picture is made square."""
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 # Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
 ENCODER = {"qp": "0", "preset": "veryfast", "coder": "0", "g": "15", "threads": "1"}
@@ -74,21 +77,18 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"{path} cannot be read as a video ({reason})"
 
 
-def fitted(frame: np.ndarray, size: int) -> np.ndarray:
-    """A frame, uint8 [h, w, 3], as a square of `size` pixels: its shorter side is brought to `size`, smoothly
-    (bilinear, antialiased), and the middle is cut out, as the paper's evaluations do.
-    """
-    height, width = frame.shape[:2]
-    if (height, width) == (size, size):
-        return np.ascontiguousarray(frame)
-    import torch  # takes seconds, and most footage made for models has its size already
-    from torch.nn.functional import interpolate
+def fitted(picture: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
+    """A picture, uint8 [h, w, 3], as a frame, uint8 [size, size, 3].
 
-    shorter = min(height, width)
-    # As torchvision rounds: the longer side down.
-    scaled = (max(size, height * size // shorter), max(size, width * size // shorter))
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-    resized = interpolate(pixels, scaled, mode="bilinear", antialias=True)[0]
-    top, left = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-    square = resized[:, top : top + size, left : left + size]
-    return square.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    crop: its shorter side is brought to `size`, and the middle is kept, as the paper's evaluations do. squeeze: all of
+    it is kept, and its aspect changes. Bilinear and antialiased: every pixel of what is kept has its share.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(picture)
+    shorter = min(height, width) if fit == "crop" else None
+    # The longer side is rounded down, and the middle to an even number, as torchvision does.
+    across, down = (size * width // shorter, size * height // shorter) if shorter else (size, size)
+    left, top = round((across - size) / 2), round((down - size) / 2)
+    image = Image.fromarray(np.ascontiguousarray(picture)).resize((across, down), Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

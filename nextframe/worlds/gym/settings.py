@@ -1,11 +1,11 @@
 """What a person may choose about the recording of an environment."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from nextframe.data.video import Fit
 from nextframe.errors import UserError
 
-Fit = Literal["crop", "squeeze"]
 RANDOM = "random"  # the policy that is no MODULE:FUNCTION
 SIZES = (16, 1024)
 

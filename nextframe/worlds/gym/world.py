@@ -6,12 +6,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
+from nextframe.data.video import fitted
 from nextframe.errors import UserError
 from nextframe.worlds.gym.actions import Actions
 from nextframe.worlds.gym.registry import make
-from nextframe.worlds.gym.settings import Fit, GymSettings
+from nextframe.worlds.gym.settings import GymSettings
 from nextframe.worlds.maze.engine import launcher
 
 USUAL_FPS = 30.0
@@ -94,17 +94,6 @@ class GymWorld:
             raise UserError(f"{name} renders {kind}, not uint8 [height, width, 3]: choose another environment")
         rgb = picture[:, :, :3] if picture.shape[2] > 1 else np.repeat(picture, 3, axis=2)
         return fitted(rgb, self.settings.size, self.settings.fit)
-
-
-def fitted(picture: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-    """A picture uint8 [h, w, 3] as a frame uint8 [size, size, 3]; every pixel of what is kept has its share in it."""
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    across, down = ((width - side) / 2, (height - side) / 2) if fit == "crop" else (0, 0)
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    box = (across, down, width - across, height - down)
-    # Of the filters that average, this one is sharp and does not make thin things flicker as they move (BOX does).
-    return np.asarray(image.resize((size, size), Image.Resampling.HAMMING, box=box))
 
 
 def _image_in(observation: Any) -> np.ndarray | None:
