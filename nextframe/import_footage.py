@@ -73,7 +73,7 @@ def import_footage(
         fps=fps or _fps(sources) / cut.every,
         size=size,
         action_names=words.names,
-        source={"imported": True, **asdict(cut)},
+        source={"world": "imported", **asdict(cut)},
         action_kind=words.kind,
         label_names=label_names(sources),
     )
