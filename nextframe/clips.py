@@ -14,6 +14,7 @@ from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
 from nextframe.objective import Clips
+from nextframe.places import clip_places
 
 FRAMES_PER_EPISODE = 4
 """Frames of one episode in a batch of the autoencoder: a file is decoded once for all of them."""
@@ -64,6 +65,7 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
         check_mirror(dataset.index, model)
     span = (clip.frames - 1) * clip.interval + 1
     episodes = [episode for episode in dataset.episodes("train") if episode.frames >= span]
+    shortest = min((episode.frames for episode in episodes), default=span)
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes("train"))
         raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
@@ -72,9 +74,11 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))
-        frames = clip_length(config, step, random)
-        chosen = [episodes[index] for index in batch_indices(train.seed, step, train.batch, len(episodes))]
-        starts = [int(random.integers(episode.frames - (frames - 1) * clip.interval)) for episode in chosen]
+        places = clip_places(config, step, shortest, random)
+        frames = max(places.lengths)
+        clips = train.batch // clip.windows
+        chosen = [episodes[index] for index in batch_indices(train.seed, step, clips, len(episodes))]
+        starts = [places.start(episode.frames, random) for episode in chosen]
         # Drawn last, so that mirroring moves no clip: without it, and in older runs, the clips are the same.
         mirrored = random.random(len(chosen)) < (0.5 if clip.mirror else 0.0)
         latents, conditions = [], []
@@ -82,7 +86,7 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
             latents.append(dataset.latents(episode, start, frames, clip.interval, bool(mirror)))
             if model.condition != "none":
                 conditions.append(_conditions(dataset, model, episode)[start :: clip.interval][:frames])
-        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None)
+        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths)
 
     return batch
 
@@ -102,6 +106,8 @@ def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
         raise UserError("the footage has no class labels: set --model.condition none, or encode footage that has them")
     if model.condition == "label" and model.classes < labels:
         raise UserError(f"the footage has {labels} classes, the preset {model.classes}: set --model.classes")
+    if model.condition in ("action", "vector") and index.action_kind == "none":
+        raise UserError("the footage has no actions: set --model.condition none, or import it with its actions")
     if model.condition == "action" and index.action_kind == "vector":
         way_out = f"set --model.condition vector --model.action-size {actions}"
         raise UserError(f"the footage has actions that are vectors, the preset wants ids: {way_out}")
@@ -122,13 +128,3 @@ def check_mirror(index: LatentIndex, model: TransformerConfig) -> None:
         raise UserError(f"{reason}: set --clip.no-mirror, or --model.condition none")
     if not index.mirrored:
         raise UserError("the latents are not mirrored: encode with --mirrored, or set --clip.no-mirror")
-
-
-def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:
-    """Frames of the clips of one step."""
-    clip = config.clip
-    if clip.min_frames is None:
-        return clip.frames
-    grown = min(1.0, step / (clip.ramp * config.train.steps)) if clip.ramp else 1.0
-    longest = clip.min_frames * (clip.frames / clip.min_frames) ** grown
-    return int(random.integers(clip.min_frames, max(clip.min_frames + 1, round(longest))))

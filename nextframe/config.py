@@ -155,11 +155,16 @@ class ClipConfig:
     """Mirror half of the clips, left to right; the latents must have been encoded with --mirrored."""
     ramp: float = 0.0
     """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
+    windows: int = 1
+    """Long models: windows that share the coarse past of a clip, and each see what is before them alone. Their lengths
+    and starts are distributed as those of windows alone; `batch` counts windows."""
 
     def __post_init__(self) -> None:
-        at_least(self, frames=1, interval=1, min_frames=1, ramp=0)
+        at_least(self, frames=1, interval=1, min_frames=1, ramp=0, windows=1)
         if self.min_frames is not None and self.min_frames >= self.frames:
             raise ValueError(f"min_frames {self.min_frames} must be less than frames {self.frames}")
+        if self.windows > 1 and self.min_frames is None:
+            raise ValueError("windows of one length would all be the same frames: set --clip.min-frames")
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class TrainConfig:
 
     steps: int = 400_000
     batch: int = 32
-    """Clips (autoencoder: frames) per optimizer step."""
+    """Clips (autoencoder: frames; clips of several windows: windows) per optimizer step."""
     accumulate: int = 1
     """Parts a batch is cut into, one after the other, to save memory. A world model learns the same; an autoencoder
     with batch norm, latent noise or a discriminator sees the statistics of a part."""
@@ -236,6 +241,12 @@ class WorldModelConfig:
             raise ValueError("a model is trained on all it sees: set --sample.memory or --sample.riflex instead")
         if self.clip.ramp and self.train.minutes is not None:
             raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
+        if self.clip.windows > 1 and self.model.coarse_patch is None:
+            raise ValueError("a short model has no coarse past that windows could share: set --clip.windows 1")
+        if self.train.batch % self.clip.windows:
+            raise ValueError(
+                f"train.batch {self.train.batch} counts windows: clip.windows {self.clip.windows} must divide it"
+            )
 
 
 @dataclass(frozen=True)
@@ -273,8 +284,7 @@ class Protocol:
     """What `nextframe evaluate` asks of a model: go on from the first frames of held-out episodes, or begin.
 
     Frames are counted as the model counts them: a model that was trained on every third frame is shown, and asked for,
-    every third. Only predicted frames are scored, on their 8-bit pixels, by every metric; the published script counts
-    the context in its FVD, and scores what an mp4 leaves of the frames.
+    every third. The last four fields are choices of measuring, in which the published script differs (docs/paper.md).
     """
 
     context: int = 144
@@ -295,11 +305,22 @@ class Protocol:
     """Euler steps per frame. None: the model's own setting, and its own solver."""
     guidance: float | None = None
     """None: the model's own setting."""
-    metrics: tuple[Literal["psnr", "ssim", "lpips", "fvd"], ...] = ("psnr", "ssim")
-    """FVD needs 10 frames and 2 episodes; FVD and LPIPS need weights, and are reported missing without."""
+    metrics: tuple[Literal["psnr", "ssim", "lpips", "fvd", "drift", "revisit", "control"], ...] = ("psnr", "ssim")
+    """What cannot be computed is reported missing. FVD needs 10 frames and 2 episodes; FVD and LPIPS need weights,
+    revisit needs logged poses, control needs actions by number and footage of the training split."""
+    name: str = ""
+    """As it is listed; the authors' results stand beside those of theirs. Empty: your own."""
+    every: int = 1
+    """Only every n-th episode of the split, by name, is one of the protocol's."""
+    fvd_frames: Literal["predicted", "all"] = "predicted"
+    """all: the context too, true on one side, through the autoencoder and back on the other."""
+    scored: Literal["frames", "mp4"] = "frames"
+    """Of PSNR, SSIM, LPIPS and FVD: the 8-bit frames themselves, or what a lossy mp4 leaves of them."""
+    lpips_pixels: Literal["signed", "unit"] = "signed"
+    """What LPIPS is shown: [-1, 1], as its authors say, or [0, 1], as the published script does."""
 
     def __post_init__(self) -> None:
-        at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0)
+        at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0, every=1)
         # Limits within which no two trajectories share their noise: see `forecast.noise_seed`.
         if self.episodes > 2**20 or self.trajectories > 2**10 or any(not 0 <= seed < 2**12 for seed in self.seeds):
             raise ValueError("at most 2**20 episodes and 2**10 trajectories, and seeds from 0 to 2**12 - 1")

@@ -23,6 +23,7 @@ from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import Protocol, SampleConfig, TransformerConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
+from nextframe.estimate import Estimate, estimate
 from nextframe.files import sha256, sole_writer, sweep
 from nextframe.forecast import (
     check_sampling,
@@ -52,7 +53,7 @@ from nextframe.results import (
     write_results,
 )
 from nextframe.runs import WorldModel, load
-from nextframe.scoring import Scorer, combine, load_scorer
+from nextframe.scoring import Footage, Scorer, combine, load_scorer
 from nextframe.version import VERSION
 
 REVISION = 2
@@ -76,29 +77,17 @@ def evaluate(
     sampling settings have changed. Raises UserError when footage, model and protocol do not fit together, or when none
     of the metrics can be computed; where something is missing for some of them, `Results.missing` says so.
     """
-    protocol = named_protocol(protocol)
-    if batch < 1:
-        raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
-    dataset, target, model = EpisodeDataset.open(data), resolve_device(device), local_run(model)
-    scorer = load_scorer(protocol, target)  # better missing now than after the first rollout
-    for metric, reason in scorer.missing.items():
-        print(f"{metric} is not computed: {reason}", file=sys.stderr)
-    world = load(model, target)
-    sample = sample or protocol.settings(world.config.sample)
-    check_sampling(world, protocol, sample)
-    infos = held_out_episodes(dataset, world, protocol)
-    precision = resolve_precision("auto", target)
-    autoencoder = sha256(model / AUTOENCODER / WEIGHTS)
-    settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
-    settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
-    jobs = jobs_of(protocol, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
+    plan = prepare(protocol, model, data, out, device, batch, sample, keep=True)
+    protocol, sample, world, jobs = plan.protocol, plan.sample, plan.world, plan.jobs
     firsts = [job for job in jobs if job.first]
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
-        with matrix_precision(precision, target):
-            predict_missing(world, dataset, jobs, protocol, sample, batch, scorer)
-            measured = [measured_again(world, dataset, job, protocol, scorer) for job in jobs]
-        combined = combine(scorer, protocol, measured)
+        with matrix_precision(plan.precision, plan.device):
+            if any(not is_done(job.path, job.fingerprint) for job in jobs):
+                print(plan.estimate().line(), file=sys.stderr)
+            predict_missing(world, plan.dataset, jobs, protocol, sample, batch, plan.scorer)
+            measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
+        combined = combine(plan.scorer, protocol, measured)
         results = Results(
             protocol=protocol,
             sample=sample,
@@ -109,15 +98,102 @@ def evaluate(
             gains=combined.gains,
             by_seed=combined.by_seed,
             picked=combined.picked,
-            missing=scorer.missing,
+            revisit=combined.revisit,
+            control=combined.control,
+            fvd=combined.fvd,
+            how=plan.scorer.how,
+            missing=combined.missing,
             speed=measured_speed(measured),
             tokens=count_tokens(world.config.model, protocol.context + protocol.frames),
-            model=_describe_model(world, model, autoencoder),
-            data={"folder": str(data), **asdict(dataset.info)},
-            environment=environment(target, precision, scorer),
+            model=_describe_model(world, plan.run, plan.autoencoder),
+            data={"folder": str(data), **asdict(plan.dataset.info)},
+            environment=environment(plan.device, plan.precision, plan.scorer),
         )
         write_results(out, results)
     return results
+
+
+def estimate_evaluation(
+    protocol: Protocol | str,
+    model: Path,
+    data: Path,
+    out: Path,
+    device: str = "auto",
+    batch: int = 8,
+    sample: SampleConfig | None = None,
+) -> Estimate:
+    """What `evaluate` with the same arguments would take; nothing is written."""
+    plan = prepare(protocol, model, data, out, device, batch, sample, keep=False)
+    with matrix_precision(plan.precision, plan.device):
+        return plan.estimate()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation that has not begun."""
+
+    protocol: Protocol
+    sample: SampleConfig
+    run: Path
+    world: WorldModel
+    autoencoder: str
+    """sha256 of its weights."""
+    dataset: EpisodeDataset
+    scorer: Scorer
+    jobs: "list[Job]"
+    batch: int
+    device: torch.device
+    precision: torch.dtype
+
+    def estimate(self) -> Estimate:
+        """Of what is not on disk yet; it takes a moment, as a short piece is done."""
+        missing = [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
+        info = (missing or self.jobs)[0].info
+        batches = [len(missing[first : first + self.batch]) for first in range(0, len(missing), self.batch)]
+        return estimate(
+            self.world,
+            lambda: shortened(self.dataset.read(info), self.protocol, self.world),
+            self.protocol,
+            self.sample,
+            self.scorer,
+            batches,
+            sum(job.first for job in missing),
+        )
+
+
+def prepare(
+    protocol: Protocol | str,
+    model: Path,
+    data: Path,
+    out: Path,
+    device: str,
+    batch: int,
+    sample: SampleConfig | None,
+    keep: bool,
+) -> Plan:
+    """All that is checked and loaded before the first rollout; raises as `evaluate` does.
+
+    `keep`: whether `out` may be written to.
+    """
+    protocol = named_protocol(protocol)
+    if batch < 1:
+        raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
+    dataset, target, run = EpisodeDataset.open(data), resolve_device(device), local_run(model)
+    world = load(run, target)
+    sample = sample or protocol.settings(world.config.sample)
+    check_sampling(world, protocol, sample)
+    infos = held_out_episodes(dataset, world, protocol)
+    told = world.config.model.condition == "action" and sample.guidance > 0
+    # Better missing now than after the first rollout.
+    scorer = load_scorer(protocol, target, Footage(dataset, infos, told, out if keep else None))
+    for metric, reason in scorer.missing.items():
+        print(f"{metric} is not computed: {reason}", file=sys.stderr)
+    precision = resolve_precision("auto", target)
+    autoencoder = sha256(run / AUTOENCODER / WEIGHTS)
+    settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
+    settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
+    jobs = jobs_of(protocol, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
+    return Plan(protocol, sample, run, world, autoencoder, dataset, scorer, jobs, batch, target, precision)
 
 
 def named_protocol(protocol: Protocol | str) -> Protocol:
@@ -190,6 +266,7 @@ def predict_missing(
                     batch=len(group),
                     hardware=hardware_name(world.device),
                     fingerprint=job.fingerprint,
+                    how=scorer.how,
                 )
                 write_prediction(job.path, Prediction(video, judged.reconstruction, measured))
 
@@ -206,7 +283,7 @@ def measured_again(
         return found.measured
     episode = shortened(dataset.read(job.info), protocol, world)
     judged = scorer.judge(world, episode, found.video, job.first)
-    measured = replace(found.measured, scores=judged.scores, features=judged.features)
+    measured = replace(found.measured, scores=judged.scores, features=judged.features, how=scorer.how)
     write_prediction(job.path, Prediction(found.video, judged.reconstruction, measured))
     return measured
 

@@ -150,7 +150,7 @@ def forecast(
 
     `labels`: of each episode, for a model that is conditioned on them.
     """
-    conditions = _conditions(world, episodes, protocol, labels)
+    conditions = conditions_of(world, episodes, protocol, labels)
     if world.config.model.attention == "full":
         started = _now(world.device)
         made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
@@ -170,7 +170,7 @@ def forecast(
     return Forecast(videos.numpy(), rolled_out - started, _now(world.device) - rolled_out)
 
 
-def _conditions(
+def conditions_of(
     world: WorldModel, episodes: Sequence[Episode], protocol: Protocol, labels: Sequence[int]
 ) -> Tensor | None:
     """What every frame is told: int64 [b, f], or float32 [b, f, a] of actions that are vectors."""

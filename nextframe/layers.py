@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
-from nextframe.mask import Span
+from nextframe.mask import View
 from nextframe.rope import rotate
 from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
 
@@ -113,7 +113,7 @@ class AttentionLevel(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over all levels together, with q/k RMS norm and rotary positions; who sees whom is given by spans."""
+    """Attention over all levels together, with q/k RMS norm and rotary positions; who sees whom is given by views."""
 
     def __init__(self, width: int, heads: int, coarse: bool, last: bool) -> None:
         super().__init__()
@@ -133,21 +133,21 @@ class Attention(nn.Module):
         levels: Sequence[int],
         asked: int,
         rotary: RotaryTable,
-        spans: Sequence[Span],
+        views: Sequence[View],
         cache: KeyValueCache | None = None,
         layer: int = 0,
     ) -> list[Tokens]:
         """Updates of the last `asked` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
-        keys = rotate(_joined([key for key, _ in pairs]), rotary)
-        values = _joined([value for _, value in pairs])
+        keys = rotate(joined([key for key, _ in pairs]), rotary)
+        values = joined([value for _, value in pairs])
         readers = list(zip(parts, hidden, strict=True))[-asked:]
-        queries = _joined([part.queries(x) for part, x in readers])
+        queries = joined([part.queries(x) for part, x in readers])
         memory = keys.shape[1] - queries.shape[1]
         queries = rotate(queries, rotary[memory:])
         stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
-        mixed = attend(queries, *stack, spans, memory)
+        mixed = attend(queries, *stack, views, memory)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
@@ -156,27 +156,32 @@ class Attention(nn.Module):
 
 # Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
 @torch.compiler.disable()
-def attend(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span], memory: int = 0) -> Tensor:
+def attend(queries: HeadTokens, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
     """softmax(q k^T / sqrt(e) + mask) v, span by span: [b, n, k e]. The first `memory` rows ask nothing."""
     mixed = []
-    for span in spans:
-        if span.start < memory:
-            continue
-        mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
-        mixed.append(
-            F.scaled_dot_product_attention(
-                queries[:, span.start - memory : span.stop - memory].transpose(1, 2),
-                keys[:, :, : span.keys],
-                values[:, :, : span.keys],
-                attn_mask=mask,
-            ).transpose(1, 2)
+    for view in views:
+        seen_keys, seen_values = (
+            joined([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
         )
-    return _joined(mixed).flatten(2)
+        for span in view.spans:
+            start, stop = view.start + span.start - memory, view.start + span.stop - memory
+            if start < 0:
+                continue
+            mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
+            mixed.append(
+                F.scaled_dot_product_attention(
+                    queries[:, start:stop].transpose(1, 2),
+                    seen_keys[:, :, : span.keys],
+                    seen_values[:, :, : span.keys],
+                    attn_mask=mask,
+                ).transpose(1, 2)
+            )
+    return joined(mixed).flatten(2)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
     """One after the other; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 class Block(nn.Module):
@@ -196,7 +201,7 @@ class Block(nn.Module):
         levels: Sequence[int],
         asked: int,
         rotary: RotaryTable,
-        spans: Sequence[Span],
+        views: Sequence[View],
         cache: KeyValueCache | None = None,
         layer: int = 0,
     ) -> list[Tokens]:
@@ -204,7 +209,7 @@ class Block(nn.Module):
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
         inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
-        updates = self.attention(inputs, levels, asked, rotary, spans, cache, layer)
+        updates = self.attention(inputs, levels, asked, rotary, views, cache, layer)
         outputs = []
         # What is asked for comes last.
         asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked:]

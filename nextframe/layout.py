@@ -4,6 +4,7 @@ A layout is a run of segments, each a range of frames at one level. It is a plai
 (rotary angles, masks) can be made once and kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +42,9 @@ class Segment:
 @dataclass(frozen=True)
 class Layout:
     segments: tuple[Segment, ...] = ()
+    windows: int = 1
+    """How many of the last segments are windows: each sees itself and what is older than it in the segments before the
+    windows, and nothing of the other windows."""
 
     @cached_property
     def tokens(self) -> int:
@@ -49,6 +53,11 @@ class Layout:
     @cached_property
     def frames(self) -> int:
         return sum(segment.frames for segment in self.segments)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The frame of each frame of tokens."""
+        return [frame for segment in self.segments for frame in range(segment.start, segment.stop)]
 
     def table(self) -> Tensor:
         """int64 [n, 4]: frame, row, column and level of every token. Row and column count fine tokens."""
@@ -60,7 +69,7 @@ class Layout:
         return torch.cat(rows)
 
     def __add__(self, other: "Layout") -> "Layout":
-        return Layout(self.segments + other.segments)
+        return Layout(self.segments + other.segments, other.windows)
 
 
 def newest_apart(layout: Layout, frames: int) -> Layout:
@@ -90,6 +99,17 @@ def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     split = max(first, frames - config.window) if config.coarse_patch is not None else first
     parts = (segment(config, COARSE, first, split),) if split > first else ()
     return Layout((*parts, segment(config, FINE, split, frames)))
+
+
+def shared_past(config: TransformerConfig, lengths: Sequence[int]) -> Layout:
+    """A clip of a long model with several windows, one at the end of its first `lengths[k]` frames, for each k.
+
+    The coarse frames are there once, for the window that ends last. What comes before a window is a part of them, from
+    the first on, and coarse frames see none that come later: so each window is what `layout_of` makes of its length.
+    """
+    alone = [layout_of(config, length) for length in lengths]
+    *past, _ = alone[lengths.index(max(lengths))].segments
+    return Layout((*past, *(layout.segments[-1] for layout in alone)), len(alone))
 
 
 def forgotten(config: TransformerConfig, frames: int) -> int:

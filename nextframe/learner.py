@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.config import TrainConfig
-from nextframe.objective import Inputs, Objective
+from nextframe.objective import LENGTHS, Inputs, Objective
 from nextframe.optimizer import AdamW, Average
 from nextframe.parallel import (
     blocks_of,
@@ -84,7 +84,8 @@ def accumulate_gradients(
     total = torch.zeros((), device=device)
     for piece in pieces:
         share = len(next(iter(piece.values()))) / size
-        loss = loss_of(network, {name: x.to(device, non_blocking=True) for name, x in piece.items()}) * share
+        sent = {name: x if name == LENGTHS else x.to(device, non_blocking=True) for name, x in piece.items()}
+        loss = loss_of(network, sent) * share
         loss.backward()
         total += loss.detach()
     return total

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from nextframe.config import TransformerConfig
-from nextframe.layout import Layout
+from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.shapes import AttentionMask
 
 SPAN_TOKENS = 256
@@ -22,6 +22,37 @@ class Span:
     keys: int
     mask: AttentionMask | None
     """[stop - start, keys], or None where every query may see every one of these keys."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Queries from row `start` on, and all that they may see."""
+
+    start: int
+    keys: tuple[tuple[int, int], ...]
+    """Rows [start, stop) of the keys, one range after the other."""
+    spans: tuple[Span, ...]
+    """Who sees whom of these; queries and keys are counted within the view."""
+
+
+def views(layout: Layout, below: Layout, config: TransformerConfig, device: torch.device) -> tuple[View, ...]:
+    """What is seen by the tokens of `layout`, whose keys are those of `below` (a cache) and their own.
+
+    One view of everything; or, where windows share a past, one of the past alone, and one for each window: the part of
+    the past before it, and itself.
+    """
+    if layout.windows == 1:
+        keys = below + layout
+        return (View(0, ((0, keys.tokens),), visible_spans(layout, keys, config, device)),)
+    found, start = [], 0
+    for segment in layout.segments:
+        own = Layout((segment,))
+        seen = own if segment.level == COARSE else layout_of(config, segment.stop)
+        past, stop = seen.tokens - own.tokens, start + own.tokens
+        rows = ((0, past), (start, stop)) if past else ((start, stop),)
+        found.append(View(start, rows, visible_spans(own, seen, config, device)))
+        start = stop
+    return tuple(found)
 
 
 @lru_cache(maxsize=128)

@@ -1,5 +1,6 @@
 """What is minimised. An objective prepares a whole batch (all that is random happens there) and scores a part of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,11 +9,13 @@ from torch import Tensor, nn
 
 from nextframe.config import WorldModelConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, noised, training_levels
-from nextframe.layout import Layout, layout_of
+from nextframe.layout import Layout, shared_past
 from nextframe.transformer import Transformer
 
 Inputs = dict[str, Tensor]
 """Tensors whose first axis is the batch, so that a batch can be cut into parts."""
+LENGTHS = "lengths"
+"""The one of them that says where the windows are. It stays on the CPU: to read it must not wait for a device."""
 
 
 class Objective(Protocol):
@@ -34,6 +37,8 @@ class Clips:
 
     latents: Tensor
     conditions: Tensor | None
+    lengths: tuple[int, ...] = ()
+    """A window ends with the last of so many first frames, for each; with the last of all, if none are given."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,17 @@ class FrameFlowMatching:
 
     config: WorldModelConfig
 
-    def layout(self, frames: int) -> Layout:
-        return layout_of(self.config.model, frames)
+    def layout(self, lengths: Sequence[int]) -> Layout:
+        return shared_past(self.config.model, lengths)
 
     def prepare(self, batch: Clips, generator: torch.Generator) -> Inputs:
-        latents = batch.latents.float()
+        lengths = batch.lengths or (batch.latents.shape[1],)
+        layout = self.layout(lengths)
+        latents = batch.latents[:, layout.order].float()
         b, f = latents.shape[:2]
-        fine = self.layout(f).segments[-1].frames
-        # Drawn for the window alone: what is drawn must not depend on how much context there is.
+        windows = [segment.frames for segment in layout.segments[-layout.windows :]]
+        fine = sum(windows)
+        # Drawn for the windows alone: what is drawn must not depend on how much context there is.
         times = fine if self.config.model.attention == "frame-causal" else 1
         levels = training_levels((b, times), generator).expand(b, fine)
         noise = torch.randn(b, fine, *latents.shape[2:], generator=generator)
@@ -65,7 +73,8 @@ class FrameFlowMatching:
             "input": torch.cat([latents[:, :-fine], window], dim=1),
             "time": time,
             "target": noise - latents[:, -fine:],
-            "weight": frame_weights(clean),
+            "weight": torch.cat([frame_weights(part) for part in clean.split(windows, dim=1)], dim=1) / len(windows),
+            LENGTHS: torch.tensor(lengths).expand(b, -1),
         }
         if batch.conditions is not None:
             # A label belongs to the clip and is dropped for all of it; each action on its own.
@@ -73,13 +82,14 @@ class FrameFlowMatching:
             dropped = torch.rand(b, columns, generator=generator) < self.config.condition_dropout
             if self.config.model.condition == "vector":
                 dropped = dropped[..., None]
-            inputs["condition"] = batch.conditions.masked_fill(dropped, self.config.model.null_condition)
+            told = batch.conditions[:, layout.order]
+            inputs["condition"] = told.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
     def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
         transformer = network
         assert isinstance(transformer, Transformer)
-        layout = self.layout(inputs["input"].shape[1])
+        layout = self.layout(inputs[LENGTHS][0].tolist())
         tokens = transformer.tokens(inputs["input"], layout)
         velocity = transformer.latents(transformer(tokens, layout, inputs["time"], inputs.get("condition")))
         error = (velocity.float() - inputs["target"]).square().mean(dim=(2, 3, 4))

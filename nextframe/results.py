@@ -6,7 +6,7 @@ OUT/results.json               everything measured, and all it takes to measure 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,14 @@ from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_atomically
-from nextframe.metrics.statistics import Gain, Score, Spread, gain, score
+from nextframe.metrics.statistics import Figure, Gain, Score, Spread, gain, score
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions"
 SCORE = "score_"
 """Before the name of a metric: the array of its scores in a prediction's file."""
+HOW = "how_"
+"""The same, of the text that says what computed them."""
 Method = Literal["model", "repeat_last", "context_mean", "reconstruction"]
 METHODS: dict[Method, str] = {
     "model": "the model",
@@ -32,8 +34,10 @@ METHODS: dict[Method, str] = {
 BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
 FRAME_METRICS = ("psnr", "ssim", "lpips")
 """Those that score every predicted frame."""
-LOWER_IS_BETTER = ("lpips", "fvd")
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1}
+OWN_METRICS = ("drift", "revisit", "control")
+"""Words, not abbreviations; no best trajectory is picked for them."""
+LOWER_IS_BETTER = ("lpips", "fvd", "drift")
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1, "drift": 2, "revisit": 2, "control": 3}
 """After the point, where a metric is printed."""
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 """Predicted frames, counted from 1, that film strips show and reconstructions are kept of."""
@@ -45,7 +49,8 @@ class Measured:
 
     scores: dict[str, np.ndarray]
     """By metric, float32 [methods, frames] in the order of METHODS; of an episode's further trajectories [1, frames],
-    as the other methods know no trajectories."""
+    as the other methods know no trajectories. Of drift [methods and truth, frames, statistics], of revisit [methods
+    and number of frames, groups], of control [methods, truth and guess, frames]."""
     features: np.ndarray
     """For the FVD, float32 [n, d]: of the prediction and, with an episode's first trajectory, of the true frames."""
     frames: int
@@ -59,6 +64,8 @@ class Measured:
     """That the seconds were measured on."""
     fingerprint: str
     """Of everything that decides what is predicted; another one means that this file is out of date."""
+    how: dict[str, str] = field(default_factory=dict)
+    """By metric, what computed it; another one means that it is to be scored again."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,19 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Revisit:
+    """PSNR over the predicted frames of one of `revisit.GROUPS`."""
+
+    group: str
+    frames: int
+    """In all episodes together."""
+    episodes: int
+    """That have any; each counts as much."""
+    scores: dict[Method, Figure]
+    """Empty where there are no such frames."""
+
+
+@dataclass(frozen=True)
 class Results:
     """`results.json`"""
 
@@ -115,13 +135,23 @@ class Results:
     labels: tuple[int, ...]
     """The class that the model was told for each episode; none where it is not told any."""
     scores: dict[Method, dict[str, Score]]
-    """By method and metric of frames: the best trajectory of each episode, averaged over seeds."""
+    """By method and metric of frames: the best trajectory of each episode, averaged over seeds; by drift and control
+    the mean over trajectories."""
     gains: dict[Method, dict[str, Gain]]
     """The model's lead over each baseline, by metric; positive where it is better."""
     by_seed: dict[str, Spread]
-    """The model by each metric, FVD too: over all predicted frames and episodes, for each of the protocol's seeds."""
+    """The model by each metric, FVD too: over all predicted frames and episodes, for each of the protocol's seeds (by
+    revisit over frames that were shown before)."""
     picked: tuple[int, ...]
     """The trajectory of each episode that is its best in the first seed, by the first metric of frames."""
+    revisit: tuple[Revisit, ...]
+    """By group of frames; none where it was not computed."""
+    control: dict[str, Score]
+    """What control is of the true frames, and of a guess that does not look; none where it was not computed."""
+    fvd: Figure | None
+    """With its 95 % interval over episodes (`statistics.jackknife`); None where there is none."""
+    how: dict[str, str]
+    """By metric, what computed it: name and version, or the sha256 of its weights, and what it was shown."""
     missing: dict[str, str]
     """Metrics of the protocol that could not be computed, and why."""
     speed: Speed
@@ -150,7 +180,7 @@ class Results:
 
     def headline(self) -> str:
         """In one line, what the metrics say: `PSNR 22.31 ± 0.02, SSIM 0.687 ± 0.001, FVD missing`."""
-        return ", ".join(f"{metric.upper()} {self.figure(metric)}" for metric in self.protocol.metrics)
+        return ", ".join(f"{name_of(metric)} {self.figure(metric)}" for metric in self.protocol.metrics)
 
     def figure(self, metric: str) -> str:
         """The model by one metric, over all predicted frames, and how far the seeds lie apart."""
@@ -168,6 +198,11 @@ class Results:
             return list(range(len(self.episodes)))
         values, sign = self.scores["model"][self.metrics[0]].episodes, _sign(self.metrics[0])
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
+
+
+def name_of(metric: str) -> str:
+    """`PSNR`, and `drift`."""
+    return metric if metric in OWN_METRICS else metric.upper()
 
 
 def best_trajectories(metric: str, values: np.ndarray) -> np.ndarray:
@@ -214,6 +249,7 @@ def prediction_path(out: Path, episode: str, seed: int = 0, trajectory: int = 0)
 def write_prediction(path: Path, prediction: Prediction) -> None:
     measured = vars(prediction.measured).copy()
     scores = {f"{SCORE}{metric}": values for metric, values in measured.pop("scores").items()}
+    scores |= {f"{HOW}{metric}": np.array(text) for metric, text in measured.pop("how").items()}
     pictures = {"video": prediction.video, "reconstruction": prediction.reconstruction}
     with new_file(path) as temporary:
         np.savez_compressed(temporary, **pictures, **measured, **scores)
@@ -240,6 +276,7 @@ def read_prediction(path: Path) -> Prediction:
             batch=int(arrays["batch"]),
             hardware=str(arrays["hardware"]),
             fingerprint=str(arrays["fingerprint"]),
+            how={name.removeprefix(HOW): str(arrays[name]) for name in arrays if name.startswith(HOW)},
         )
         return Prediction(arrays["video"], arrays["reconstruction"], measured)
     except (KeyError, TypeError, ValueError) as error:

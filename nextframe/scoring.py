@@ -1,24 +1,40 @@
 """The metrics of a protocol: which can be computed here, what they say of a prediction, and how scores are combined."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from nextframe.autoencoder import decode_video, encode_video, pixels_from_video
 from nextframe.config import Protocol
-from nextframe.data.episodes import Episode
+from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
+from nextframe.metrics import control, drift, fvd, lpips, revisit
+from nextframe.metrics.compression import through_mp4
+from nextframe.metrics.control import ActionReader
 from nextframe.metrics.fvd import FEWEST_FRAMES, FEWEST_VIDEOS, VideoFeatures, frechet_distance
-from nextframe.metrics.image import psnr, ssim, torchmetrics_version
+from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim, torchmetrics_version
 from nextframe.metrics.lpips import Lpips
-from nextframe.metrics.statistics import Gain, Score, Spread, spread
-from nextframe.results import FRAME_METRICS, METHODS, Measured, Method, best_trajectories, shown, summarise
+from nextframe.metrics.statistics import Figure, Gain, Score, Spread, figures, jackknife, score, spread
+from nextframe.results import (
+    FRAME_METRICS,
+    METHODS,
+    OWN_METRICS,
+    Measured,
+    Method,
+    Revisit,
+    best_trajectories,
+    shown,
+    summarise,
+)
 from nextframe.runs import WorldModel
 
 PICTURES_AT_ONCE = 64
 """That LPIPS looks at."""
+ROWS = {"drift": len(METHODS) + 1, "revisit": len(METHODS) + 1, "control": len(METHODS) + 2}
+"""Of the scores of an episode's first trajectory, by metric: one for each method, if nothing else is said here."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +58,22 @@ class Scorer:
     """None: no FVD."""
     missing: dict[str, str]
     """The other metrics of the protocol, and why."""
+    protocol: Protocol = field(default_factory=Protocol)
+    own: tuple[str, ...] = ()
+    """Of OWN_METRICS."""
+    reader: ActionReader | None = None
+    """None: no control."""
+    how: dict[str, str] = field(default_factory=dict)
+    """By metric that is not missing, what computes it."""
 
     def lacks(self, measured: Measured, first: bool) -> bool:
-        """Whether there is more to compute than was, perhaps because weights have been found since."""
-        methods, sets = (len(METHODS), 2) if first else (1, 1)
-        enough = all(len(measured.scores.get(metric, ())) >= methods for metric in self.frames)
-        return not enough or (self.video_features is not None and len(measured.features) < sets)
+        """Whether there is more to compute than was, perhaps because weights have been found since, or otherwise."""
+        metrics = (*self.frames, *self.own)
+        wanted = {metric: ROWS.get(metric, len(METHODS)) if first else 1 for metric in metrics}
+        enough = all(len(measured.scores.get(metric, ())) >= rows for metric, rows in wanted.items())
+        sets = 0 if self.video_features is None else 2 if first else 1
+        alike = all(measured.how.get(metric) == how for metric, how in self.how.items())
+        return not (enough and alike and len(measured.features) >= sets)
 
     def judge(self, world: WorldModel, episode: Episode, video: np.ndarray, first: bool) -> Judged:
         """Score `video`, uint8 [frames, h, w, 3], against the last frames of `episode`, which is as long as was asked.
@@ -58,21 +84,32 @@ class Scorer:
         candidates: dict[Method, np.ndarray] = {"model": video}
         reconstruction = truth[:0]
         if first and len(context):
-            latents = encode_video(world.autoencoder, torch.from_numpy(truth))
-            candidates["reconstruction"] = decode_video(world.autoencoder, latents).numpy()
+            candidates["reconstruction"] = there_and_back(world, truth)
             mean = np.rint(context.mean(axis=0, dtype=np.float64)).astype(np.uint8)
             candidates["repeat_last"] = np.repeat(context[-1:], len(truth), axis=0)
             candidates["context_mean"] = np.repeat(mean[None], len(truth), axis=0)
             reconstruction = candidates["reconstruction"][[frame - 1 for frame in shown(len(truth))]]
         compared = [candidates[method] for method in METHODS if method in candidates]
+        given = context
+        if self.protocol.fvd_frames == "all" and len(context):
+            given = there_and_back(world, context)  # of the published script's predictions the decoder makes all frames
+        whole = np.concatenate([context, truth])
+        pairs = [self._as_scored(np.concatenate([given, one]), whole) for one in compared]
+        later = slice(len(context), None)
         scores = {
-            metric: np.stack([self._frame_scores(metric, candidate, truth) for candidate in compared])
+            metric: np.stack([self._frame_scores(metric, one[later], true[later]) for one, true in pairs])
             for metric in self.frames
         }
-        looked_at = np.stack([video, truth] if first else [video])
+        if self.own:
+            scores |= self._own_scores(episode, compared, first)
+        counted = slice(None) if self.protocol.fvd_frames == "all" else later
+        looked_at = np.stack([side[counted] for side in (pairs[0] if first else pairs[0][:1])])
         none = np.empty((0, 0), np.float32)
         features = none if self.video_features is None else self.video_features(looked_at)
         return Judged(scores, features, reconstruction)
+
+    def _as_scored(self, video: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return through_mp4(video, truth) if self.protocol.scored == "mp4" else (video, truth)
 
     def _frame_scores(self, metric: str, video: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """float32 [frames]"""
@@ -82,38 +119,121 @@ class Scorer:
             return ssim(video, truth).numpy()
         assert self.lpips is not None
         parts = [torch.from_numpy(clip).split(PICTURES_AT_ONCE) for clip in (video, truth)]
-        pairs = [[pixels_from_video(part.to(self.device)) for part in pair] for pair in zip(*parts, strict=True)]
+        pairs = [[self._for_lpips(part) for part in pair] for pair in zip(*parts, strict=True)]
         return torch.cat([self.lpips(*pair) for pair in pairs]).cpu().numpy()
 
+    def _for_lpips(self, video: torch.Tensor) -> torch.Tensor:
+        pixels = pixels_from_video(video.to(self.device))
+        return (pixels + 1) / 2 if self.protocol.lpips_pixels == "unit" else pixels
 
-def load_scorer(protocol: Protocol, device: torch.device) -> Scorer:
+    def _own_scores(self, episode: Episode, compared: list[np.ndarray], first: bool) -> dict[str, np.ndarray]:
+        """Of `OWN_METRICS`, as `Measured` keeps them; always of the frames themselves."""
+        context = len(episode.video) - len(compared[0])
+        truth = episode.video[context:]
+        scores: dict[str, np.ndarray] = {}
+        if "drift" in self.own:
+            scores["drift"] = np.stack([drift.frame_statistics(one) for one in [*compared, *([truth] * first)]])
+        if "revisit" in self.own:
+            scores["revisit"] = self._revisit_scores(episode, compared, first)
+        if self.reader is not None:
+            taken, last = episode.actions[context - 1 : -1], episode.video[context - 1 : context]
+            clips = [np.concatenate([last, one]) for one in [*compared, *([truth] * first)]]
+            obeyed = [self.reader.obeyed(clip, taken) for clip in clips]
+            scores["control"] = np.stack([*obeyed, *([self.reader.guessed(taken)] * first)])
+        return scores
+
+    def _revisit_scores(self, episode: Episode, compared: list[np.ndarray], first: bool) -> np.ndarray:
+        """A row for each candidate, and for an episode's first trajectory the numbers of frames: float32 [n, groups].
+
+        An episode without poses has no frames in any group.
+        """
+        context, poses = len(episode.video) - len(compared[0]), _poses(episode)
+        ages = revisit.frames_since_shown(poses, context) if len(poses) else np.empty(0, np.int64)
+        psnrs = np.stack([psnr(one, episode.video[context:]).numpy() for one in compared])[:, : len(ages)]
+        means = revisit.by_age(psnrs, ages)
+        return np.concatenate([means, revisit.groups(ages).sum(1)[None].astype(np.float32)]) if first else means
+
+
+def there_and_back(world: WorldModel, video: np.ndarray) -> np.ndarray:
+    """A video through the autoencoder: uint8 [f, h, w, 3]."""
+    return decode_video(world.autoencoder, encode_video(world.autoencoder, torch.from_numpy(video))).numpy()
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What some metrics need beside the pictures."""
+
+    dataset: EpisodeDataset
+    episodes: Sequence[EpisodeInfo]
+    told: bool
+    """Whether the model is told the actions."""
+    folder: Path | None
+    """Where a network that was learned for it is kept; None: nowhere."""
+
+
+def load_scorer(protocol: Protocol, device: torch.device, footage: Footage | None = None) -> Scorer:
     """The protocol's metrics, ready to use; raises UserError when there is none that can be computed."""
-    missing, lpips, video_features = {}, None, None
+    missing: dict[str, str] = {}
+    how: dict[str, str] = {}
+    lpips_network, video_features, reader = None, None, None
+    pixels = "" if protocol.scored == "frames" else ", after a lossy mp4"
     for metric in protocol.metrics:
         try:
             if metric == "fvd":
                 _check_fvd(protocol)
                 video_features = VideoFeatures.load(device)
+                shown_to_it = "predicted frames" if protocol.fvd_frames == "predicted" else "context and prediction"
+                how[metric] = f"I3D, {fvd.weights()}; {shown_to_it}{pixels}"
             elif protocol.context == 0:
                 raise UserError("what begins from nothing is no prediction of any frame: ask for fvd")
             elif metric == "lpips":
-                lpips = Lpips.load("alex").to(device)
+                lpips_network = Lpips.load("alex").to(device)
+                shown_to_it = "[-1, 1]" if protocol.lpips_pixels == "signed" else "[0, 1]"
+                how[metric] = f"AlexNet, {lpips.weights('alex')}; pixels in {shown_to_it}{pixels}"
+            elif metric == "drift":
+                how[metric] = drift.VERSION
+            elif metric == "revisit":
+                _check_poses(footage)
+                how[metric] = revisit.VERSION
+            elif metric == "control":
+                reader, digest = _action_reader(footage)
+                how[metric] = f"{control.VERSION}, footage sha256 {digest}"
             else:
-                torchmetrics_version()
+                limit = f", at most {LARGEST_PSNR:g} dB" if metric == "psnr" else ""
+                how[metric] = f"torchmetrics {torchmetrics_version()}{limit}{pixels}"
         except UserError as error:
             missing[metric] = str(error)
     if len(missing) == len(protocol.metrics):
         reasons = "; ".join(f"{metric}: {reason}" for metric, reason in missing.items())
         raise UserError(f"nothing of this protocol can be scored ({reasons})")
-    asked = [metric for metric in FRAME_METRICS if metric in protocol.metrics]
-    return Scorer(device, tuple(metric for metric in asked if metric not in missing), lpips, video_features, missing)
+    frames, own = (tuple(metric for metric in kind if metric in how) for kind in (FRAME_METRICS, OWN_METRICS))
+    return Scorer(device, frames, lpips_network, video_features, missing, protocol, own, reader, how)
 
 
 def _check_fvd(protocol: Protocol) -> None:
-    if protocol.frames < FEWEST_FRAMES:
-        raise UserError(f"{protocol.frames} predicted frames are too few for its network: ask for {FEWEST_FRAMES}")
+    frames = protocol.frames + (protocol.context if protocol.fvd_frames == "all" else 0)
+    if frames < FEWEST_FRAMES:
+        raise UserError(f"{frames} predicted frames are too few for its network: ask for {FEWEST_FRAMES}")
     if protocol.episodes < FEWEST_VIDEOS:
         raise UserError(f"{protocol.episodes} episode has no spread: ask for {FEWEST_VIDEOS} or more")
+
+
+def _check_poses(footage: Footage | None) -> None:
+    if footage is None or not _poses(footage.dataset.read(footage.episodes[0])).size:
+        raise UserError("no poses: the episodes have no array `pose` of x, y and angle for each of their frames")
+
+
+def _poses(episode: Episode) -> np.ndarray:
+    """[f, 3]; [0, 3] of an episode that has none."""
+    poses = episode.extras.get("pose", np.empty(0))
+    usable = poses.shape == (len(episode.video), 3) and np.isfinite(poses).all()
+    return poses if usable else np.empty((0, 3))
+
+
+def _action_reader(footage: Footage | None) -> tuple[ActionReader, str]:
+    if footage is None or not footage.told:
+        raise UserError("the model is not told the actions, so it cannot obey them")
+    return ActionReader.learned(footage.dataset, footage.folder)
 
 
 @dataclass(frozen=True)
@@ -124,6 +244,10 @@ class Combined:
     gains: dict[Method, dict[str, Gain]]
     by_seed: dict[str, Spread]
     picked: tuple[int, ...]
+    revisit: tuple[Revisit, ...]
+    control: dict[str, Score]
+    fvd: Figure | None
+    missing: dict[str, str]
 
 
 def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) -> Combined:
@@ -146,18 +270,73 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
         by_seed[metric] = spread(best.mean((0, 2)))
         others = np.stack([one.scores[metric][1:] for one in firsts])
         values[metric] = np.concatenate([best.mean(1, keepdims=True), others], axis=1)
+    fvd_figure = None
     if scorer.video_features is not None:
-        by_seed["fvd"] = spread(_fvd_by_seed(measured, firsts, shape))
+        distance = _fvd_of(measured, shape)
+        by_seed["fvd"] = spread(np.array([distance(np.arange(shape[0]), [seed]) for seed in range(shape[1])]))
+        # All trajectories would take as many distances again for every part; the first of each seed say enough.
+        found = jackknife(lambda episodes: distance(episodes, range(shape[1]), 1), shape[0])
+        if found is not None:
+            middle = by_seed["fvd"].mean
+            fvd_figure = Figure(middle, middle - found.mean + found.low, middle - found.mean + found.high)
     scores, gains = summarise(values)
-    return Combined(scores, gains, by_seed, picked)
+    missing = dict(scorer.missing)
+    own = {metric: _model_and_others(metric, measured, firsts, shape) for metric in scorer.own}
+    if "drift" in own:
+        model, others = own["drift"]
+        true, seeds = others[:, -1], model.mean(2)
+        for method, predicted in zip(METHODS, [seeds.mean(1), *others[:, :-1].swapaxes(0, 1)], strict=True):
+            scores[method]["drift"] = drift.drift(predicted, true)
+        by_seed["drift"] = spread(np.array([drift.overall(one, true) for one in seeds.swapaxes(0, 1)]))
+    references: dict[str, Score] = {}
+    if "control" in own:
+        model, others = own["control"]
+        for method, obeyed in zip(METHODS, [model.mean((1, 2)), *others[:, :-2].swapaxes(0, 1)], strict=True):
+            scores[method]["control"] = score(obeyed)
+        references = {"truth": score(others[:, -2]), "guess": score(others[:, -1])}
+        by_seed["control"] = spread(model.mean((0, 2, 3)))
+    revisits: tuple[Revisit, ...] = ()
+    if "revisit" in own:
+        model, others = own["revisit"]
+        revisits = _revisits(model.mean((1, 2)), others)
+        if revisits[0].frames:
+            by_seed["revisit"] = spread(np.nanmean(model[..., 0].mean(2), axis=0))
+        else:
+            missing["revisit"] = "no predicted frame shows a view of the context"
+    return Combined(scores, gains, by_seed, picked, revisits, references, fvd_figure, missing)
 
 
-def _fvd_by_seed(measured: Sequence[Measured], firsts: Sequence[Measured], shape: tuple[int, int, int]) -> np.ndarray:
-    """float64 [seeds]: for each the mean over trajectories, one distance for all episodes each."""
+def _model_and_others(
+    metric: str, measured: Sequence[Measured], firsts: Sequence[Measured], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A metric's first rows [episodes, seeds, trajectories, ...], and the other rows [episodes, rows, ...]."""
+    model = np.stack([one.scores[metric][0] for one in measured])
+    return model.reshape(*shape, *model.shape[1:]), np.stack([one.scores[metric][1:] for one in firsts])
+
+
+def _revisits(model: np.ndarray, others: np.ndarray) -> tuple[Revisit, ...]:
+    """`model`: [episodes, groups]. `others`: [episodes, the other methods and the number of frames, groups]."""
+    found = []
+    for place, group in enumerate(revisit.GROUPS):
+        frames = others[:, -1, place]
+        values = np.concatenate([model[:, None, place], others[:, :-1, place]], axis=1)[frames > 0]
+        scores = dict(zip(METHODS, figures(values), strict=True)) if len(values) else {}
+        found.append(Revisit(group, int(frames.sum()), len(values), scores))
+    return tuple(found)
+
+
+def _fvd_of(measured: Sequence[Measured], shape: tuple[int, int, int]) -> Callable[..., float]:
+    """The distance as a function of which episodes and seeds count, and of how many trajectories of each."""
     predicted = np.stack([one.features[0] for one in measured]).reshape(*shape, -1)
-    true = np.stack([one.features[1] for one in firsts])
-    distances = [
-        [frechet_distance(predicted[:, seed, trajectory], true) for trajectory in range(shape[2])]
-        for seed in range(shape[1])
-    ]
-    return np.array(distances).mean(1)
+    true = np.stack([one.features[1] for one in measured[:: shape[1] * shape[2]]])
+
+    def distance(episodes: np.ndarray, seeds: Sequence[int], trajectories: int = shape[2]) -> float:
+        """The mean over seeds and trajectories, one distance for all episodes each."""
+        each = [
+            frechet_distance(predicted[episodes, seed, trajectory], true[episodes])
+            for seed in seeds
+            for trajectory in range(trajectories)
+        ]
+        return float(np.mean(each))
+
+    return distance

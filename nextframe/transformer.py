@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import Block, Modulation, TimeEmbedding, VectorEmbedding, chunks, normalised
+from nextframe.layers import Block, Modulation, TimeEmbedding, VectorEmbedding, chunks, joined, normalised
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
-from nextframe.mask import visible_spans
+from nextframe.mask import views
 from nextframe.rope import rotary_table
 from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, Tokens
 
@@ -116,19 +116,19 @@ class Transformer(nn.Module):
         below = Layout() if cache is None else cache.layout
         rotary = rotary_table(layout, self.config.rope_axes, self.config.riflex_frames, device)
         levels = [segment.level for segment in layout.segments]
-        spans = visible_spans(layout, below + layout, self.config, device)
+        visible = views(layout, below, self.config, device)
         hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
         *blocks, last = self.blocks
         for index, block in enumerate(blocks):
             parts = modulations[2 * index : 2 * index + 2]
-            hidden = block(hidden, parts, levels, len(levels), rotary, spans, cache, index)
+            hidden = block(hidden, parts, levels, len(levels), rotary, visible, cache, index)
         # In the last block all but what is asked for is memory only: nothing else of it would reach the head.
         apart = newest_apart(layout, asked or layout.segments[-1].frames)
         levels = [segment.level for segment in apart.segments]
-        spans = visible_spans(apart, below + apart, self.config, device)
+        visible = views(apart, below, self.config, device)
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
-        (newest,) = last(hidden, modulations[-3:-1], levels, 1, rotary, spans, cache, len(blocks))
+        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, visible, cache, len(blocks)))
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
         return self.head(normalised(newest, shift, scale))
 

@@ -20,16 +20,18 @@ from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, Episod
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.forecast import Forecast, drawn, forecast, noise_seed
-from nextframe.metrics.fvd import frechet_distance
+from nextframe.metrics.compression import through_mp4
+from nextframe.metrics.fvd import VideoFeatures, frechet_distance
+from nextframe.metrics.image import psnr
 from nextframe.metrics.lpips import Lpips
 from nextframe.options import SamplingOptions, changed
 from nextframe.pages.report import chosen_clips, write_report
 from nextframe.pages.scores import by_seed
-from nextframe.presets import PROTOCOLS
+from nextframe.presets import PROTOCOLS, as_published
 from nextframe.results import METHODS, RESULTS, Measured, Results, prediction_path, read_prediction
 from nextframe.runs import load
 from nextframe.sample import sample
-from nextframe.scoring import Scorer, combine, load_scorer
+from nextframe.scoring import Scorer, combine, load_scorer, there_and_back
 
 PROTOCOL = Protocol(context=5, frames=10, episodes=3, seeds=(0, 2), trajectories=2, metrics=("psnr", "ssim", "fvd"))
 PLAIN = replace(MODEL, coarse_patch=None, window=16, condition="none", classes=0)
@@ -259,6 +261,7 @@ def test_missing_weights_are_reported_and_scores_made_good_later(
 
     monkeypatch.setenv("NEXTFRAME_WEIGHTS", str(weights))
     monkeypatch.setattr(Lpips, "load", lambda trunk: Difference())
+    monkeypatch.setattr("nextframe.metrics.lpips.weights", lambda trunk: "a stand-in")
     calls.clear()
     later = evaluate(protocol, run, data, tmp_path / "out", "cpu")
     assert not calls and later.missing == {} and later.scores["model"]["psnr"] == results.scores["model"]["psnr"]
@@ -476,3 +479,32 @@ def test_every_sampling_option_is_one_of_both_verbs(run: Path, data: Path, tmp_p
         run_command(f"evaluate dmlab --seeds 0 --trajectories 2 {further}".split())
     with pytest.raises(UserError, match="protocol: trajectories is 0"):
         run_command(f"evaluate dmlab --trajectories 0 {further}".split())
+
+
+def test_measured_as_the_published_script_does(
+    run: Path, data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FVD over context and prediction, on what an mp4 leaves; every n-th episode; the authors' row beside ours."""
+    monkeypatch.setenv("NEXTFRAME_WEIGHTS", str(weights))
+    fewer = {"context": 5, "frames": 10, "episodes": 2, "seeds": (0,), "steps": 2, "guidance": 1.0}
+    plain = replace(PROTOCOLS["ucf101-prediction"], **fewer, trajectories=1)
+    published = replace(as_published("ucf101-prediction"), **fewer, trajectories=1, every=2)
+    ours, theirs = (evaluate(one, run, data, tmp_path / name) for name, one in (("a", plain), ("b", published)))
+    assert ours.episodes == ("test_0", "test_1") and theirs.episodes == ("test_0", "test_2")
+    assert "context and prediction, after a lossy mp4" in theirs.how["fvd"] and "lossy" not in ours.how["psnr"]
+    # By hand: what is looked at of the first episode.
+    world, features = load(run), VideoFeatures.load(torch.device("cpu"))
+    episode = EpisodeDataset.open(data).read(EpisodeDataset.open(data).episodes()[0])
+    made = read_prediction(prediction_path(tmp_path / "b", "test_0", 0, 0))
+    context = there_and_back(world, episode.video[:5])
+    pair = through_mp4(np.concatenate([context, made.video]), episode.video[:15])
+    np.testing.assert_allclose(made.measured.features, features(np.stack(pair)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made.measured.scores["psnr"][0], psnr(pair[0][5:], pair[1][5:]), rtol=1e-4)
+    page = write_report(tmp_path / "b" / "report.html", theirs, tmp_path / "b", data).read_text()
+    assert "Beside the paper" in page and "FAR-B (paper)" in page and "194.1" in page and "25.64" in page
+    assert (
+        "Beside the paper"
+        not in write_report(
+            tmp_path / "a" / "own.html", replace(ours, protocol=replace(plain, name="")), tmp_path / "a", data
+        ).read_text()
+    )

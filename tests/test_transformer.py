@@ -12,7 +12,7 @@ from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
 from nextframe.layers import attend
 from nextframe.layout import COARSE, FINE, layout_of
-from nextframe.mask import attention_mask, visible_spans
+from nextframe.mask import View, attention_mask, visible_spans
 from nextframe.presets import MAZE
 from nextframe.rope import rotary_table, rotate
 from nextframe.transformer import Transformer, parameters_of, patchify, unpatchify
@@ -105,7 +105,8 @@ def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatc
         q, k, v = (torch.randn(2, n, 2, 16) for n in (queries.tokens, layout.tokens, layout.tokens))
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         expected = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=whole).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(attend(q, k, v, spans), expected, atol=1e-5, rtol=0)
+        view = View(0, ((0, layout.tokens),), spans)
+        torch.testing.assert_close(attend(q, k, v, [view]), expected, atol=1e-5, rtol=0)
         assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
         assert spans[-1].stop == queries.tokens
         if tokens < 10_000:

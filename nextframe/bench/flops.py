@@ -30,11 +30,16 @@ def frames_of(layout: Layout) -> list[Frame]:
     ]
 
 
-def training_flops(config: TransformerConfig, batch: int, frames: int) -> int:
-    """Forward and backward on `batch` clips of `frames` frames. A backward pass is two forward ones."""
+def training_flops(config: TransformerConfig, batch: int, frames: int, windows: int = 1) -> int:
+    """Forward and backward on `batch` clips of `frames` frames. A backward pass is two forward ones.
+
+    With several windows at the end of a clip, all but one save the coarse past, which sees nothing but itself.
+    """
     clip = frames_of(layout_of(config, frames))
+    past = [frame for frame in clip if frame.level == COARSE]
     answers = [frame for frame in clip if frame.level == FINE]
-    return 3 * batch * forward_flops(config, clip, clip, answers)
+    alone, saved = forward_flops(config, clip, clip, answers), forward_flops(config, past, past, [])
+    return 3 * batch * (windows * alone - (windows - 1) * saved)
 
 
 def frame_flops(config: TransformerConfig, past: int, steps: int) -> int:

@@ -22,7 +22,7 @@ from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workloa
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.flow import evaluated_levels
-from nextframe.layout import layout_of
+from nextframe.layout import layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.parallel import matrix_precision, should_compile
@@ -53,7 +53,9 @@ def bench(workload: Workload) -> dict[str, Any]:
 
 def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     """Training steps. Arithmetic is counted, and shared, for forward and backward."""
-    frames, batch, model = workload.frames, workload.batch, bed.config.model
+    frames, batch, windows, model = workload.frames, workload.batch, workload.windows, bed.config.model
+    if windows > 1 and model.coarse_patch is None:
+        raise UserError("a short model has no coarse past that windows could share: leave --windows at 1")
     compiled = should_compile(workload.compile, bed.device)
     laps = training_laps(workload, bed)
     first, _ = next(laps), next(laps)
@@ -62,24 +64,26 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     rival = Rival.of(workload.against, work, model) if workload.against else None
     taken, rival_seconds = in_turns(laps, rival and rival.unit, bed.subject.repeats, bed.subject.seconds, bed.device)
     core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
-    tokens = layout_of(model, frames).tokens
+    layout = shared_past(model, [frames] * windows)
     return {
         "kind": "train",
         **bed.described(),
         "batch": batch,
         "frames": frames,
-        "tokens_per_clip": tokens,
+        "windows": windows,
+        "tokens_per_clip": layout.tokens,
         "compiled": compiled,
         "repeats": len(taken),
         "seconds_per_step": median(core),
         "seconds_per_step_p95": percentile_95(core),
+        "seconds_per_window": median(core) / (batch * windows),
         "seconds_per_whole_step": median(whole),
         "seconds_per_whole_step_p95": percentile_95(whole),
         "seconds_first_step": first.whole,
         "compile_seconds": first.whole - median(whole) if compiled else None,
-        "frames_per_second": batch * frames / median(whole),
-        "tokens_per_second": batch * tokens / median(whole),
-        **bed.arithmetic(training_flops(model, batch, frames), median(core)),
+        "frames_per_second": batch * layout.frames / median(whole),
+        "tokens_per_second": batch * layout.tokens / median(whole),
+        **bed.arithmetic(training_flops(model, batch, frames, windows), median(core)),
         **peak,
         "against": compared(rival, "seconds_per_step", core, rival_seconds),
     }
@@ -89,7 +93,8 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
     """The steps of `train.train`, one after the other, without data, log and checkpoints."""
     config, device = bed.config, bed.device
     latents = random_latents(config.model, workload.batch, workload.frames)
-    clips = Clips(latents, random_conditions(config.model, workload.batch, workload.frames))
+    conditions = random_conditions(config.model, workload.batch, workload.frames)
+    clips = Clips(latents, conditions, (workload.frames,) * workload.windows)
     settings = replace(
         config.train, device=str(device), precision=bed.precision_name, compile=workload.compile, accumulate=1
     )
@@ -212,6 +217,7 @@ def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
 ROWS = {
     "seconds_per_step": "forward and backward",
     "seconds_per_step_p95": "  95 % of steps within",
+    "seconds_per_window": "  for each window",
     "seconds_per_whole_step": "whole step, with optimizer",
     "seconds_per_whole_step_p95": "  95 % of steps within",
     "seconds_first_step": "first step",
@@ -236,6 +242,7 @@ SETTINGS = (
     "batch",
     "context",
     "frames",
+    "windows",
     "steps",
     "solver",
     "guidance",

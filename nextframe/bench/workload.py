@@ -51,6 +51,9 @@ class TrainBench:
     """Clips per step."""
     frames: int = 16
     """Frames per clip."""
+    windows: int = 1
+    """Windows that share the coarse past of a clip, all at its end. In training their lengths differ, and less is
+    shared."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the network; auto: on a GPU, as in training."""
     against: Path | None = None
@@ -58,7 +61,9 @@ class TrainBench:
     file you trust. Its form: docs/speed.md."""
 
     def __post_init__(self) -> None:
-        _at_least(self, batch=1, frames=1)
+        _at_least(self, batch=1, frames=1, windows=1)
+        if self.windows > 1 and self.against is not None:
+            raise UserError("--against computes one window a clip: leave --windows at 1")
 
 
 @dataclass(frozen=True)

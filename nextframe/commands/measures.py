@@ -1,5 +1,6 @@
 """Commands that show what a model does, how well, and how fast."""
 
+import shlex
 from pathlib import Path
 
 import tyro
@@ -8,6 +9,7 @@ from nextframe.bench.workload import WORKLOADS
 from nextframe.config import Protocol
 from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
 from nextframe.presets import PROTOCOLS, protocol_summary
+from nextframe.presets import as_published as with_published_choices
 
 
 def sample(
@@ -59,6 +61,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         trajectories: int = protocol.trajectories,
         sampling: Sampling = OWN_SETTINGS,
         batch: int = 8,
+        as_published: tyro.conf.FlagCreatePairsOff[bool] = False,
+        estimate: tyro.conf.FlagCreatePairsOff[bool] = False,
         device: str = "auto",
     ) -> None:
         """Predict held-out episodes, score them, write results.json and report.html. Goes on where it stopped.
@@ -72,15 +76,29 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             trajectories: Predictions of each episode, of which the best counts.
             sampling: How frames are drawn.
             batch: Predictions made at once; changes nothing but speed and memory.
+            as_published: Measure as the published script does, where it differs from us (docs/paper.md).
+            estimate: Only say how long it would take, and how much disk and memory.
             device: auto, cpu, cuda or cuda:N.
         """
-        asked = changed(protocol, episodes=episodes, seeds=seeds, trajectories=trajectories)
+        asked = changed(
+            with_published_choices(name) if as_published else protocol,
+            episodes=episodes,
+            seeds=seeds,
+            trajectories=trajectories,
+        )
         settings = sampling.settings(asked, model)
+        from nextframe.evaluate import estimate_evaluation
         from nextframe.evaluate import evaluate as run
         from nextframe.pages.report import write_report
 
+        if estimate:
+            print(estimate_evaluation(asked, model, data, out, device, batch, settings).line())
+            return
+
         results = run(asked, model, data, out, device, batch, settings)
-        print(f"{results.headline()}\nreport: {write_report(out / 'report.html', results, out, data)}")
+        again = [("Measure it again", shlex.join(["nextframe", "evaluate", name, *arguments]))]
+        report = write_report(out / "report.html", results, out, data, commands=again)
+        print(f"{results.headline()}\nreport: {report}")
 
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
 

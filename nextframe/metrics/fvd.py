@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from nextframe.errors import UserError
-from nextframe.metrics.weights import weight_file
+from nextframe.metrics.weights import fingerprint, weight_file
 
 FEWEST_FRAMES = 10
 """The network halves time again and again: of shorter videos nothing is left."""
@@ -46,6 +46,11 @@ class VideoFeatures:
             with torch.autocast(self._device.type, enabled=False):
                 features.append(self._network(pixels, rescale=False, resize=True, return_features=True).float().cpu())
         return torch.cat(features).numpy()
+
+
+def weights() -> str:
+    """The sha256 of the file that `VideoFeatures.load` reads."""
+    return fingerprint("i3d")
 
 
 def frechet_distance(features: ArrayLike, others: ArrayLike) -> float:

@@ -1,5 +1,6 @@
 """Averages over episodes, and how far to trust them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +11,8 @@ EARLY = 16
 FEWEST = 5
 """Episodes from which an interval may decide: of fewer, drawing again and again makes one that is far too narrow."""
 RESAMPLES = 5000
+PARTS = 10
+"""Of the episodes, of which a jackknife leaves out one at a time."""
 DIGITS = 4
 
 
@@ -80,12 +83,34 @@ def gain(values: np.ndarray, others: np.ndarray) -> Gain:
     return Gain(difference.early, difference.late, int(np.sum(values.mean(1) > others.mean(1))))
 
 
-def figures(values: np.ndarray) -> tuple[Figure, ...]:
-    """The mean of each column of [episodes, columns] (or of [episodes]), with its interval."""
+def figures(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[Figure, ...]:
+    """The mean of each column of [episodes, columns] (or of [episodes]), with its interval.
+
+    `of`: what is wanted of the means, if not they themselves: from [n, ...] of values [episodes, ...] to [n, columns].
+    """
     columns = values.reshape(len(values), -1).astype(np.float64)
-    low, high = np.percentile(_resamples(len(columns)) @ columns, [2.5, 97.5], axis=0)
-    rows = np.stack([columns.mean(0), low, high], axis=1).round(DIGITS)
+    mean, drawn = columns.mean(0, keepdims=True), _resamples(len(columns)) @ columns
+    if of is not None:
+        mean, drawn = (of(found.reshape(-1, *values.shape[1:])) for found in (mean, drawn))
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    rows = np.stack([mean[0], low, high], axis=1).round(DIGITS)
     return tuple(Figure(*row) for row in rows.tolist())
+
+
+def jackknife(distance: Callable[[np.ndarray], float], episodes: int) -> Figure | None:
+    """A figure of all episodes together, which is no mean over them, with its 95 % interval; None of too few.
+
+    `distance` of the numbers of the episodes that count. A tenth is left out at a time: to draw with replacement would
+    put the same episode in twice, which such distances take for less variety, and the interval would miss the figure.
+    Says how much other episodes would change it; not how far it is from that of infinitely many, which is smaller.
+    """
+    if episodes < FEWEST:
+        return None
+    parts = np.array_split(np.random.default_rng(0).permutation(episodes), min(PARTS, episodes))
+    found, every = distance(np.arange(episodes)), np.arange(episodes)
+    without = np.array([distance(np.setdiff1d(every, part)) for part in parts])
+    error = 1.96 * np.sqrt((len(parts) - 1) * without.var())
+    return Figure(*(round(float(value), DIGITS) for value in (found, found - error, found + error)))
 
 
 @lru_cache(1)

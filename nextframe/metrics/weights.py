@@ -63,6 +63,11 @@ def weight_file(name: Name) -> Path:
     return _download(standard, folders[0] / standard.file)
 
 
+def fingerprint(*names: Name) -> str:
+    """What these weights are, for the record: `sha256 1234...`, of each file."""
+    return "sha256 " + " and ".join(sha256(weight_file(name)) for name in names)
+
+
 def _download(standard: Standard, path: Path) -> Path:
     with new_file(path) as temporary:
         with temporary.open("wb") as file:
@@ -88,4 +93,5 @@ def _chunks(standard: Standard, path: Path) -> Iterator[bytes]:
 
 
 def _unavailable(standard: Standard, path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is missing and could not be downloaded ({reason}): save {standard.url} as that file")
+    way_out = f"save {standard.url} as that file (its sha256 begins with {standard.sha256[:16]})"
+    return UserError(f"{path} is missing and could not be downloaded ({reason}): {way_out}")

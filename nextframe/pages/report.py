@@ -10,6 +10,7 @@ import numpy as np
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.pages import html
+from nextframe.pages.behaviour import behaviour, beside_published
 from nextframe.pages.charts import loss_curve
 from nextframe.pages.drawing import comparison_clip, film_strip
 from nextframe.pages.samples import samples
@@ -67,7 +68,9 @@ def predictions(results: Results, out: Path, dataset: EpisodeDataset) -> Iterato
     yield from _clips(results, clips)
     if results.metrics:
         yield from errors(results)
+    yield from behaviour(results)
     yield from by_seed(results)
+    yield from beside_published(results)
     if results.metrics:
         yield from _reconstruction(results, median)
 
@@ -282,6 +285,8 @@ def _settings(results: Results) -> Iterator[str]:
         ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
         ["made by", ", ".join(f"{name} {value}" for name, value in data["source"].items())],
+        *([METRIC_NAMES[metric], text] for metric, text in results.how.items()),
+        ["protocol", ", ".join(f"{name} {value}" for name, value in asdict(protocol).items())],
         ["sampling", ", ".join(f"{name} {value}" for name, value in asdict(results.sample).items())],
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode{further}"],
         *([name, str(value)] for name, value in results.environment.items()),

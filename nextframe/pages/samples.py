@@ -8,6 +8,7 @@ import numpy as np
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.pages import html
+from nextframe.pages.behaviour import beside_published
 from nextframe.pages.drawing import action_clip, film_strip, label_name
 from nextframe.pages.scores import by_seed, combination, counted, tiles
 from nextframe.results import Results, prediction_path, read_prediction
@@ -51,6 +52,7 @@ def samples(results: Results, out: Path, dataset: EpisodeDataset) -> Iterator[st
     yield html.paragraph("The first that they are held against: of each, its first frames.", "soft")
     yield _rows(*_true_clips(results, dataset))
     yield from by_seed(results)
+    yield from beside_published(results)
 
 
 def _rows(names: list[str], videos: list[np.ndarray]) -> str:

@@ -7,7 +7,8 @@ from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
 from nextframe.results import BASELINES, DIGITS, METHODS, Method, Results
 
-METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD"}
+METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD", "drift": "drift"}
+METRIC_NAMES |= {"revisit": "revisit", "control": "control"}
 
 
 def counted(number: int, thing: str) -> str:
@@ -165,7 +166,11 @@ def by_seed(results: Results) -> Iterator[str]:
     rows = []
     for metric, found in results.by_seed.items():
         each = [f"{value:.{DIGITS[metric]}f}" for value in found.seeds] if several else []
-        rows.append([METRIC_NAMES[metric], results.figure(metric), *each])
+        interval_of = results.fvd if metric == "fvd" else None
+        figure = results.figure(metric) + (
+            f" ({interval_of.low:.1f} to {interval_of.high:.1f} over episodes)" if interval_of else ""
+        )
+        rows.append([METRIC_NAMES[metric], figure, *each])
     yield html.table(["", "the model", *([f"seed {seed}" for seed in seeds] if several else [])], rows)
 
 

@@ -1,0 +1,154 @@
+"""What an evaluation will take, before it begins: measured on a first short piece of it, on this machine.
+
+The piece is a batch of the very trajectories that are missing: two frames after the context and two at the end, where
+the past is longest, then decoding, scoring and writing one of them. Between the two ends the time of a frame is taken
+to grow evenly.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextframe.autoencoder import encode_video
+from nextframe.config import Protocol, SampleConfig
+from nextframe.data.episodes import Episode
+from nextframe.forecast import conditions_of
+from nextframe.progress import clock
+from nextframe.runs import WorldModel
+from nextframe.sampler import Session, sample_clip
+from nextframe.scoring import Scorer
+
+PIECE = 2
+"""Frames at either end; the first of them reads the context."""
+MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of what is not on disk yet."""
+
+    rollouts: int
+    frames: int
+    """Of each."""
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int
+    """Largest amount in use: on a GPU of its memory, else of this machine's by this process."""
+
+    def line(self) -> str:
+        """`1,024 rollouts of 156 frames: about 3h20m here, 2.1 GiB on disk, peak memory about 4.0 GiB`"""
+        plural = "" if self.rollouts == 1 else "s"
+        work = f"{self.rollouts:,} rollout{plural} of {self.frames} frames"
+        sizes = f"{in_words(self.disk_bytes)} on disk, peak memory about {in_words(self.memory_bytes)}"
+        return f"{work}: about {clock(self.seconds)} here, {sizes}"
+
+
+def in_words(size: int) -> str:
+    """`2.1 GiB`"""
+    for unit, amount in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= amount:
+            return f"{size / amount:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"
+
+
+def estimate(
+    world: WorldModel,
+    read: Callable[[], Episode],
+    protocol: Protocol,
+    sample: SampleConfig,
+    scorer: Scorer,
+    batches: Sequence[int],
+    firsts: int,
+) -> Estimate:
+    """`read`: an episode, as long as the protocol asks. `batches`: how many trajectories each batch is of.
+
+    `firsts`: how many of all trajectories are an episode's first, with which the other methods are scored too.
+    """
+    rollouts = sum(batches)
+    if not rollouts:
+        return Estimate(0, protocol.frames, 0.0, 0, peak_memory(world.device))
+    stopwatch = _Stopwatch(world.device)
+    episode, reading = stopwatch(read)
+    latents, encoding = stopwatch(lambda: encode_video(world.autoencoder, torch.from_numpy(episode.video)))
+    encoding *= protocol.context / len(episode.video)
+    size = max(batches)
+    rolling = _rollout_seconds(world, episode, latents, protocol, sample, size, stopwatch)
+    video, decoding = stopwatch(lambda: world.decode(latents[-protocol.frames :]).numpy())
+    judging = {
+        first: stopwatch(lambda first=first: scorer.judge(world, episode, video, first))[1]
+        for first in {True, firsts == rollouts}
+    }
+    size_of_file, writing = stopwatch(lambda: _compressed(video))
+    seconds = rollouts * (encoding + rolling / size + decoding + writing) + firsts * judging[True]
+    seconds += (rollouts - firsts) * judging.get(False, 0.0) + reading * min(rollouts, firsts + len(batches))
+    return Estimate(rollouts, protocol.frames, seconds, rollouts * size_of_file, peak_memory(world.device))
+
+
+def _rollout_seconds(
+    world: WorldModel,
+    episode: Episode,
+    latents: Tensor,
+    protocol: Protocol,
+    sample: SampleConfig,
+    size: int,
+    stopwatch: "_Stopwatch",
+) -> float:
+    """A whole batch of `size` trajectories in the transformer. `latents`: of the episode, [f, c, h, w]."""
+    seeds = list(range(size))
+    conditions = conditions_of(world, [episode] * size, protocol, [0] * size)
+    if world.config.model.attention == "full":
+        short = replace(sample, steps=MEASURED_STEPS)  # all frames at once, by steps that cost the same
+        clip = partial(sample_clip, world.transformer, size, protocol.frames, conditions, short, seeds)
+        return stopwatch(clip)[1] * sample.steps / MEASURED_STEPS
+    if conditions is not None:
+        conditions = conditions.to(world.device)
+    clips = latents[None].expand(size, *latents.shape)
+    capacity, piece = protocol.context + protocol.frames, min(PIECE, protocol.frames)
+    firsts, others = [], []
+    for place in (protocol.context, capacity - piece):
+        past = None if conditions is None else conditions[:, :place]
+        session = Session(world.transformer, clips[:, :place], past, capacity, sample, seeds)
+        for frame in range(place, place + piece):
+            step = partial(session.step, None if conditions is None else conditions[:, frame])
+            (others if frame > place else firsts).append(stopwatch(step)[1])
+    return firsts[0] + (protocol.frames - 1) * sum(others) / max(1, len(others))
+
+
+class _Stopwatch:
+    """Does something, and says how many seconds it took; what was sent to a GPU is finished first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        started = self._now()
+        done = work()
+        return done, self._now() - started
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _compressed(video: np.ndarray) -> int:
+    file = BytesIO()
+    np.savez_compressed(file, video=video)
+    return file.tell()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes, until now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

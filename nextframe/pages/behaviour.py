@@ -1,0 +1,98 @@
+"""The part of a report on drift, memory of places and obedience; and the authors' rows beside ours."""
+
+from collections.abc import Iterator
+
+from nextframe.metrics.statistics import Score
+from nextframe.pages import html
+from nextframe.pages.charts import error_curves, legend
+from nextframe.pages.scores import METRIC_NAMES, interval
+from nextframe.presets import PROTOCOLS
+from nextframe.published.tables import PUBLISHED, Row
+from nextframe.results import DIGITS, METHODS, Results
+
+TEXTS = {
+    "drift": "How far predicted frames move away from the look of true ones (brightness, contrast, colour, sharpness), "
+    "on average over episodes: 0 is no drift, 1 as far as true frames lie apart.",
+    "control": "Share of frames that are where their action leads, as a small network reads it that has learned from "
+    "true footage. ",
+}
+
+
+def behaviour(results: Results) -> Iterator[str]:
+    """Curves of drift and control, bars of revisits, where they were computed."""
+    curves = [metric for metric in TEXTS if metric in results.scores["model"]]
+    if curves:
+        yield html.heading("Does it stay itself, and does it obey?")
+        texts = dict(TEXTS)
+        if results.control:
+            truth, guess = (f"{results.control[name].early.mean:.0%}" for name in ("truth", "guess"))
+            texts["control"] += (
+                f"Of frames 1-16 it reads {truth} off the truth; always guessing the commonest: {guess}."
+            )
+        yield from (html.paragraph(texts[metric], "soft") for metric in curves)
+        yield legend()
+        yield html.grid(*(html.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in curves))
+        names = {
+            **METHODS,
+            **({"truth": "the true frames", "guess": "the commonest action"} if results.control else {}),
+        }
+        rows = []
+        for method, name in names.items():
+            scores = {"control": results.control[method]} if method not in METHODS else results.scores[method]
+            cells = [scores.get(metric) for metric in curves]
+            rows.append([name, *(_early_and_late(metric, cell) for metric, cell in zip(curves, cells, strict=True))])
+        yield html.table(["mean (95 % interval), frames 1-16 / later", *(METRIC_NAMES[one] for one in curves)], rows)
+    shown = [group for group in results.revisit if group.frames]
+    if shown:
+        yield html.heading("Does it remember places?")
+        text = (
+            "PSNR of predicted frames by how long ago the context showed the same view (same place, facing the same "
+            "way, by the logged poses). A model that remembers does better on those than on views it was never shown."
+        )
+        yield html.paragraph(text, "soft")
+        bars = [(one.group, [one.scores["model"].mean], interval(one.scores["model"], "revisit")) for one in shown]
+        yield html.bars(bars)
+        rows = [
+            [one.group, f"{one.frames:,}", f"{one.episodes}"]
+            + [interval(one.scores[method], "revisit") for method in METHODS]
+            for one in shown
+        ]
+        yield html.table(["PSNR (dB) of views", "frames", "episodes", *METHODS.values()], rows)
+
+
+def _early_and_late(metric: str, score: Score | None) -> str:
+    if score is None:
+        return ""
+    return interval(score.early, metric) + (f" / {interval(score.late, metric)}" if score.late else "")
+
+
+def beside_published(results: Results) -> Iterator[str]:
+    """The paper's layout: a line a model, and the lines the authors printed of the same protocol."""
+    protocol = results.protocol
+    published = PUBLISHED.get(protocol.name, ())
+    if not published:
+        return
+    metrics = [metric for metric in ("ssim", "psnr", "lpips", "fvd") if metric in PROTOCOLS[protocol.name].metrics]
+    yield html.heading("Beside the paper")
+    text = (
+        "Theirs as printed in the paper and beside the released models, of the named footage; ours of that below. "
+        + (
+            "Measured as their script does, as far as docs/paper.md says."
+            if protocol.fvd_frames == "all"
+            else "Their script measures otherwise in places: see --as-published."
+        )
+    )
+    yield html.paragraph(text, "soft")
+    ours = [results.figure(metric) if metric in (*results.by_seed, *results.missing) else "" for metric in metrics]
+    rows = [["this model", results.data["folder"], *ours]]
+    for row in published:
+        rows.append([f"{row.model} (paper)", row.said_of, *(_printed(row, metric) for metric in metrics)])
+    yield html.table(["", "footage", *(METRIC_NAMES[metric] for metric in metrics)], rows)
+
+
+def _printed(row: Row, metric: str) -> str:
+    value = getattr(row, metric)
+    if value is None:
+        return ""
+    deviation = f" ± {row.fvd_deviation:g}" if metric == "fvd" and row.fvd_deviation is not None else ""
+    return f"{value:.{DIGITS[metric]}f}" + deviation

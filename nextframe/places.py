@@ -1,0 +1,83 @@
+"""Where training clips are taken from: how long they are, and where in their episodes they start."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from nextframe.config import WorldModelConfig
+
+L = TypeVar("L", int, np.ndarray)
+"""A length, or several."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the clips of one step are: the lengths of their windows, the same for all clips, and how to draw a start.
+
+    Alone, a window has a length uniform in what is allowed, and a start uniform in the n(length) places of its episode
+    where that fits. Here the windows of a clip share the start, and each is still drawn exactly like that:
+
+    - of windows with one start, each length has odds 1 / n(length) where it fits behind it: that is what the length of
+      a window alone is, given its start. So one window is drawn alone, and the other lengths behind its start;
+    - a start then has odds weight(start) ** (1 - windows) where all lengths fit, with weight the sum of those 1 / n:
+      what it is given the lengths. Every clip draws it anew, so the clips of a step have nothing but lengths in common;
+    - all this is done in the shortest episode. One that has `more` places keeps a start, counted from its end, with
+      probability (start + 1) / (start + 1 + more), and draws it from all places before that otherwise: this makes
+      uniform in n + more places of uniform in n, whatever n is.
+    """
+
+    lengths: tuple[int, ...]
+    interval: int
+    shortest: int
+    """Frames of the shortest episode."""
+    odds: np.ndarray | None
+    """Of each start in the shortest episode. None, for one window: they are equal."""
+
+    def start(self, frames: int, random: np.random.Generator) -> int:
+        """First frame of a clip from an episode of `frames` frames."""
+        if self.odds is None:
+            return int(random.integers(fitting(frames, self.lengths[0], self.interval)))
+        start, more = int(random.choice(len(self.odds), p=self.odds)), frames - self.shortest
+        kept = random.random() * (start + 1 + more) < start + 1
+        return start + more if kept else int(random.integers(start + more))
+
+
+def clip_places(config: WorldModelConfig, step: int, shortest: int, random: np.random.Generator) -> Places:
+    """The places of one step; `shortest`: frames of the shortest episode that clips are taken from."""
+    clip = config.clip
+    first = clip_length(config, step, random)
+    if clip.windows == 1:
+        return Places((first,), clip.interval, shortest, None)
+    lengths = np.arange(*length_range(config, step))
+    fit = fitting(shortest, lengths, clip.interval)
+    # [start, length]: what each length alone adds to the odds of a start.
+    shares = (np.arange(fit.max())[:, None] < fit) / fit
+    weights = shares.sum(axis=1)
+    start = int(random.integers(fitting(shortest, first, clip.interval)))
+    others = random.choice(lengths, clip.windows - 1, p=shares[start] / weights[start])
+    drawn = (first, *(int(length) for length in others))
+    odds = weights[: fitting(shortest, max(drawn), clip.interval)] ** (1.0 - clip.windows)
+    return Places(drawn, clip.interval, shortest, odds / odds.sum())
+
+
+def fitting(frames: int, length: L, interval: int) -> L:
+    """How many starts a clip of `length` frames has in an episode of `frames`."""
+    return frames - (length - 1) * interval
+
+
+def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:
+    """Frames of the clips of one step, of one window each."""
+    if config.clip.min_frames is None:
+        return config.clip.frames
+    return int(random.integers(*length_range(config, step)))
+
+
+def length_range(config: WorldModelConfig, step: int) -> tuple[int, int]:
+    """Lengths [least, beyond) that clips may have at this step."""
+    clip = config.clip
+    if clip.min_frames is None:
+        return clip.frames, clip.frames + 1
+    grown = min(1.0, step / (clip.ramp * config.train.steps)) if clip.ramp else 1.0
+    longest = clip.min_frames * (clip.frames / clip.min_frames) ** grown
+    return clip.min_frames, max(clip.min_frames + 1, round(longest))
