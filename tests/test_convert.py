@@ -107,6 +107,15 @@ def test_a_published_transformer_gives_its_own_numbers_and_comes_back_exactly(na
     check_same(Path("back.pth"), weights)
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_that_a_wrapper_of_the_network_left(wrapper: str) -> None:
+    """DDP and torch.compile put their own before all names."""
+    weights = recorded("far_label")
+    convert(saved({wrapper + name: weight for name, weight in weights.items()}, "FAR"), "--out", "run")
+    convert("run", "--to-official", "--out", "back.pth")
+    check_same(Path("back.pth"), weights)
+
+
 def test_precisions_are_kept() -> None:
     weights = {name: weight.bfloat16() if "mlp" in name else weight for name, weight in recorded("far_label").items()}
     convert(saved(weights, "FAR"), "--out", "run")

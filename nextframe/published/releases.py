@@ -33,13 +33,13 @@ TRANSFORMERS = {
 
 
 def name_and_hash(path: PurePath | str) -> tuple[str, str | None]:
-    """`dcae/DCAE_BAIR_Res64-1a8547fb.pth` -> ("DCAE_BAIR_Res64", "1a8547fb"), the beginning of its sha256 (torch hub's
+    """A file's name without, and the beginning of its sha256 (torch hub's habit); None where the name ends in none.
 
-    habit); None where the name ends in none.
+    `dcae/DCAE_BAIR_Res64-1a8547fb.pth` -> ("DCAE_BAIR_Res64", "1a8547fb")
     """
     stem = PurePath(path).stem
-    match = re.fullmatch(r"(.+)-([0-9a-f]{8,64})", stem)
-    return (match[1], match[2]) if match else (stem, None)
+    match = re.fullmatch(r"(.+)-([0-9a-fA-F]{8,64})", stem)
+    return (match[1], match[2].lower()) if match else (stem, None)
 
 
 def release_of(path: PurePath | str) -> Release | None:

@@ -176,7 +176,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than a state dict ({', '.join(others[:3])}): load it and save the weights in it alone, "
             f"as in torch.save(checkpoint[{part}], FILE)"
         )
-    return {str(name): value.detach() for name, value in content.items()}
+    return _without_wrappers({str(name): value.detach() for name, value in content.items()})
+
+
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as the network has them, without those of DDP and torch.compile round it."""
+    for wrapper in ("module.", "_orig_mod.", "module."):  # compiled before or after it was distributed
+        if weights and all(name.startswith(wrapper) for name in weights):
+            weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+    return weights
 
 
 def _verify(path: Path) -> bool:
