@@ -36,6 +36,15 @@ class KeyValueCache:
         """Tokens there is room for, those of the frame being generated included."""
         return self._memory.shape[-2]
 
+    def grow(self, capacity: int) -> None:
+        """Make room for so many tokens; what lies on the stack stays."""
+        if capacity > self.capacity:
+            layers, both, batch, heads, _, head_dim = self._memory.shape
+            larger = self._memory.new_empty(layers, both, batch, heads, capacity, head_dim)
+            top = self._layout.tokens
+            larger[..., :top, :] = self._memory[..., :top, :]
+            self._memory = larger
+
     def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Heads, Heads]:
         """Write above the top, without moving it; returns the stack and what was written, [b, k, top + n, e]."""
         top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[1]

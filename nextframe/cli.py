@@ -13,6 +13,7 @@ from nextframe.commands.footage import encode, inspect, record
 from nextframe.commands.imports import import_footage
 from nextframe.commands.measures import bench, evaluate, sample
 from nextframe.commands.models import convert, export, train
+from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
 from nextframe.errors import UserError
 from nextframe.memory import keep_freed_memory
@@ -44,6 +45,7 @@ VERBS = {
     "train": Verb(train, raw=True),
     "encode": Verb(encode),
     "sample": Verb(sample),
+    "play": Verb(play),
     "evaluate": Verb(evaluate, raw=True),
     "export": Verb(export),
     "bench": Verb(bench, raw=True),

@@ -76,7 +76,26 @@ class WorldModel:
         [f - 1], or float32 [f - 1, a] where they are vectors. `most_frames`: room for so many frames, the clip
         included. `label`: what the clip shows, for a model of labels.
         """
-        return Walk(self, video, actions, label, sample or self.config.sample, most_frames)
+        return self.walk_on(self.encode(video), actions, sample, most_frames, label)
+
+    def walk_on(
+        self,
+        latents: Tensor,
+        actions: Tensor | None = None,
+        sample: SampleConfig | None = None,
+        most_frames: int = 600,
+        label: int | None = None,
+    ) -> "Walk":
+        """The same for a clip that is latents already, [f, c, h, w]: those of another walk, say."""
+        return Walk(self, latents, actions, label, sample or self.config.sample, most_frames)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """uint8 [f, height, width, 3] -> scaled latents [f, c, h, w]. Raises ValueError for another size."""
+        size = self.autoencoder.config.frame_size
+        if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
+            raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
+        with self.at_work():
+            return encode_video(self.autoencoder, video)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU."""
@@ -89,30 +108,46 @@ class Walk:
     def __init__(
         self,
         model: WorldModel,
-        video: Tensor,
+        latents: Tensor,
         actions: Tensor | None,
         label: int | None,
         sample: SampleConfig,
         most_frames: int,
     ) -> None:
-        size = model.autoencoder.config.frame_size
-        if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
-            raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
         self._model = model
         self._label = label
-        conditions = clip_conditions(model.config.model, len(video), actions, label)
+        conditions = clip_conditions(model.config.model, len(latents), actions, label)
+        if conditions is not None:
+            conditions = conditions[None].to(model.device)
         with model.at_work():
-            self._session = model.latent_session(
-                video[None], None if conditions is None else conditions[None], most_frames, sample
-            )
+            self._session = Session(model.transformer, latents[None], conditions, most_frames, sample)
 
-    @torch.no_grad()
+    @property
+    def latents(self) -> Tensor:
+        """All frames so far, the clip's too, [f, c, h, w]."""
+        return self._session.latents[0]
+
+    @property
+    def frames(self) -> int:
+        return self._session.frames
+
+    @property
+    def most_frames(self) -> int:
+        return self._session.capacity
+
     def step(self, action: int | Sequence[float] = 0) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
 
         `action`: an id, or a vector of numbers; models without actions pay no heed to it. Raises ValueError for an
         action the model does not have.
         """
+        latents = self.imagine(action)
+        with self._model.at_work():
+            return self._model.decode(latents[None])[0]
+
+    @torch.no_grad()
+    def imagine(self, action: int | Sequence[float] = 0) -> Tensor:
+        """The same, not decoded: latents [c, h, w]."""
         session, config = self._session, self._model.config.model
         condition = None
         if config.condition == "label":
@@ -124,7 +159,21 @@ class Walk:
                 session.amend(condition)
                 condition = torch.full_like(condition, config.null_condition)
         with self._model.at_work():
-            return self._model.decode(session.step(condition))[0]
+            return session.step(condition)[0]
+
+    def rewind(self, frames: int) -> None:
+        """Go back to the time when there were `frames` frames, at least 1, the clip's included; go on from there.
+
+        What was done at the last of them is open again: the next step says it, and whatever is told what was done
+        *at* a frame (`departure`) is told anew.
+        """
+        if not 1 <= frames <= self.frames:
+            raise ValueError(f"cannot go back to {frames} of {self.frames} frames")
+        self._session.rewind(frames)
+
+    def grow(self, most_frames: int) -> None:
+        """Make room for so many frames."""
+        self._session.grow(most_frames)
 
 
 def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | None, label: int | None) -> Tensor | None:

@@ -148,6 +148,20 @@ class Session:
         self.frames = frames
         self.cache.rewind(layout_of(self.model.config, frames))
 
+    def grow(self, capacity: int) -> None:
+        """Make room for so many frames, context included; what there is stays, and so do the frames to come.
+
+        Raises ValueError with RIFLEx, which bends time by the length that was said at first.
+        """
+        if self.sample.riflex:
+            raise ValueError("with RIFLEx a session cannot grow: give it its whole capacity")
+        if capacity > self.capacity:
+            self.capacity = capacity
+            self._latents = _room_for(self.latents, capacity)
+            if self._conditions is not None:
+                self._conditions = _room_for(self._conditions[:, : self.frames], capacity)
+            self.cache.grow(largest_stack(self.model.config, capacity))
+
     def _velocity(self) -> Velocity:
         """Velocity of the new frame; its first evaluation also reads whatever of the past the stack lacks."""
         model, config = self.model, self.model.config

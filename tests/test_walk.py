@@ -95,3 +95,27 @@ def test_a_network_that_is_settled_for_sampling_is_the_same_function(
         assert errors[0] < 1.3 * errors[1]
     assert network.head.weight.dtype == dtype
     assert network.condition.weight.dtype == torch.float32  # an embedding is no product
+
+
+@pytest.mark.parametrize("action_of", ["arrival", "departure"])
+def test_a_walk_goes_back_and_grows(action_of: str) -> None:
+    """In whatever order: what it gives after is what a walk gives that has only done what counts."""
+    world = WorldModelConfig(model=replace(MODEL, action_of=action_of), sample=SampleConfig(steps=2))
+    model = WorldModel(world, random_transformer(world.model), Autoencoder(TOKENIZER).eval(), "")
+    way = model.session(CLIP, most_frames=9)
+    for action in (1, 2, 0, 1, 2, 2):
+        way.step(action)
+    with pytest.raises(ValueError, match="room for 9 frames"):
+        way.step(0)
+    way.grow(30)
+    way.step(1)
+    way.rewind(6)
+    for action in (2, 2, 0, 1, 1, 1):
+        way.step(action)
+    fresh = model.session(CLIP)
+    for action in (1, 2, 0, 2, 2, 0, 1, 1, 1):
+        fresh.step(action)
+    torch.testing.assert_close(way.latents, fresh.latents, atol=1e-5, rtol=1e-5)
+    for frames in (0, 13):
+        with pytest.raises(ValueError, match=f"cannot go back to {frames} of 12 frames"):
+            way.rewind(frames)

@@ -1,0 +1,68 @@
+"""The command that opens a world in the browser."""
+
+from pathlib import Path
+from typing import Literal
+
+from nextframe.errors import UserError
+
+
+def play(
+    model: Path | None = None,
+    data: Path | None = None,
+    world: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    solver: Literal["euler", "heun", "adams"] | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+    real: bool = True,
+    size: int = 64,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    sessions: int = 16,
+    browser: bool = True,
+    device: str = "auto",
+) -> None:
+    """Walk through a trained world in the browser, on the arrow keys: nextframe play --model RUN --data DATA
+
+    nextframe play --world maze is the real engine alone, to record a person's walk. See docs/play.md.
+
+    Args:
+        model: Run of a world model.
+        data: Folder of episodes to go on from; without it, from pictures and clips that are uploaded.
+        world: maze or gym:ENV_ID, in place of a model.
+        steps: Steps per frame; the model's own if not given, as the next two.
+        guidance: 1 is none, 0 without the condition.
+        solver: How a step is made.
+        seed: Of the noise.
+        memory: Frames the model sees at once, at most; the length it was trained on if not given.
+        real: Where the footage is of mazes, the engine shows what the same actions lead to there.
+        size: Height and width of a frame of --world.
+        host: Address to listen at. Any but this machine's own asks for the token that is printed.
+        port: Port to listen at.
+        sessions: Visitors at once; others are told to come later.
+        browser: Open the browser.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if (model is None) == (world is None):
+        raise UserError("name a --model RUN to dream in, or a --world (maze or gym:ENV_ID) to record: one of them")
+    if sessions < 1:
+        raise UserError(f"--sessions is {sessions}: choose 1 or more")
+    try:
+        from nextframe.web.serve import listen, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "websockets", "PIL"):
+            raise
+        raise UserError(f"playing needs {error.name}, which is not installed: pip install 'nextframe[play]'") from None
+    listener = listen(host, port)
+    with listener:
+        if model is not None:
+            from nextframe.web.opening import open_model
+
+            given = {"steps": steps, "guidance": guidance, "solver": solver, "memory": memory}
+            stage = open_model(model, data, given, seed, real, device)
+        else:
+            from nextframe.web.engine import EngineStage
+
+            stage = EngineStage(world or "", size)
+        serve(stage, listener, host, sessions, browser)

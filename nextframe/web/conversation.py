@@ -1,0 +1,131 @@
+"""One socket, from its first message to its last."""
+
+import asyncio
+import contextlib
+import sys
+import time
+import traceback
+
+from fastapi import WebSocket, WebSocketDisconnect
+
+from nextframe.errors import UserError
+from nextframe.web.house import FullError, House
+from nextframe.web.messages import MalformedError, Ping, Resume, StartMessage, parsed
+from nextframe.web.outbox import Outbox
+from nextframe.web.visitor import Visitor
+
+NORMAL, POLICY_VIOLATION, BUG, TRY_AGAIN_LATER = 1000, 1008, 1011, 1013
+MESSAGES_PER_SECOND = 200
+IDLE_SECONDS = 600.0
+CLOSING_SECONDS = 3.0
+"""For the last words to a client that may not be reading."""
+MOST_REASON = 123  # bytes, as RFC 6455 has it
+
+
+class Rate:
+    """So many messages a second, and as many at once. Raises MalformedError for one more."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second, self._left, self._counted = per_second, float(per_second), time.monotonic()
+
+    def count(self) -> None:
+        now = time.monotonic()
+        self._left = min(self._per_second, self._left + (now - self._counted) * self._per_second) - 1
+        self._counted = now
+        if self._left < 0:
+            raise MalformedError(f"more than {self._per_second} messages a second")
+
+
+async def converse(socket: WebSocket, house: House) -> None:
+    """Hear a client, and answer it, until it goes or says what it may not."""
+    await socket.accept()
+    outbox = Outbox()
+    sender = asyncio.create_task(_deliver(socket, outbox))
+    talk = _Conversation(socket, house, outbox)
+    code, reason = NORMAL, ""
+    try:
+        await talk.hear()
+    except (MalformedError, UserError) as error:
+        code, reason = POLICY_VIOLATION, str(error)
+    except FullError as error:
+        code, reason = TRY_AGAIN_LATER, str(error)
+    except WebSocketDisconnect:
+        code = 0
+    except Exception as error:
+        code, reason = BUG, _report(error)
+    finally:
+        if talk.visitor is not None:
+            await house.leave(talk.visitor, outbox)
+        if code:
+            await _say_goodbye(socket, outbox, code, reason)
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+
+
+class _Conversation:
+    def __init__(self, socket: WebSocket, house: House, outbox: Outbox) -> None:
+        self.socket, self.house, self.outbox = socket, house, outbox
+        self.visitor: Visitor | None = None
+        self.rate = Rate(MESSAGES_PER_SECOND)
+
+    async def hear(self) -> None:
+        spoken = time.monotonic()
+        while True:
+            try:
+                said = await asyncio.wait_for(self.socket.receive(), max(0.0, spoken + IDLE_SECONDS - time.monotonic()))
+            except TimeoutError:
+                spoken = time.monotonic()
+                if self.visitor is None:
+                    raise MalformedError("nothing was said for a long time") from None
+                await self.visitor.rest()
+                continue
+            if said["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(said.get("code", NORMAL))
+            self.rate.count()
+            text = said.get("text")
+            message = parsed(text if text is not None else said.get("bytes", b""), self.house.stage.actions)
+            if isinstance(message, Ping):
+                self.outbox.line(type="pong", at=message.at)
+                continue
+            spoken = time.monotonic()
+            if isinstance(message, (StartMessage, Resume)):
+                await self._arrive(message)
+            elif self.visitor is None:
+                raise MalformedError("say start or resume first")
+            elif self.house.wake(self.visitor):
+                self.visitor.hear(message)
+            else:
+                self.outbox.line(type="notice", text=f"all {self.house.seats} seats are taken: try again later")
+
+    async def _arrive(self, message: StartMessage | Resume) -> None:
+        if self.visitor is not None:
+            await self.house.leave(self.visitor, self.outbox)
+            self.visitor = None
+        if isinstance(message, Resume):
+            self.visitor = await self.house.resume(message.session, self.outbox, self._failed)
+        else:
+            self.visitor = await self.house.begin(message, self.outbox, self._failed)
+
+    def _failed(self, error: Exception) -> None:
+        """A bug ends the conversation that met it, and no other."""
+        self._closing = asyncio.create_task(_say_goodbye(self.socket, self.outbox, BUG, _report(error)))
+
+
+def _report(error: Exception) -> str:
+    """The whole for who runs the server, and a line for the client."""
+    print("".join(traceback.format_exception(error)), file=sys.stderr)
+    return f"the server failed: {type(error).__name__}; see its terminal"
+
+
+async def _deliver(socket: WebSocket, outbox: Outbox) -> None:
+    # Whoever hears the client learns of its going too, and is the one to act on it.
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await outbox.deliver(socket.send_text, socket.send_bytes)
+
+
+async def _say_goodbye(socket: WebSocket, outbox: Outbox, code: int, reason: str) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(CLOSING_SECONDS):
+            outbox.line(type="error", text=reason)
+            await outbox.sent()
+            await socket.close(code, reason.encode()[:MOST_REASON].decode(errors="ignore"))

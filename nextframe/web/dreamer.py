@@ -1,0 +1,113 @@
+"""What makes the frames of a walk: here the model. It follows a history wherever that goes."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextframe.config import SampleConfig
+from nextframe.parallel import synchronise
+from nextframe.runs import Walk, WorldModel
+from nextframe.web.history import Action, Branch, History, Step, shared_frames
+
+BLOCK = 512
+"""Frames that room is made for at once."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new frame, uint8 [h, w, 3], and what it took. `end`: why there can be none after it."""
+
+    frame: np.ndarray
+    latents: Any = None
+    pose: tuple[int, int, int] | None = None
+    transformer_ms: float = 0.0
+    decode_ms: float = 0.0
+    end: str | None = None
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    def step(self, history: History, action: Action) -> Made:
+        """The frame that `action`, at the frame where `history` stands, leads to."""
+        ...
+
+    def rest(self) -> None:
+        """Give back what can be made again from the history."""
+        ...
+
+
+class Dreamer:
+    """A model that dreams one visitor's walk. Only the thread that owns the model may enter it.
+
+    It holds a cached session over some branch. Where the history has gone elsewhere, the session is rewound to what
+    both have in common, or, where the history goes on without it, made anew from the latents that were kept.
+    """
+
+    def __init__(self, world: WorldModel, sample: SampleConfig, label: int | None = None) -> None:
+        self.world = world
+        self.sample = sample
+        self.label = label
+        self._walk: Walk | None = None
+        self._branch: Branch | None = None
+
+    def change(self, **settings: Any) -> None:
+        """Other steps, guidance or solver from the next frame on. Raises ValueError for impossible ones."""
+        changed = replace(self.sample, **settings)
+        if changed != self.sample:
+            self.sample = changed
+            self.rest()
+
+    def rest(self) -> None:
+        self._walk = self._branch = None
+
+    def step(self, history: History, action: Action) -> Made:
+        started = time.perf_counter()
+        walk = self._at(history)
+        if walk.frames >= walk.most_frames:
+            walk.grow(walk.frames + BLOCK)
+        latents = walk.imagine(0 if action is None else action)
+        synchronise(self.world.device)
+        imagined = time.perf_counter()
+        with self.world.at_work():
+            frame = self.world.decode(latents[None])[0].numpy()
+        self._branch = None  # until the history has taken the frame in, see `took`
+        decoded = time.perf_counter()
+        # A copy: the session's own tensor holds the whole walk.
+        return Made(frame, latents.clone(), None, 1000 * (imagined - started), 1000 * (decoded - imagined))
+
+    def took(self, history: History) -> None:
+        """The history has appended what `step` made."""
+        self._branch = history.branch
+
+    def _at(self, history: History) -> Walk:
+        """The session, having seen the frames up to where the history stands."""
+        frames = history.frame + 1
+        if self._walk is not None and self._branch is not None:
+            shared = shared_frames(self._branch, self._walk.frames, history.branch, frames)
+            if shared == frames:
+                if self._walk.frames > frames:
+                    self._walk.rewind(frames)
+                return self._walk
+        path = history.path()
+        latents = torch.stack([step.latents for step in path])
+        self._walk = self.world.walk_on(latents, self._actions(path), self.sample, frames + BLOCK, self.label)
+        return self._walk
+
+    def _actions(self, path: Sequence[Step]) -> Tensor | None:
+        """Those that led to each frame but the first; the null action where nobody knows."""
+        config = self.world.config.model
+        if config.condition not in ("action", "vector"):
+            return None
+        if config.condition == "action":
+            ids = [config.classes if step.action is None else step.action for step in path[1:]]
+            return torch.tensor(ids, dtype=torch.int64)
+        nothing = (math.nan,) * config.action_size
+        vectors = [nothing if step.action is None else step.action for step in path[1:]]
+        return torch.tensor(vectors, dtype=torch.float32).reshape(len(path) - 1, config.action_size)

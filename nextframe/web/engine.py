@@ -1,0 +1,156 @@
+"""The engine itself as what is played, without a model: for a person to walk in it, and to keep the walk as footage."""
+
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextframe.data.episodes import DatasetInfo
+from nextframe.errors import UserError
+from nextframe.pages.drawing import png_bytes
+from nextframe.version import VERSION
+from nextframe.web.dreamer import Made
+from nextframe.web.game import Game
+from nextframe.web.history import Action, Branch, History
+from nextframe.web.messages import Actions, StartMessage
+from nextframe.web.reality import Reality
+from nextframe.web.starts import MazePlace, Start, maze_source
+from nextframe.worlds.gym.record import world_seed
+from nextframe.worlds.gym.settings import GymSettings
+from nextframe.worlds.maze.engine import load_vizdoom
+from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings
+from nextframe.worlds.record import SEEDS, episode_seed
+
+BY_HAND = SEEDS - 1
+"""The seed, as of `record --seed`, of worlds that people walk in: of the training split, and in no other recording."""
+NEW = "new"
+
+
+class MazeWalk:
+    """Frames of a maze: a function of the pose, so one may go anywhere in a history."""
+
+    def __init__(self, reality: Reality, place: MazePlace) -> None:
+        self.reality, self.place = reality, place
+
+    def step(self, history: History, action: Action) -> Made:
+        pose = self.place.move(history.current().pose, action)
+        return Made(self.reality.ask({"pose": pose})[1], pose=pose)
+
+    def rest(self) -> None:
+        self.reality.close()
+
+
+class EnvironmentWalk:
+    """Frames of an environment, which only goes forward: what lies further back is played again from the start."""
+
+    def __init__(self, reality: Reality, seed: int) -> None:
+        self.reality, self.seed = reality, seed
+        self._at: tuple[Branch, int] | None = None
+
+    def step(self, history: History, action: Action) -> Made:
+        if self._at != (history.branch, history.frame):
+            before = [step.action for step in history.path()[1:]]
+            self.reality.ask({"reset": self.seed, "replay": before})
+        at_end = history.frame == history.branch.length - 1
+        header, frame = self.reality.ask({"step": action})
+        # In the middle of a branch, the history makes a new one of it: then it is played again, once.
+        self._at = (history.branch, history.frame + 1) if at_end else None
+        return Made(frame, end="the episode has ended: go back, or begin another" if header["ended"] else None)
+
+    def first(self) -> tuple[dict[str, Any], np.ndarray]:
+        """What the environment says of itself, and its first frame."""
+        return self.reality.ask({"reset": self.seed})
+
+    def rest(self) -> None:
+        self._at = None
+        self.reality.close()
+
+
+class EngineStage:
+    """A world by its name: `maze` or `gym:ENV_ID`. Raises UserError when it cannot be had."""
+
+    def __init__(self, world: str, size: int) -> None:
+        self.name, self.size, self.window = world, size, 1
+        self.maze: MazeSettings | None = None
+        self.gym: GymSettings | None = None
+        self._thumbnail: bytes | None = None
+        if world == "maze":
+            self.maze = MazeSettings(size=size)
+            source = {**maze_source(self.maze), "seed": BY_HAND}
+            self.info = DatasetInfo(FRAMES_PER_SECOND, size, ACTION_NAMES, source)
+            load_vizdoom()  # raises if there is none
+        elif world.startswith("gym:"):
+            self.gym = GymSettings(world.removeprefix("gym:"), size=size)
+            walk = self._new_environment()
+            header, _ = walk.first()
+            source = {"world": "gym", **asdict(self.gym), "fps": header["fps"], "seed": BY_HAND}
+            self.info = DatasetInfo(header["fps"], size, tuple(header["names"]), source, header["kind"])
+            walk.rest()
+        else:
+            raise UserError(f"--world {world!r} is unknown: choose maze or gym:ENV_ID")
+        self.fps = self.info.fps
+        self.actions = Actions(self.info.action_kind, len(self.info.action_names))
+
+    def facts(self) -> dict[str, Any]:
+        vector, names = self.info.action_kind == "vector", list(self.info.action_names)
+        return {
+            "model": self.name,
+            "parameters": 0,
+            "size": self.size,
+            "fps": self.fps,
+            "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(names)],
+            "vector": names if vector else [],
+            "kind": self.info.action_kind,
+            "labels": [],
+            "settings": None,
+            "solvers": [],
+            "guidable": False,
+            "real": False,
+            "window": self.window,
+            "starts": [{"name": NEW, "thumbnail": f"/api/thumbnail/{NEW}.png", "frames": 1}],
+            "version": VERSION,
+        }
+
+    def thumbnail(self, name: str) -> bytes:
+        if name != NEW:
+            raise UserError(f"there is no start {name!r}: choose {NEW}")
+        if self._thumbnail is None:
+            game = self.begin(StartMessage(NEW, None, 1, False), None)
+            self._thumbnail = png_bytes(game.shown())
+            game.close()
+        return self._thumbnail
+
+    def keep(self, upload: str, video: np.ndarray) -> None:
+        raise UserError("the engine begins nowhere but in its own world: play a --model to go on from a picture")
+
+    def beside(self, game: Game) -> Reality | None:
+        return None
+
+    def begin(self, message: StartMessage, folder: Path | None) -> Game:
+        if message.episode != NEW:
+            raise UserError(f"there is no start {message.episode!r}: choose {NEW}")
+        if self.maze is not None:
+            walk, start = self._new_maze()
+            return Game(walk, start, folder)
+        walk = self._new_environment()
+        return Game(walk, Start(NEW, walk.first()[1][None]), folder)
+
+    def _new_maze(self) -> tuple[MazeWalk, Start]:
+        assert self.maze is not None
+        seed = _new_seed()
+        place = MazePlace(seed, self.maze)
+        reality = Reality({"world": "maze", "seed": seed, "settings": asdict(self.maze)})
+        pose = place.maze.start
+        video = reality.ask({"pose": pose})[1][None]
+        return MazeWalk(reality, place), Start(NEW, video, np.zeros(0, np.int64), maze=place, poses=[pose])
+
+    def _new_environment(self) -> EnvironmentWalk:
+        assert self.gym is not None
+        seed = world_seed("train", _new_seed())
+        return EnvironmentWalk(Reality({"world": "gym", "settings": asdict(self.gym)}), seed)
+
+
+def _new_seed() -> int:
+    return episode_seed("train", BY_HAND, secrets.randbelow(SEEDS))

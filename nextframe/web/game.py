@@ -1,0 +1,103 @@
+"""One visitor's walk: step, go back, branch, change how it is dreamed. Nothing here knows of a browser."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nextframe.config import SampleConfig
+from nextframe.errors import UserError
+from nextframe.runs import WorldModel
+from nextframe.web.dreamer import Dreamer, Made, Source
+from nextframe.web.history import MOST_FRAMES, Action, Film, History, Step
+from nextframe.web.starts import Start
+
+
+class Game:
+    """A history, what makes its frames, and the films that keep them. Close it: the films are files."""
+
+    def __init__(
+        self, source: Source, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
+    ) -> None:
+        self.source = source
+        self.start = start
+        size = start.video.shape[1]
+        self.film, self.truth_film = Film(size, folder), Film(size, folder)
+        steps = []
+        for number, frame in enumerate(start.video):
+            latents = None if start.latents is None else start.latents[number]
+            pose = None if start.poses is None else start.poses[number]
+            steps.append(Step(start.action_to(number), self.film.append(frame), latents, pose))
+        self.history = History(steps, most_frames)
+        self.ended: str | None = None
+
+    def step(self, action: Action) -> tuple[np.ndarray, Made]:
+        """The frame that `action` leads to, uint8 [h, w, 3], and what it took.
+
+        Raises UserError when the walk is full, or the world has ended.
+        """
+        self.history.check_room()
+        if self.ended is not None and self.history.frame == self.history.branch.length - 1:
+            raise UserError(self.ended)
+        made = self.source.step(self.history, action)
+        pose = made.pose
+        if pose is None and self.start.maze is not None:
+            pose = self.start.maze.move(self.history.current().pose, action)
+        self.history.append(Step(action, self.film.append(made.frame), made.latents, pose))
+        if isinstance(self.source, Dreamer):
+            self.source.took(self.history)
+        self.ended = made.end
+        return made.frame, made
+
+    def seek(self, frame: int) -> np.ndarray:
+        """Go to any frame of this branch, and see it; a step from there begins a new branch. Raises UserError."""
+        self.history.seek(frame)
+        self.ended = None
+        return self.shown()
+
+    def enter(self, branch: int) -> np.ndarray:
+        """Go to the end of a branch, and see it. Raises UserError when there is none."""
+        self.history.enter(branch)
+        self.ended = None
+        return self.shown()
+
+    def shown(self) -> np.ndarray:
+        """The frame where one stands."""
+        return self.film.read(self.history.current().place)
+
+    def change(self, steps: int | None = None, guidance: float | None = None, solver: str | None = None) -> None:
+        """Dream on with other settings. Raises UserError for impossible ones."""
+        if not isinstance(self.source, Dreamer):
+            raise UserError("the engine has no sampling settings: play a model")
+        given = {"steps": steps, "guidance": guidance, "solver": solver}
+        try:
+            self.source.change(**{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise UserError(f"sampling: {error}") from None
+
+    def note_truth(self, step: Step, truth: np.ndarray) -> float:
+        """Keep the engine's frame beside a dreamed one; their PSNR in dB."""
+        step.truth_place = self.truth_film.append(truth)
+        step.psnr = psnr(self.film.read(step.place), truth)
+        return step.psnr
+
+    def truth(self, step: Step) -> np.ndarray | None:
+        """The engine's frame, where there is one; of the clip, the clip's own."""
+        if step.truth_place is not None:
+            return self.truth_film.read(step.truth_place)
+        return self.film.read(step.place) if step.place < self.history.context else None
+
+    def close(self) -> None:
+        self.source.rest()
+        self.film.close()
+        self.truth_film.close()
+
+
+def psnr(frame: np.ndarray, truth: np.ndarray) -> float:
+    """In dB, of 8-bit frames; 100 where they are the same."""
+    error = np.square(frame.astype(np.float32) - truth).mean()
+    return 100.0 if error == 0 else round(float(10 * np.log10(255**2 / error)), 2)
+
+
+def dreamed(world: WorldModel, start: Start, sample: SampleConfig, folder: Path | None = None) -> Game:
+    """A walk that a model dreams. Only the thread that owns the model may begin one."""
+    return Game(Dreamer(world, sample, start.label), start.seen_by(world), folder)

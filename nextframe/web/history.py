@@ -1,0 +1,160 @@
+"""What a visitor has walked: frames in branches. Going on from an earlier frame begins a new one; none is forgotten."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextframe.errors import UserError
+
+Action = int | tuple[float, ...] | None
+"""An id, the numbers of a vector, or nothing that anybody knows of."""
+MOST_FRAMES = 20_000
+MOST_BRANCHES = 100
+
+
+class Film:
+    """Frames of one size, kept in a file that goes with the object: thousands of them would fill the memory."""
+
+    def __init__(self, size: int, folder: Path | None = None) -> None:
+        self.size = size
+        self.frames = 0
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._bytes = size * size * 3
+
+    def append(self, frame: np.ndarray) -> int:
+        """Its place in the file."""
+        content = np.ascontiguousarray(frame, np.uint8).tobytes()
+        if len(content) != self._bytes:
+            raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
+        os.pwrite(self._file.fileno(), content, self.frames * self._bytes)
+        self.frames += 1
+        return self.frames - 1
+
+    def read(self, place: int) -> np.ndarray:
+        """uint8 [size, size, 3]; from any thread."""
+        content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
+        return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass
+class Step:
+    """A frame of a walk. `action` led to it. `place` and `truth_place`: where the films have it, and the engine's."""
+
+    action: Action
+    place: int
+    latents: Any = None
+    """Of a model's frame, as the model made it: a walk that is taken up again goes on from these, to the bit."""
+    pose: tuple[int, int, int] | None = None
+    truth_place: int | None = None
+    psnr: float | None = None
+
+
+@dataclass
+class Branch:
+    """Frames from `origin` on; those before it are the parent's."""
+
+    number: int
+    parent: "Branch | None"
+    origin: int
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """All its frames, those of its parents included."""
+        return self.origin + len(self.steps)
+
+    def step(self, frame: int) -> Step:
+        branch = self
+        while frame < branch.origin:
+            assert branch.parent is not None  # the first one begins at 0
+            branch = branch.parent
+        return branch.steps[frame - branch.origin]
+
+
+class History:
+    """The branches of a walk, and where in them one stands: `branch`, at `frame`, the newest that is shown."""
+
+    def __init__(self, clip: Sequence[Step], most_frames: int = MOST_FRAMES) -> None:
+        self.context = len(clip)
+        self.most_frames = most_frames
+        self.branches = [Branch(0, None, 0, list(clip))]
+        self.branch = self.branches[0]
+        self.frame = len(clip) - 1
+
+    @property
+    def made(self) -> int:
+        """Frames of all branches, those of the clip not counted."""
+        return sum(len(branch.steps) for branch in self.branches) - self.context
+
+    def current(self) -> Step:
+        return self.branch.step(self.frame)
+
+    def path(self) -> list[Step]:
+        """All steps up to where one stands."""
+        parts, branch, end = [], self.branch, self.frame + 1
+        while True:
+            parts.append(branch.steps[: max(0, end - branch.origin)])
+            end = min(end, branch.origin)
+            if branch.parent is None:
+                return [step for part in reversed(parts) for step in part]
+            branch = branch.parent
+
+    def check_room(self) -> None:
+        """Raises UserError when there is no room for another frame, or another branch."""
+        if self.made >= self.most_frames:
+            raise UserError(f"this walk has {self.most_frames:,} frames, which is all there is room for: save it")
+        if self.frame < self.branch.length - 1 and len(self.branches) >= MOST_BRANCHES:
+            raise UserError(
+                f"this walk has {MOST_BRANCHES} branches, which is all there is room for: go on from an end"
+            )
+
+    def append(self, step: Step) -> None:
+        """One frame further: at the end of the branch, or else in a new one."""
+        if self.frame < self.branch.length - 1:
+            self.branch = Branch(len(self.branches), self.branch, self.frame + 1)
+            self.branches.append(self.branch)
+        self.branch.steps.append(step)
+        self.frame += 1
+
+    def seek(self, frame: int) -> None:
+        """Stand at a frame of this branch. Raises UserError when it has none."""
+        if not 0 <= frame < self.branch.length:
+            raise UserError(f"this branch has no frame {frame}: choose 0 to {self.branch.length - 1}")
+        self.frame = frame
+
+    def enter(self, number: int) -> None:
+        """Stand at the end of a branch. Raises UserError when there is none."""
+        if not 0 <= number < len(self.branches):
+            raise UserError(f"there is no branch {number}: choose 0 to {len(self.branches) - 1}")
+        self.branch = self.branches[number]
+        self.frame = self.branch.length - 1
+
+    def outline(self) -> list[dict[str, int]]:
+        """The branches in numbers: `from` is the first frame that is a branch's own."""
+        return [
+            {"id": branch.number, "from": branch.origin or self.context, "length": branch.length}
+            for branch in self.branches
+        ]
+
+
+def shared_frames(branch: Branch, frames: int, other: Branch, other_frames: int) -> int:
+    """How many frames, from the first, are the very same steps in the first `frames` of both."""
+    origins: dict[int, int] = {}  # branch number -> how far its own frames count
+    walker, end = branch, frames
+    while walker is not None:
+        origins[walker.number] = min(end, walker.length)
+        end, walker = min(end, walker.origin), walker.parent
+    walker, end = other, other_frames
+    while walker is not None:
+        if walker.number in origins:
+            return min(origins[walker.number], end, walker.length)
+        end, walker = min(end, walker.origin), walker.parent
+    return 0

@@ -1,0 +1,158 @@
+"""All visitors of a server: who is there, who has left and may come back, and the threads that work for them."""
+
+import asyncio
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nextframe.data.episodes import DatasetInfo
+from nextframe.errors import UserError
+from nextframe.web.game import Game
+from nextframe.web.messages import Actions, StartMessage
+from nextframe.web.outbox import Outbox
+from nextframe.web.reality import Reality
+from nextframe.web.visitor import Visitor
+
+MOST_KEPT = 64
+"""Walks whose visitors have left."""
+KEPT_BYTES = 4 * 2**30
+"""Of their films, on disk."""
+CHORES = 4
+
+
+class FullError(Exception):
+    """One line: there is no seat left."""
+
+
+class Stage(Protocol):
+    """What is played: a model, or an engine alone."""
+
+    actions: Actions
+    fps: float
+    window: int
+    size: int
+    info: DatasetInfo
+    """Of a dataset of such walks."""
+
+    def facts(self) -> dict[str, Any]:
+        """What GET /api/world says."""
+        ...
+
+    def thumbnail(self, name: str) -> bytes:
+        """png of a start. Raises UserError when there is none."""
+        ...
+
+    def begin(self, message: StartMessage, folder: Path) -> Game:
+        """A walk; called where its frames are made. Raises UserError."""
+        ...
+
+    def beside(self, game: Game) -> Reality | None:
+        """The engine for the same actions, where there is one."""
+        ...
+
+    def keep(self, upload: str, video: np.ndarray) -> None:
+        """Something a visitor may begin with. Raises UserError where nobody may."""
+        ...
+
+
+class House:
+    """Made in the loop that serves. Close it: it has threads, and files."""
+
+    def __init__(self, stage: Stage, seats: int) -> None:
+        self.stage = stage
+        self.seats = seats
+        self.visitors: OrderedDict[str, Visitor] = OrderedDict()
+        self.folder = Path(tempfile.mkdtemp(prefix="nextframe-play-"))
+        # One thread owns the model; its queue is first come, first served, and a visitor has one job in it.
+        self.dreams = ThreadPoolExecutor(1, "dreams")
+        self.chores = ThreadPoolExecutor(CHORES, "chores")
+        self._arriving = 0
+
+    @property
+    def present(self) -> int:
+        """Seats that are taken; who has said nothing for long does not need one."""
+        seated = sum(visitor.outbox is not None and not visitor.resting for visitor in self.visitors.values())
+        return seated + self._arriving
+
+    def wake(self, visitor: Visitor) -> bool:
+        """Whether a visitor who says something has a seat, or is given one again."""
+        if visitor.resting and self.present < self.seats:
+            visitor.resting = False
+        return not visitor.resting
+
+    async def begin(self, message: StartMessage, outbox: Outbox, failed: Callable[[Exception], None]) -> Visitor:
+        """A new visitor. Raises FullError, and UserError for a start there is not."""
+        self._check_seats()
+        self._arriving += 1
+        loop = asyncio.get_running_loop()
+        try:
+            game = await loop.run_in_executor(self.dreams, self.stage.begin, message, self.folder)
+        finally:
+            self._arriving -= 1
+        visitor = Visitor(game, self.stage.fps, self.stage.window, self.dreams, self.chores)
+        visitor.queue = lambda: self._waiting(visitor)
+        if message.real:
+            visitor.reality = self.stage.beside(game)
+        self.visitors[visitor.name] = visitor
+        visitor.attach(outbox, failed)
+        return visitor
+
+    async def resume(self, name: str, outbox: Outbox, failed: Callable[[Exception], None]) -> Visitor:
+        """A visitor who has been here. Raises FullError, and UserError where the walk is not kept any more."""
+        visitor = self.visitor(name)
+        async with visitor.door:
+            if visitor.outbox is None:
+                self._check_seats()
+            else:  # on another socket, which is dead or will be
+                await visitor.detach()
+            visitor.attach(outbox, failed)
+        return visitor
+
+    def visitor(self, name: str) -> Visitor:
+        """Raises UserError when there is none of that name."""
+        if name not in self.visitors:
+            raise UserError("this walk is not kept any more: start a new one")
+        return self.visitors[name]
+
+    async def leave(self, visitor: Visitor, outbox: Outbox) -> None:
+        """The client with this outbox has gone; the walk is kept for a while."""
+        async with visitor.door:
+            if visitor.outbox is not outbox:
+                return  # it has come back on another socket
+            await visitor.detach()
+        self.visitors.move_to_end(visitor.name)
+        away = [visitor for visitor in self.visitors.values() if visitor.outbox is None]
+        used = sum(map(_bytes, away))
+        while away and (len(away) > MOST_KEPT or used > KEPT_BYTES):
+            oldest = away.pop(0)
+            used -= _bytes(oldest)
+            del self.visitors[oldest.name]
+            oldest.game.close()
+
+    async def close(self) -> None:
+        """End everything."""
+        await asyncio.gather(*(visitor.detach() for visitor in self.visitors.values()), return_exceptions=True)
+        for executor in (self.dreams, self.chores):
+            executor.shutdown(cancel_futures=True)
+        for visitor in self.visitors.values():
+            visitor.game.close()
+        self.visitors.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_seats(self) -> None:
+        if self.present >= self.seats:
+            raise FullError(f"all {self.seats} seats are taken: come back later")
+
+    def _waiting(self, visitor: Visitor) -> int:
+        return sum(other.waiting for other in self.visitors.values() if other is not visitor)
+
+
+def _bytes(visitor: Visitor) -> int:
+    film = visitor.game.film
+    return (film.frames + visitor.game.truth_film.frames) * film.size**2 * 3

@@ -1,0 +1,138 @@
+"""The doors of a house: pages and files over HTTP, and a WebSocket per visitor. The protocol is in docs/play.md."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, TypeVar
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from nextframe.errors import UserError
+from nextframe.pages.drawing import png_bytes
+from nextframe.web.conversation import converse
+from nextframe.web.guard import Guard
+from nextframe.web.house import House, Stage
+from nextframe.web.saving import FORMATS, save
+from nextframe.web.uploads import MOST_BYTES, decoded_upload
+
+T = TypeVar("T")
+PAGE = Path(__file__).parent / "page"
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+HEAVY_AT_ONCE = 2
+"""Uploads decoded and walks saved; the others wait."""
+PART = 2**18  # bytes of a file that are sent at once
+
+
+def application(
+    stage: Stage,
+    seats: int,
+    hosts: tuple[str, ...] | None,
+    token: str | None = None,
+    ready: Callable[[], None] | None = None,
+) -> FastAPI:
+    """The server as an ASGI application; `ready` is called when it serves. What it starts ends with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.house = House(stage, seats)
+        app.state.heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
+        try:
+            if ready is not None:
+                ready()
+            yield
+        finally:
+            await app.state.house.close()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_exception_handler(UserError, lambda _, error: JSONResponse({"error": str(error)}, 404))
+    pages = {path.name: path for path in PAGE.iterdir() if path.suffix in TYPES}
+
+    def house() -> House:
+        return app.state.house
+
+    async def chore(work: Callable[[], T]) -> T:
+        job: Future[T] = house().chores.submit(work)
+        return await asyncio.wrap_future(job)
+
+    @app.get("/")
+    async def index() -> Response:
+        return _page("index.html")
+
+    def _page(name: str) -> Response:
+        if name not in pages:
+            return JSONResponse({"error": f"there is no {name}"}, 404)
+        headers = {"cache-control": "no-cache"}  # another version may serve here tomorrow
+        return FileResponse(pages[name], media_type=TYPES[pages[name].suffix], headers=headers)
+
+    @app.get("/api/world")
+    async def world() -> JSONResponse:
+        return JSONResponse(stage.facts())
+
+    @app.get("/api/thumbnail/{name}.png")
+    async def thumbnail(name: str) -> Response:
+        return Response(await chore(lambda: stage.thumbnail(name)), media_type="image/png")
+
+    @app.post("/api/upload")
+    async def upload(request: Request) -> JSONResponse:
+        content = bytearray()
+        async for part in request.stream():
+            content += part
+            if len(content) > MOST_BYTES:
+                return JSONResponse({"error": f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"}, 413)
+        try:
+            async with app.state.heavy:
+                video = await chore(lambda: decoded_upload(bytes(content), stage.size, house().folder))
+            name = secrets.token_urlsafe(12)
+            stage.keep(name, video)
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 415)
+        return JSONResponse({"upload": name})
+
+    @app.get("/api/session/{name}/save")
+    async def download(name: str, format: str = "mp4") -> Response:
+        if format not in FORMATS:
+            return JSONResponse({"error": f"format {format!r} is unknown: choose {', '.join(FORMATS)}"}, 400)
+        visitor = house().visitor(name)
+        path = visitor.game.history.path()
+        async with app.state.heavy:
+            file = await chore(lambda: save(visitor.game, path, stage.info, format, house().folder))
+        handle, size = file.open("rb"), file.stat().st_size
+        file.unlink()  # gone when it is sent, or not wanted any more
+        headers = {
+            "content-disposition": f'attachment; filename="walk.{FORMATS[format]}"',
+            "content-length": str(size),
+        }
+        return StreamingResponse(_parts(handle), media_type="application/octet-stream", headers=headers)
+
+    @app.get("/api/session/{name}/frame/{frame}.png")
+    async def one_frame(name: str, frame: int, kind: str = "dream") -> Response:
+        game = house().visitor(name).game
+        branch = game.history.branch
+        if not 0 <= frame < branch.length:
+            return JSONResponse({"error": f"this branch has no frame {frame}"}, 404)
+        step = branch.step(frame)
+        shown = game.film.read(step.place) if kind == "dream" else game.truth(step)
+        if shown is None:
+            return JSONResponse({"error": f"the engine has not been asked for frame {frame}"}, 404)
+        return Response(await chore(lambda: png_bytes(shown)), media_type="image/png")
+
+    @app.websocket("/play")
+    async def play(socket: WebSocket) -> None:
+        await converse(socket, house())
+
+    @app.get("/{name}")
+    async def part_of_page(name: str) -> Response:
+        return _page(name)
+
+    return app
+
+
+async def _parts(handle: IO[bytes]) -> AsyncIterator[bytes]:
+    with handle:
+        while part := handle.read(PART):
+            yield part

@@ -1,0 +1,92 @@
+"""What is played: a model that dreams on from footage, with the engine beside it where it has one."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextframe.config import SampleConfig
+from nextframe.data.episodes import ActionKind, DatasetInfo
+from nextframe.flow import SOLVERS
+from nextframe.runs import WorldModel
+from nextframe.version import VERSION
+from nextframe.web.game import Game, dreamed
+from nextframe.web.messages import Actions, StartMessage
+from nextframe.web.reality import Reality
+from nextframe.web.starts import Library
+
+USUAL_FPS = 10.0
+
+
+class ModelStage:
+    """A model, and episodes to go on from."""
+
+    def __init__(self, name: str, world: WorldModel, library: Library, sample: SampleConfig, real: bool = True) -> None:
+        """`real`: whether the engine may run beside."""
+        config = world.config.model
+        self.name, self.world, self.library = name, world, library
+        # Beyond the length it has learnt, a model sees the newest frames alone: it has never seen more.
+        memory = sample.memory or max(config.window, world.config.clip.frames)
+        self.sample = replace(sample, memory=memory)
+        self.real = real and library.real
+        self.size = world.autoencoder.config.frame_size
+        info = None if library.dataset is None else library.dataset.info
+        self.fps = (USUAL_FPS if info is None else info.fps) / world.config.clip.interval
+        self.window = config.window if config.coarse_patch is not None else memory
+        kinds = {"action": ("id", config.classes), "vector": ("vector", config.action_size)}
+        self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
+        given = () if info is None else info.action_names
+        self.names = [given[place] if place < len(given) else f"action {place}" for place in range(self.actions.count)]
+        self.labels = [] if info is None or config.condition != "label" else list(info.label_names)
+        action_kind: ActionKind = "none"
+        if self.actions.kind in ("id", "vector"):
+            action_kind = "id" if self.actions.kind == "id" else "vector"
+        source = {"world": "dream", "model": world.sha256}
+        self.info = DatasetInfo(self.fps, self.size, tuple(self.names), source, action_kind, tuple(self.labels))
+
+    def facts(self) -> dict[str, Any]:
+        vector = self.actions.kind == "vector"
+        return {
+            "model": self.name,
+            "parameters": sum(weight.numel() for weight in self.world.transformer.parameters()),
+            "size": self.size,
+            "fps": self.fps,
+            "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(self.names)],
+            "vector": self.names if vector else [],
+            "kind": self.actions.kind,
+            "labels": self.labels,
+            "settings": {
+                "steps": self.sample.steps,
+                "guidance": self.sample.guidance,
+                "solver": self.sample.solver,
+            },
+            "solvers": list(SOLVERS),
+            "guidable": self.actions.kind != "none" and self.world.config.condition_dropout > 0,
+            "real": self.real,
+            "window": self.window,
+            "starts": [
+                {"name": info.name, "thumbnail": f"/api/thumbnail/{info.name}.png", "frames": info.frames}
+                for info in self.library.episodes.values()
+            ],
+            "version": VERSION,
+        }
+
+    def thumbnail(self, name: str) -> bytes:
+        return self.library.thumbnail(name)
+
+    def keep(self, upload: str, video: np.ndarray) -> None:
+        self.library.keep(upload, video)
+
+    def begin(self, message: StartMessage, folder: Path) -> Game:
+        if message.upload is not None:
+            start = self.library.uploaded(message.upload)
+        else:
+            start = self.library.start(message.episode or "", message.context)
+        return dreamed(self.world, start, self.sample, folder)
+
+    def beside(self, game: Game) -> Reality | None:
+        maze = game.start.maze
+        if not self.real or maze is None:
+            return None
+        return Reality({"world": "maze", "seed": maze.seed, "settings": asdict(maze.settings)})

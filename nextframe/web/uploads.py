@@ -1,0 +1,46 @@
+"""A visitor's own picture or clip. Decoded in a process that has so much time and memory, and no more."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from nextframe.errors import UserError
+
+MOST_BYTES = 32 * 2**20
+MOST_FRAMES = 300
+SECONDS = 30
+PROCESS = "nextframe.web.upload_process"
+
+
+def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
+    """The first frames, uint8 [f, size, size, 3]. Raises UserError for what is no picture or video."""
+    if len(content) > MOST_BYTES:
+        raise UserError(f"the file is larger than {MOST_BYTES >> 20} MiB: cut it")
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-m", PROCESS, str(size), str(MOST_FRAMES), str(SECONDS)]
+    with tempfile.TemporaryFile(dir=folder) as given, tempfile.TemporaryFile(dir=folder) as made:
+        given.write(content)
+        given.seek(0)
+        try:
+            done = subprocess.run(
+                command,
+                stdin=given,
+                stdout=made,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                timeout=SECONDS,
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"the file took more than {SECONDS} s to decode: use a smaller one") from None
+        made.seek(0)
+        pixels = made.read()
+    frame = size * size * 3
+    if done.returncode or not pixels or len(pixels) % frame:
+        raise UserError("the file cannot be read as a picture or video: use png, jpg, gif, mp4, webm or npz")
+    return np.frombuffer(pixels, np.uint8).reshape(-1, size, size, 3)

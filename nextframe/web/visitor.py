@@ -1,0 +1,218 @@
+"""One visitor: a game, what is wanted of it, the engine beside it, and the loop that brings these together."""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nextframe.errors import UserError
+from nextframe.web.dreamer import Dreamer
+from nextframe.web.game import Game
+from nextframe.web.history import Action, Step
+from nextframe.web.messages import Act, Change, Enter, Message, Seek
+from nextframe.web.outbox import Outbox, picture
+from nextframe.web.reality import Reality
+from nextframe.web.wants import Wants
+
+T = TypeVar("T")
+MEASURED_SECONDS = 2.0
+"""Of the frames that the rate is taken from."""
+
+
+class Visitor:
+    """Lives as long as its walk is kept, whether a client is there (`outbox`) or not.
+
+    dreams: the executor of the game, which has one thread where a model is. chores: for engines and files. A visitor
+    has one job with `dreams` at a time, and those wait in a queue: so the visitors take turns.
+    """
+
+    def __init__(self, game: Game, fps: float, window: int, dreams: Executor, chores: Executor) -> None:
+        self.name = secrets.token_urlsafe(12)
+        self.game = game
+        self.fps = fps
+        self.window = window
+        self.dreams, self.chores = dreams, chores
+        self.reality: Reality | None = None
+        self.outbox: Outbox | None = None
+        self.door = asyncio.Lock()  # one comes or goes at a time
+        self.wants = Wants(fps)
+        self.waiting = False
+        self.resting = False
+        self.queue: Callable[[], int] = lambda: 0
+        self._shown: deque[float] = deque(maxlen=256)
+        self._job: Future[Any] | None = None
+        self._loop: asyncio.Task[None] | None = None
+
+    def attach(self, outbox: Outbox, failed: Callable[[Exception], None]) -> None:
+        """A client is there. `failed` hears of what should not have happened."""
+        self.outbox, self.wants, self.resting = outbox, Wants(self.fps), False
+        history = self.game.history
+        place = {"frame": history.frame, "context": history.context, "branch": history.branch.number}
+        outbox.line(type="ready", session=self.name, **place, real=self.reality is not None)
+        self._show(self.game.shown(), {"kind": "dream"})
+        outbox.state(self.state)
+        self._loop = asyncio.create_task(self._play(failed))
+        if self.reality is not None:
+            self.chores.submit(self.reality.start)
+
+    async def detach(self) -> None:
+        """The client has gone. What is under way is waited for; what can be made again is given back."""
+        loop, self._loop, self.outbox = self._loop, None, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+        await self._settled()
+        await self._give_back()
+
+    async def rest(self) -> None:
+        """The client has been silent for long: give back what can be made again when it says something."""
+        if self.wants.running or self.waiting:
+            return
+        self.resting = True
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        await asyncio.wrap_future(self.chores.submit(self.game.source.rest))
+        if self.reality is not None:
+            await asyncio.wrap_future(self.chores.submit(self.reality.close))
+
+    def hear(self, message: Message) -> None:
+        self.wants.hear(message)
+        if self.outbox is not None:
+            self.outbox.state(self.state, soon=self.wants.running)
+
+    def state(self) -> dict[str, Any]:
+        history, source = self.game.history, self.game.source
+        sample = source.sample if isinstance(source, Dreamer) else None
+        told = None if sample is None else {"steps": sample.steps, "guidance": sample.guidance, "solver": sample.solver}
+        return {
+            "type": "state",
+            "frame": history.frame,
+            "length": history.branch.length,
+            "branch": history.branch.number,
+            "branches": history.outline(),
+            "window": self.window,
+            "coarse": max(0, history.frame + 1 - self.window),
+            "fps": self._rate(),
+            "queue": self.queue(),
+            "settings": told,
+            "running": self.wants.running,
+        }
+
+    async def _play(self, failed: Callable[[Exception], None]) -> None:
+        try:
+            while True:
+                wish = await self.wants.next()
+                try:
+                    await self._grant(wish)
+                except UserError as error:
+                    self.wants.stop()
+                    self._say(str(error))
+        except Exception as error:  # ends this visitor, and no other
+            failed(error)
+
+    async def _grant(self, wish: Seek | Enter | Change | Act) -> None:
+        assert self.outbox is not None
+        if isinstance(wish, Change):
+            self.game.change(wish.steps, wish.guidance, wish.solver)
+            self.outbox.state(self.state)
+        elif isinstance(wish, Act):
+            await self._step(wish.action, wish.at)
+        else:
+            shown = self.game.seek(wish.frame) if isinstance(wish, Seek) else self.game.enter(wish.branch)
+            self._show(shown, {"kind": "dream"})
+            step = self.game.history.current()
+            if (truth := self.game.truth(step)) is not None and self.reality is not None:
+                self._show(truth, {"kind": "truth"}, beside=True)
+            self.outbox.state(self.state)
+
+    async def _step(self, action: Action, at: float | None) -> None:
+        assert self.outbox is not None
+        await self.outbox.sent()  # who does not read does not walk on
+        truth = self._ask_engine(action)
+        asked = time.perf_counter()
+        self.waiting = True
+        try:
+            started, (frame, made) = await self._run(self.dreams, lambda: (time.perf_counter(), self.game.step(action)))
+        finally:
+            self.waiting = False
+        self._shown.append(time.monotonic())
+        times = {
+            "transformer_ms": made.transformer_ms,
+            "decode_ms": made.decode_ms,
+            "wait_ms": 1000 * (started - asked),
+        }
+        header = {"kind": "dream", "at": at, **{name: round(ms, 2) for name, ms in times.items()}}
+        step = self.game.history.current()
+        if truth is not None and truth.done():
+            self._note(step, truth)
+        self._show(frame, header)
+        if truth is not None:
+            if not truth.done():
+                await asyncio.wait([truth])
+                self._note(step, truth)
+            if (seen := self.game.truth(step)) is not None:
+                self._show(seen, {"kind": "truth", "at": at}, beside=True)
+        if made.end is not None:
+            self.wants.stop()
+            self._say(made.end)
+        self.outbox.state(self.state, soon=self.wants.running)
+
+    def _ask_engine(self, action: Action) -> "asyncio.Future[np.ndarray] | None":
+        """The frame that the same action leads to in the engine, from where the walk stands there."""
+        maze, reality, pose = self.game.start.maze, self.reality, self.game.history.current().pose
+        if maze is None or reality is None or pose is None:
+            return None
+        there = maze.move(pose, action)
+        return asyncio.wrap_future(self.chores.submit(lambda: reality.ask({"pose": there})[1]))
+
+    def _note(self, step: Step, truth: "asyncio.Future[np.ndarray]") -> None:
+        """Keep the engine's frame; an engine that has failed is done without."""
+        error = truth.exception()
+        if error is None:
+            self.game.note_truth(step, truth.result())
+        elif isinstance(error, UserError):
+            self.reality = None
+            self._say(str(error))
+        else:
+            raise error
+
+    def _show(self, frame: np.ndarray, header: dict[str, Any], beside: bool = False) -> None:
+        if self.outbox is None:
+            return
+        history = self.game.history
+        step = history.current()
+        none = {"at": None, "transformer_ms": None, "decode_ms": None, "wait_ms": None}
+        place = {"frame": history.frame, "action": step.action, "psnr": step.psnr}
+        (self.outbox.add if beside else self.outbox.show)(picture({**none, **header, **place}, frame))
+
+    def _say(self, text: str) -> None:
+        if self.outbox is not None:
+            self.outbox.line(type="notice", text=text)
+            self.outbox.state(self.state)
+
+    def _rate(self) -> float:
+        """Frames per second, lately."""
+        now = time.monotonic()
+        while self._shown and now - self._shown[0] > MEASURED_SECONDS:
+            self._shown.popleft()
+        if len(self._shown) < 2:
+            return 0.0
+        return round((len(self._shown) - 1) / max(self._shown[-1] - self._shown[0], 1e-6), 1)
+
+    async def _run(self, executor: Executor, work: Callable[[], T]) -> T:
+        """Have a job done, and know of it until it is: a thread cannot be stopped in the middle."""
+        job = executor.submit(work)
+        self._job = job
+        return await asyncio.shield(asyncio.wrap_future(job))
+
+    async def _settled(self) -> None:
+        job, self._job = self._job, None
+        self.waiting = False
+        if job is not None and not job.cancel():
+            await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)

@@ -1,0 +1,212 @@
+"""A visitor's walk, without a browser: back, on, with other settings, as if one had walked there afresh; saved, too."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_transformer
+from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset
+from nextframe.data.video import decoded
+from nextframe.errors import UserError
+from nextframe.runs import WorldModel
+from nextframe.web.game import Game, dreamed, psnr
+from nextframe.web.history import Action, History, Step, shared_frames
+from nextframe.web.saving import save
+from nextframe.web.starts import Start
+
+CONTEXT = 6
+SAMPLE = SampleConfig(steps=2, seed=3)
+VECTORS = replace(MODEL, condition="vector", classes=0, action_size=2)
+KINDS: dict[str, tuple[TransformerConfig, SampleConfig]] = {
+    "arrival": (MODEL, SAMPLE),
+    "departure": (replace(MODEL, action_of="departure"), SAMPLE),
+    "vectors at departure": (replace(VECTORS, action_of="departure"), SAMPLE),
+    "labels": (replace(MODEL, condition="label"), SAMPLE),
+    "nothing": (replace(MODEL, condition="none", classes=0), SAMPLE),
+    "a memory": (MODEL, replace(SAMPLE, memory=8)),
+    "a sliding window": (replace(MODEL, coarse_patch=None), replace(SAMPLE, memory=4)),
+    "guided": (MODEL, replace(SAMPLE, guidance=1.5, solver="heun")),
+}
+
+
+def world_of(config: TransformerConfig) -> WorldModel:
+    torch.manual_seed(1)
+    return WorldModel(WorldModelConfig(model=config), random_transformer(config), Autoencoder(TOKENIZER).eval(), "ab")
+
+
+def start_of(config: TransformerConfig) -> Start:
+    episode = tiny_episode(0, CONTEXT)
+    actions = {
+        "action": episode.actions[:-1],
+        "vector": np.random.default_rng(0).normal(size=(CONTEXT - 1, 2)).astype(np.float32),
+    }
+    label = 2 if config.condition == "label" else None
+    return Start("clip", episode.video, actions.get(config.condition), label)
+
+
+def action(config: TransformerConfig, number: int) -> Action:
+    if config.condition == "vector":
+        return (number / 2, -1.0)
+    return number % 3 if config.condition == "action" else None
+
+
+def check_as_fresh(game: Game, world: WorldModel, sample: SampleConfig) -> None:
+    """The frames where the game stands are those of a walk that has only ever gone there."""
+    path, start = game.history.path(), game.start
+    actions = None if start.actions is None else torch.from_numpy(start.actions)
+    walk = world.session(torch.tensor(start.video), actions, sample, most_frames=60, label=start.label)
+    for step in path[CONTEXT:]:
+        frame = walk.step(0 if step.action is None else step.action).numpy()
+        shown = game.film.read(step.place)
+        assert np.abs(frame.astype(int) - shown).max() <= 1  # where rounding falls on the other side
+    made = torch.stack([step.latents for step in path])
+    torch.testing.assert_close(made, walk.latents, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_going_back_and_on_is_a_fresh_walk(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextframe.web.dreamer.BLOCK", 3)  # room has to be made several times
+    config, sample = KINDS[kind]
+    world = world_of(config)
+    game = dreamed(world, start_of(config), sample)
+    for number in range(8):
+        game.step(action(config, number))
+    check_as_fresh(game, world, sample)
+    first_end = game.shown().copy()
+    game.seek(CONTEXT + 2)
+    for number in (2, 2, 1, 0, 1):
+        game.step(action(config, number))
+    assert (game.history.branch.number, game.history.branch.origin) == (1, CONTEXT + 3)
+    check_as_fresh(game, world, sample)
+    game.seek(CONTEXT - 2)  # into the clip
+    game.step(action(config, 1))
+    game.step(action(config, 2))
+    assert game.history.outline()[2] == {"id": 2, "from": CONTEXT - 1, "length": CONTEXT + 1}
+    assert np.array_equal(game.enter(0), first_end)  # as it was left
+    game.step(action(config, 2))
+    assert len(game.history.branches) == 3  # at an end there is nothing to branch off
+    check_as_fresh(game, world, sample)
+    game.enter(1)  # shorter than what the session holds, and another way
+    game.step(action(config, 0))
+    check_as_fresh(game, world, sample)
+    game.source.rest()  # as when the visitor is away
+    game.step(action(config, 1))
+    check_as_fresh(game, world, sample)
+
+
+def test_other_settings_are_those_of_a_fresh_walk_over_the_same_frames() -> None:
+    world, other = world_of(MODEL), SampleConfig(steps=4, guidance=2.0, solver="adams", seed=3)
+    game = dreamed(world, start_of(MODEL), SAMPLE)
+    for number in range(3):
+        game.step(number % 3)
+    before = torch.stack([step.latents for step in game.history.path()])
+    actions = torch.tensor([step.action for step in game.history.path()[1:]])
+    game.change(steps=4, guidance=2.0, solver="adams")
+    frames = [game.step(1)[0] for _ in range(6)]
+    walk = world.walk_on(before, actions, other, 60)
+    fresh = torch.stack([walk.imagine(1) for _ in range(6)])
+    made = torch.stack([step.latents for step in game.history.path()])[-6:]
+    torch.testing.assert_close(made, fresh, atol=1e-5, rtol=1e-5)
+    assert not np.array_equal(frames[0], frames[1])
+    with pytest.raises(UserError, match="sampling: steps is 0"):
+        game.change(steps=0)
+
+
+def test_nothing_grows_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextframe.web.history.MOST_BRANCHES", 2)
+    game = Game(
+        dreamed(world_of(MODEL), start_of(MODEL), SAMPLE).source, start_of(MODEL).seen_by(world_of(MODEL)), None, 3
+    )
+    game.step(0)
+    game.seek(2)
+    game.step(0)
+    game.seek(2)
+    with pytest.raises(UserError, match="2 branches"):
+        game.step(0)
+    game.enter(1)
+    game.step(0)
+    with pytest.raises(UserError, match="3 frames, which is all there is room for: save it"):
+        game.step(0)
+
+
+def test_what_two_branches_share() -> None:
+    """Against paths written out, over random walks through a history."""
+    random, history = np.random.default_rng(0), History([Step(None, place) for place in range(3)])
+    for place in range(3, 300):
+        if random.random() < 0.2:
+            history.enter(int(random.integers(len(history.branches))))
+            history.seek(int(random.integers(history.branch.length)))
+        history.append(Step(0, place))
+    seen = set()
+    for _ in range(500):
+        ends = []
+        for _ in range(2):
+            branch = history.branches[int(random.integers(len(history.branches)))]
+            ends.append((branch, int(random.integers(1, branch.length + 1))))
+        (one, frames), (other, others) = ends
+        paths = [[branch.step(frame).place for frame in range(length)] for branch, length in ends]
+        same = [a == b for a, b in zip(*paths, strict=False)]
+        expected = same.index(False) if False in same else len(same)
+        assert shared_frames(one, frames, other, others) == expected
+        seen.add(expected)
+    assert len(seen) > 6
+
+
+def walked(actions: list[int]) -> tuple[Game, DatasetInfo]:
+    game = dreamed(world_of(MODEL), start_of(MODEL), SAMPLE)
+    for number in actions:
+        game.step(number)
+    names = (*ACTIONS, "action 3", "action 4")
+    return game, DatasetInfo(10.0, SIZE, names, {"world": "dream", "model": "ab"})
+
+
+def test_a_saved_episode_is_one_to_train_on(tmp_path: Path) -> None:
+    game, info = walked([1, 2, 2, 0])
+    path = game.history.path()
+    with zipfile.ZipFile(save(game, path, info, "episode", tmp_path)) as archive:
+        archive.extractall(tmp_path / "data")
+    dataset = EpisodeDataset.open(tmp_path / "data")
+    assert dataset.info == info
+    (listed,) = dataset.episodes("train")
+    dataset.verify(listed)
+    episode = dataset.read(listed)
+    assert np.array_equal(episode.video, np.stack([game.film.read(step.place) for step in path]))
+    assert episode.actions.tolist() == [*game.start.actions.tolist(), 1, 2, 2, 0, 0]  # pyright: ignore
+    assert listed.meta == {"start": "clip", "context": CONTEXT}
+
+
+def test_a_walk_from_a_picture_is_saved_from_where_somebody_acts(tmp_path: Path) -> None:
+    world, info = world_of(MODEL), walked([])[1]
+    game = dreamed(world, replace(start_of(MODEL), actions=None), SAMPLE)
+    with pytest.raises(UserError, match="nobody has acted"):
+        save(game, game.history.path(), info, "episode", tmp_path)
+    game.step(2)
+    with zipfile.ZipFile(save(game, game.history.path(), info, "episode", tmp_path)) as archive:
+        archive.extractall(tmp_path / "data")
+    dataset = EpisodeDataset.open(tmp_path / "data")
+    episode = dataset.read(dataset.episodes()[0])
+    assert episode.actions.tolist() == [2, 0]
+    assert np.array_equal(episode.video[0], game.start.video[-1])
+
+
+def test_a_saved_video_and_saved_frames(tmp_path: Path) -> None:
+    game, info = walked([1, 2, 2, 0])
+    path = game.history.path()
+    truth = np.full((SIZE, SIZE, 3), 7, np.uint8)
+    assert game.note_truth(path[-1], truth) == psnr(game.shown(), truth) < 40
+    video = np.stack([game.film.read(step.place) for step in path])
+    with np.load(save(game, path, info, "npz", tmp_path)) as saved:
+        assert np.array_equal(saved["video"], video)
+        assert saved["context"] == CONTEXT and saved["actions"].tolist()[-5:] == [1, 2, 2, 0, 0]
+        assert np.array_equal(saved["truth"][-1], truth) and not saved["truth"][-2].any()
+        assert np.array_equal(saved["truth"][:CONTEXT], video[:CONTEXT])
+    with save(game, path, info, "mp4", tmp_path).open("rb") as file:
+        pictures = list(decoded(file))
+    assert len(pictures) == len(video) and pictures[0].shape == (SIZE, SIZE, 3)
