@@ -129,6 +129,7 @@ def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str
     report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, commands)
     lead = results.scores["model"]["psnr"]
     print(f"{clock(sum(stages.seconds.values()))} in all, {lead.early.mean:.1f} dB over the first frames: see {report}")
+    print(f"walk in it: {commands[0][1]}")
     return report
 
 
@@ -140,6 +141,7 @@ def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str
     dream = f"nextframe sample {given} --split demo {asked} --steps 25 --out runs/sample"
     score = f"nextframe evaluate maze --model {shlex.quote(str(model))} --data data/maze --out runs/evaluation"
     return [
+        ("Walk in it, in the browser", f"nextframe play {given}"),
         ("Look at the footage", f"nextframe inspect {shlex.quote(str(data))}"),
         ("Dream with more steps a frame", dream),
         ("Score it on mazes of your own", "nextframe record maze --episodes 64 --split test --out data/maze"),
