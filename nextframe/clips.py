@@ -15,6 +15,7 @@ from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
 from nextframe.objective import Clips
 from nextframe.places import clip_places
+from nextframe.ranks import ALONE, Share
 
 FRAMES_PER_EPISODE = 4
 """Frames of one episode in a batch of the autoencoder: a file is decoded once for all of them."""
@@ -22,8 +23,11 @@ DECODED_BYTES = 5 * 2**30
 """Of decoded footage kept in memory."""
 
 
-def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[[int], Tensor]:
-    """Batches for the autoencoder: uint8 [b, height, width, 3], frames of random places in the training episodes."""
+def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig, share: Share = ALONE) -> Callable[[int], Tensor]:
+    """Batches for the autoencoder: uint8 [b, height, width, 3], frames of random places in the training episodes.
+
+    Of a batch no more than its `share` is read, here and in `clip_batches`; what is in it depends on the step alone.
+    """
     episodes, train, size = dataset.episodes("train"), config.train, config.model.frame_size
     if not episodes:
         raise UserError("there are no episodes of the split 'train' to learn from: record or import some")
@@ -39,16 +43,18 @@ def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig) -> Callable[
     def batch(step: int) -> Tensor:
         random = np.random.default_rng((train.seed, step))
         count = -(-train.batch // FRAMES_PER_EPISODE)
-        frames = []
+        places: list[tuple[int, int]] = []
         for index in batch_indices(train.seed, step, count, len(episodes)):
-            clip = video(index)
-            frames.extend(clip[random.choice(len(clip), FRAMES_PER_EPISODE, replace=len(clip) < FRAMES_PER_EPISODE)])
-        return torch.from_numpy(np.stack(frames[: train.batch]))
+            frames = episodes[index].frames
+            chosen = random.choice(frames, FRAMES_PER_EPISODE, replace=frames < FRAMES_PER_EPISODE)
+            places.extend((index, int(frame)) for frame in chosen)
+        own = [places[row] for row in share.numbers(train.batch)]
+        return torch.from_numpy(np.stack([video(index)[frame] for index, frame in own]))
 
     return batch
 
 
-def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[int], Clips]:
+def clip_batches(dataset: LatentDataset, config: WorldModelConfig, share: Share = ALONE) -> Callable[[int], Clips]:
     """Batches for the world model: clips of one length, from random places in the training episodes.
 
     Raises UserError when the latents are not what the configuration wants.
@@ -82,11 +88,12 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig) -> Callable[[
         # Drawn last, so that mirroring moves no clip: without it, and in older runs, the clips are the same.
         mirrored = random.random(len(chosen)) < (0.5 if clip.mirror else 0.0)
         latents, conditions = [], []
-        for episode, start, mirror in zip(chosen, starts, mirrored, strict=True):
+        for row in share.numbers(clips):
+            episode, start, mirror = chosen[row], starts[row], mirrored[row]
             latents.append(dataset.latents(episode, start, frames, clip.interval, bool(mirror)))
             if model.condition != "none":
                 conditions.append(_conditions(dataset, model, episode)[start :: clip.interval][:frames])
-        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths)
+        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths, share)
 
     return batch
 

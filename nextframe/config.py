@@ -173,7 +173,7 @@ class TrainConfig:
 
     steps: int = 400_000
     batch: int = 32
-    """Clips (autoencoder: frames; clips of several windows: windows) per optimizer step."""
+    """Clips (autoencoder: frames; clips of several windows: windows) per optimizer step, of all processes together."""
     accumulate: int = 1
     """Parts a batch is cut into, one after the other, to save memory. A world model learns the same; an autoencoder
     with batch norm, latent noise or a discriminator sees the statistics of a part."""
@@ -185,15 +185,21 @@ class TrainConfig:
     """Of the matrix products; the weights and the optimizer are float32. `auto`: bfloat16 where the hardware has it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks of a transformer; `auto`: on a GPU."""
+    shard: bool = False
+    """Under torchrun each process keeps a piece of the weights, not a copy (docs/scaling.md). Alone: no difference."""
     recompute: bool = False
     """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
     checkpoint_minutes: float = 10.0
     log_every: int = 20
+    most_skipped: int = 50
+    """A step whose loss or gradient is not a number is skipped. After so many in a row the run ends; this is looked at
+    when a line is logged."""
     minutes: float | None = None
     """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, minutes=0.001)
+        at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
+        at_least(self, minutes=0.001)
 
 
 @dataclass(frozen=True)

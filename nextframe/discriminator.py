@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextframe.ranks import mean
 from nextframe.shapes import Pixels
 
 CHANNELS = (64, 128, 256, 512)
@@ -48,11 +49,12 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 def adaptive_weight(reconstruction: Tensor, generator: Tensor, last: nn.Parameter) -> Tensor:
     """How much the generator loss must be scaled to pull as hard as the reconstruction loss does, at most 10 000.
 
-    The pull of a loss is the norm of its gradient at `last`, the weight of the decoder's last layer.
+    The pull of a loss is the norm of its gradient at `last`, the weight of the decoder's last layer: of the losses of
+    all processes together, where there are several.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
     (offered,) = torch.autograd.grad(generator, last, retain_graph=True)
-    return (wanted.norm() / (offered.norm() + 1e-4)).clamp(0, 1e4).detach()
+    return (mean(wanted).norm() / (mean(offered).norm() + 1e-4)).clamp(0, 1e4).detach()
 
 
 def _convolution(channels: int, wider: int, stride: int, bias: bool = True) -> nn.Conv2d:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nextframe.config import WorldModelConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, noised, training_levels
 from nextframe.layout import Layout, shared_past
+from nextframe.ranks import ALONE, Share
 from nextframe.transformer import Transformer
 
 Inputs = dict[str, Tensor]
@@ -20,7 +21,10 @@ LENGTHS = "lengths"
 
 class Objective(Protocol):
     def prepare(self, batch: Any, generator: torch.Generator) -> Inputs:
-        """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone."""
+        """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone.
+
+        Of a batch that is a process's own share, what is drawn is drawn for the whole: its rows get what they would.
+        """
         ...
 
     def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
@@ -39,6 +43,8 @@ class Clips:
     conditions: Tensor | None
     lengths: tuple[int, ...] = ()
     """A window ends with the last of so many first frames, for each; with the last of all, if none are given."""
+    share: Share = ALONE
+    """Of which rows of a batch these clips are all that is here."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,14 @@ class FrameFlowMatching:
         layout = self.layout(lengths)
         latents = batch.latents[:, layout.order].float()
         b, f = latents.shape[:2]
+        everyone, own = b * batch.share.ranks, batch.share.of
         windows = [segment.frames for segment in layout.segments[-layout.windows :]]
         fine = sum(windows)
         # Drawn for the windows alone: what is drawn must not depend on how much context there is.
         times = fine if self.config.model.attention == "frame-causal" else 1
-        levels = training_levels((b, times), generator).expand(b, fine)
-        noise = torch.randn(b, fine, *latents.shape[2:], generator=generator)
-        clean = torch.rand(b, fine, generator=generator) < self.config.clean_context
+        levels = own(training_levels((everyone, times), generator)).expand(b, fine)
+        noise = own(torch.randn(everyone, fine, *latents.shape[2:], generator=generator))
+        clean = own(torch.rand(everyone, fine, generator=generator)) < self.config.clean_context
         window = noised(latents[:, -fine:], noise, levels.masked_fill(clean, 0))
         time = torch.full((b, f), COARSE_TIME)
         time[:, -fine:] = (1000 * levels).masked_fill(clean, CLEAN_TIME)
@@ -79,7 +86,7 @@ class FrameFlowMatching:
         if batch.conditions is not None:
             # A label belongs to the clip and is dropped for all of it; each action on its own.
             columns = 1 if self.config.model.condition == "label" else f
-            dropped = torch.rand(b, columns, generator=generator) < self.config.condition_dropout
+            dropped = own(torch.rand(everyone, columns, generator=generator)) < self.config.condition_dropout
             if self.config.model.condition == "vector":
                 dropped = dropped[..., None]
             told = batch.conditions[:, layout.order]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.config import OptimizerConfig
+from nextframe.distributed import piece, pieces_like
 
 
 class AdamW:
@@ -15,7 +16,10 @@ class AdamW:
             self._named.values(), betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
 
-    def step(self, rate: float) -> None:
+    def step(self, rate: float, broken: Tensor) -> None:
+        """`broken`: where it is true nothing is changed, and nobody waits to know."""
+        # What a gradient scaler tells torch's fused kernels; its own way of skipping a step waits for the device.
+        self._optimizer.found_inf = broken.float()  # pyright: ignore[reportAttributeAccessIssue]
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -30,7 +34,8 @@ class AdamW:
         for name, p in self._named.items():
             if f"{name}/step" in state:  # a weight has a state once it has had a gradient
                 # In the memory layout of the weight: another one would change the last bit of the update.
-                moments = {key: torch.empty_like(p).copy_(state[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
+                kept = {key: pieces_like(state[f"{name}/{key}"], p) for key in ("exp_avg", "exp_avg_sq")}
+                moments = {key: torch.empty_like(p).copy_(moment) for key, moment in kept.items()}
                 self._optimizer.state[p] = {"step": state[f"{name}/step"].to(p.device), **moments}
 
 
@@ -43,10 +48,13 @@ class Average:
         self._shadows = [p.detach().clone() for p in network.parameters()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Short at first, so that the random start is soon forgotten."""
+    def update(self, network: nn.Module, step: int, broken: Tensor) -> None:
+        """Short at first, so that the random start is soon forgotten. Where `broken` is true nothing is changed."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._shadows, list(network.parameters()), 1 - decay)
+        weight = (1 - decay) * ~broken
+        shadows = [piece(shadow) for shadow in self._shadows]
+        weights = [piece(p.detach()) for p in network.parameters()]
+        torch._foreach_lerp_(shadows, weights, [weight] * len(shadows))
 
     def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
         """The state dict of the network with averaged weights."""
@@ -54,4 +62,4 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, shadow in zip(self._names, self._shadows, strict=True):
-            shadow.copy_(state[name])
+            shadow.copy_(pieces_like(state[name], shadow))

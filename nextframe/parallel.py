@@ -14,12 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from nextframe.errors import UserError
 from nextframe.layers import Block
+from nextframe.ranks import local_rank
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one. Raises UserError for a device that is not there."""
+    """`auto` is the first GPU where there is one. Raises UserError for a device that is not there.
+
+    Of several processes on a machine each has a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and (number := local_rank()) is not None:
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -19,6 +19,7 @@ from nextframe.learner import Task
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import FrameFlowMatching
 from nextframe.parallel import resolve_device
+from nextframe.ranks import Share, joined, rank
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
 from nextframe.train import Position, train
 from nextframe.transformer import Transformer
@@ -31,7 +32,11 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
     written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
     when configuration, data and run do not fit together.
     """
-    resolve_device(config.train.device)
+    with joined(resolve_device(config.train.device)):
+        return _train_preset(config, data, run, initial)
+
+
+def _train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None) -> Position:
     begun = bool(checkpoints(run))
     if begun:
         refuse_another(read_config(run / CONFIG), config, run)
@@ -41,10 +46,12 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
     else:
         latents = LatentDataset(data)
         task = world_model_task(config, latents)
-        keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
+        if begun or rank() == 0:
+            keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
     if initial is not None and not begun:
         load_weights(task.product, initial)
-    write_config(config, run / CONFIG)
+    if rank() == 0:
+        write_config(config, run / CONFIG)
     return train(task, config.train, run)
 
 
@@ -62,11 +69,14 @@ def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
 
 def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
     """Raises UserError when the weights of LPIPS are wanted and missing."""
-    batches = frame_batches(data, config)
+    share = Share.own(config.train.batch, config.train.accumulate)
+    batches = frame_batches(data, config, share)
     autoencoder = Autoencoder(config.model)
     network = Contest(autoencoder, Discriminator()) if config.adversarial_weight else autoencoder
     objective = Reconstruction(config, perceptual_distance(config))
-    return Task(network, objective, lambda step: Frames(batches(step), is_judged(config, step)), product=autoencoder)
+    return Task(
+        network, objective, lambda step: Frames(batches(step), is_judged(config, step), share), product=autoencoder
+    )
 
 
 def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
@@ -80,7 +90,8 @@ def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
 
 
 def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
-    batches = clip_batches(data, config)
+    share = Share.own(config.train.batch // config.clip.windows, config.train.accumulate)
+    batches = clip_batches(data, config, share)
     transformer = Transformer(config.model)
     return Task(transformer, FrameFlowMatching(config), batches, product=transformer)
 

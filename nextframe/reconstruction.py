@@ -12,6 +12,7 @@ from nextframe.config import TokenizerConfig
 from nextframe.discriminator import Discriminator, adaptive_weight, hinge_loss
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import Inputs
+from nextframe.ranks import ALONE, Share, deviation
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Frames:
 
     video: Tensor
     judged: bool
+    share: Share = ALONE
+    """Of which rows of a batch these frames are all that is here."""
 
 
 class Contest(nn.Module):
@@ -46,8 +49,9 @@ class Reconstruction:
 
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
         model, b = self.config.model, len(batch.video)
-        shape = (b, model.latent_channels, model.latent_size, model.latent_size)
-        inputs = {"pixels": pixels_from_video(batch.video), "noise": torch.randn(shape, generator=generator)}
+        shape = (b * batch.share.ranks, model.latent_channels, model.latent_size, model.latent_size)
+        noise = batch.share.of(torch.randn(shape, generator=generator))
+        inputs = {"pixels": pixels_from_video(batch.video), "noise": noise}
         if batch.judged:
             inputs["adversarial_weight"] = torch.full((b,), self.config.adversarial_weight)
         return inputs
@@ -62,7 +66,7 @@ class Reconstruction:
         return self.distance(self.decoded(autoencoder, latents, inputs["noise"]), inputs["pixels"])
 
     def decoded(self, autoencoder: Autoencoder, latents: Tensor, noise: Tensor) -> Tensor:
-        return autoencoder.decode(latents + self.config.latent_noise * latents.std() * noise).float()
+        return autoencoder.decode(latents + self.config.latent_noise * deviation(latents) * noise).float()
 
     def distance(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
         distance = F.l1_loss(reconstruction, pixels)

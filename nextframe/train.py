@@ -15,63 +15,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextframe import ranks
 from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
 from nextframe.errors import UserError
 from nextframe.files import write_atomically, writing
 from nextframe.learner import Learner, Task
-from nextframe.progress import progress
+from nextframe.progress import Advance, progress
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
     """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
     Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt. Raises UserError, and
-    saves nothing, when the loss is no longer a number.
+    saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
+    its clock counts; when one is asked to stop, all do.
     """
     learner = Learner(task, config)
     start = position = restore(run, learner)
+    agree_on(position.step, run)
+    stop = False
     with (
         interruptions() as interrupted,
         metrics_log(run, position.step) as log,
         prefetched(learner.inputs, position.step) as batches,
-        progress(f"training {run.name}", 1.0, fraction_done(config, position)) as advance,
+        reported(f"training {run.name}", fraction_done(config, position)) as advance,
     ):
         logged, saved = position, time.monotonic()
         last = time.monotonic()
-        while fraction_done(config, position) < 1 and not interrupted():
+        while fraction_done(config, position) < 1 and not stop:
             rate = learning_rate(config, position)
             loss = learner.differentiate(next(batches))
             norm = learner.update(rate, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
-            now = time.monotonic()
-            position = Position(position.step + 1, position.seconds + now - last)
-            last = now
+            now, first = time.monotonic(), ranks.rank() == 0
+            due = first and now - saved > 60 * config.checkpoint_minutes
+            seconds = position.seconds + now - last if first else 0.0
+            seconds, due, stop = ranks.largest(seconds, due, interrupted())
+            position, last = Position(position.step + 1, seconds), now
             if position.step % config.log_every == 0 or fraction_done(config, position) >= 1:
-                record = log_record(loss, norm, rate, position, logged)
+                skipped, in_a_row = learner.skipped()
+                if in_a_row >= config.most_skipped:
+                    raise UserError(
+                        f"the loss or its gradient was not a number for {in_a_row} steps in a row, up to step "
+                        f"{position.step}: lower --train.optimizer.learning-rate"
+                    )
+                record = log_record(loss, norm, skipped, rate, position, logged)
                 log(record)
-                note = f"step {position.step}  loss {record['loss']:.4f}  {record['seconds_per_step']:.2f} s/step"
+                loss_shown = f"{record['loss']:.4f}" if "loss" in record else "not a number"
+                note = f"step {position.step}  loss {loss_shown}  {record['seconds_per_step']:.2f} s/step"
                 advance(fraction_done(config, position) - fraction_done(config, logged), note)
                 logged = position
-            if now - saved > 60 * config.checkpoint_minutes:
+            if due:
                 save(run, learner, position)
                 saved = time.monotonic()
     if position != start:
         save(run, learner, position)
-    if interrupted():
+    ranks.largest()  # nobody goes on before the first has written
+    if stop or interrupted():
         raise KeyboardInterrupt
     return position
 
 
-def log_record(loss: Tensor, norm: Tensor, rate: float, position: Position, logged: Position) -> dict[str, float]:
-    """A line of metrics.jsonl. Raises UserError when the loss is no longer a number."""
-    value = loss.item()
-    if not math.isfinite(value):
-        raise UserError(f"the loss is {value} at step {position.step}: lower --train.optimizer.learning-rate")
+def agree_on(step: int, run: Path) -> None:
+    """Raises UserError when other processes found another checkpoint."""
+    highest, lowest = ranks.largest(step, -step)
+    if highest != -lowest:
+        found = f"the processes found checkpoints of steps {-lowest:.0f} and {highest:.0f}"
+        raise UserError(f"{found}: put {run} on a disk that all of them share")
+
+
+def log_record(
+    loss: Tensor, norm: Tensor, skipped: int, rate: float, position: Position, logged: Position
+) -> dict[str, float]:
+    """A line of metrics.jsonl; of a step that was skipped it has no loss and no norm, which JSON could not hold."""
+    learnt = {"loss": loss.item(), "gradient_norm": norm.item()}
     return {
         "step": position.step,
-        "loss": value,
-        "gradient_norm": norm.item(),
+        **(learnt if all(map(math.isfinite, learnt.values())) else {}),
+        "skipped": skipped,
         "learning_rate": rate,
         "seconds": position.seconds,
         "seconds_per_step": (position.seconds - logged.seconds) / (position.step - logged.step),
@@ -83,23 +105,27 @@ def save(run: Path, learner: Learner, position: Position) -> None:
 
     Raises UserError, and leaves what is there, when a weight is no longer a number.
     """
-    if not all(torch.isfinite(weight).all() for weight in learner.network.parameters()):
+    parts = learner.state()
+    if ranks.rank() != 0:
+        return
+    if not all(torch.isfinite(parts["weights"][name]).all() for name, _ in learner.network.named_parameters()):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
-    averaged = _on_cpu(learner.average.state_dict(learner.task.product))
-    weights, optimizer = _on_cpu(learner.network.state_dict()), _on_cpu(learner.optimizer.state_dict())
-    state = TrainingState(weights, averaged, optimizer, position)
-    save_checkpoint(run, state)
-    write_weights(run / WEIGHTS, averaged)
+    # First, so that a run that is killed between the two does not stand finished beside weights that are older.
+    write_weights(run / WEIGHTS, parts["average"])
+    save_checkpoint(run, TrainingState(**parts, position=position))
 
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a question: was the process asked to stop? No step is left half done, but a second Ctrl-C does not wait."""
+    """Yield a question: was the process asked to stop? No step is left half done, but a second Ctrl-C does not wait.
+
+    A second SIGTERM does: whoever sends it to all processes, and has torchrun pass it on to them, means it once.
+    """
     asked = False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT and not ranks.launched():
             raise KeyboardInterrupt
         asked = True
 
@@ -130,13 +156,11 @@ def learning_rate(config: TrainConfig, position: Position) -> float:
 
 def restore(run: Path, learner: Learner) -> Position:
     """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
-    state = newest_checkpoint(run)
+    state = newest_checkpoint(run, loud=ranks.rank() == 0)
     if state is None:
         return Position()
     try:
-        learner.network.load_state_dict(state.weights)
-        learner.average.load_state_dict(state.average)
-        learner.optimizer.load_state_dict(state.optimizer)
+        learner.load_state(state.weights, state.average, state.optimizer)
     except (RuntimeError, KeyError) as error:
         raise UserError(
             f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"
@@ -144,8 +168,14 @@ def restore(run: Path, learner: Learner) -> Position:
     return state.position
 
 
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+@contextmanager
+def reported(title: str, done: float) -> Iterator[Advance]:
+    """The progress of a run of which `done` is behind, shown by the first process alone."""
+    if ranks.rank() != 0:
+        yield lambda count=1, note="": None
+        return
+    with progress(title, 1.0, done) as advance:
+        yield advance
 
 
 @contextmanager
@@ -169,7 +199,11 @@ def metrics_log(run: Path, step: int) -> Iterator[Callable[[dict[str, float]], N
     """Append to `metrics.jsonl`, and to TensorBoard's events where that is installed.
 
     What a run that was killed logged after its last checkpoint, `step`, is dropped: those steps are taken again.
+    Of several processes the first keeps the log.
     """
+    if ranks.rank() != 0:
+        yield lambda record: None
+        return
     path = run / "metrics.jsonl"
     with writing(path):
         run.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,13 @@ FLOORS = {
         "shapes",
         "version",
     },
-    1: {"cache", "conditions", "flow", "layout", "mask", "places", "rope"},
+    1: {"cache", "conditions", "flow", "layout", "mask", "places", "ranks", "rope"},
     2: {"layers"},
     3: {"autoencoder", "discriminator", "transformer"},
     4: {
         "checkpoint",
         "clips",
+        "distributed",
         "examine",
         "forecast",
         "hub",
@@ -52,7 +53,7 @@ FLOORS = {
         "sample",
         "train",
     },
-    6: {"__init__", "__main__", "cli", "commands", "demo", "doctor", "options"},
+    6: {"__init__", "__main__", "cli", "commands", "demo", "doctor", "options", "web"},
 }
 SIDE_WING = {"data", "metrics", "worlds"}
 WITHIN_A_FLOOR = {
@@ -65,7 +66,8 @@ WITHIN_A_FLOOR = {
     "rope": {"layout"},
     "clips": {"objective"},
     "forecast": {"runs", "sampler"},
-    "learner": {"objective", "optimizer", "parallel"},
+    "learner": {"distributed", "objective", "optimizer", "parallel"},
+    "optimizer": {"distributed"},
     "runs": {"checkpoint", "hub", "parallel", "sampler"},
     "hub": {"published"},
     "published": {"checkpoint"},
@@ -78,7 +80,7 @@ WITHIN_A_FLOOR = {
     "__main__": {"cli"},
     "cli": {"commands", "options"},
     "evaluate": {"estimate"},
-    "commands": {"demo", "doctor", "options"},
+    "commands": {"demo", "doctor", "options", "web"},
     "doctor": {"demo"},
 }
 

@@ -179,9 +179,11 @@ def test_minutes_end_a_run(latents: Path, tmp_path: Path) -> None:
 
 
 def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) -> None:
-    # A rate of infinity makes the weights nan at once; the loss of the next step tells.
-    broken = replace(TRAIN, optimizer=replace(TRAIN.optimizer, learning_rate=float("inf"), warmup_steps=0))
-    with pytest.raises(UserError, match="the loss is nan"):
+    # A rate of infinity makes the weights nan at once; the losses of the next steps tell.
+    broken = replace(
+        TRAIN, most_skipped=5, optimizer=replace(TRAIN.optimizer, learning_rate=float("inf"), warmup_steps=0)
+    )
+    with pytest.raises(UserError, match="not a number for 5 steps in a row, up to step 6"):
         train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run") is None
 
@@ -233,7 +235,7 @@ def test_latents_of_another_shape_are_refused(latents: Path, tmp_path: Path) -> 
         train_preset(replace(WORLD, model=replace(LONG, latent_channels=5)), latents, tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_named(latents: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_all_there_is_and_damaged_is_named(latents: Path, tmp_path: Path) -> None:
     config = replace(WORLD, train=replace(TRAIN, steps=2))
     train_preset(config, latents, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "00000002" / "average.safetensors"

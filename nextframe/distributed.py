@@ -1,0 +1,125 @@
+"""One model on many processes: replicated (DDP), or in pieces (FSDP2). Applied to a finished network, from outside."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from nextframe import ranks
+from nextframe.discriminator import Discriminator
+from nextframe.layers import Attention, Block, Modulation
+
+Inputs = dict[str, Tensor]
+
+
+class Scored(nn.Module):
+    """A network and its loss as one module: DDP and FSDP watch over what happens in a forward pass."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Inputs], Tensor]) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return self.loss(self.network, inputs)
+
+
+def spread(
+    network: nn.Module,
+    loss: Callable[[nn.Module, Inputs], Tensor],
+    device: torch.device,
+    precision: torch.dtype,
+    shard: bool,
+) -> nn.Module:
+    """The loss of a network as a module, whose gradients are the means over all processes.
+
+    `shard`: each process keeps a piece of every weight, and with it of its gradient, average and optimizer state.
+    """
+    share_batch_norms(network)
+    scored = Scored(network, loss)
+    if not shard:
+        # Without device_ids inputs are left where they are: where the windows are is read on the CPU.
+        return DistributedDataParallel(scored, find_unused_parameters=some_rest(network), gradient_as_bucket_view=True)
+    for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
+        weight.data = weight.data.contiguous()
+    mesh = init_device_mesh(device.type, (ranks.ranks(),))
+    # Inputs are not cast: times up to 1000 would be rounded. Gradients are added up in float32.
+    parameters = None if precision == torch.float32 else precision
+    added = None if parameters is None else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=parameters, reduce_dtype=added, cast_forward_inputs=False)
+    # Modulations are computed outside their blocks, all at once: each is gathered alone.
+    for kind in (Modulation, Block):
+        for module in [module for module in network.modules() if isinstance(module, kind)]:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(scored, mesh=mesh, mp_policy=policy)
+    return scored
+
+
+def some_rest(network: nn.Module) -> bool:
+    """Whether some weights have no gradient in some steps.
+
+    Those of a level that short clips have no tokens of; those of a discriminator, or of the encoder once it joins.
+    """
+    modules = list(network.modules())
+    levels = (len(module.levels) for module in modules if isinstance(module, Attention))
+    return max(levels, default=1) > 1 or any(isinstance(module, Discriminator) for module in modules)
+
+
+def exchange(scored: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Around a part of an accumulated batch: replicas add up their gradients once, with the last part.
+
+    Pieces are added up with every part: a process has no room for whole gradients.
+    """
+    return scored.no_sync() if isinstance(scored, DistributedDataParallel) and not last else nullcontext()
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of the whole batch, on any device (torch's is for GPUs alone)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean = ranks.shared_mean(x.mean(dim=(0, 2, 3)))
+        centred = x - mean[:, None, None]
+        variance = ranks.shared_mean(centred.square().mean(dim=(0, 2, 3)))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            assert self.momentum is not None
+            count = x.numel() // x.shape[1] * ranks.ranks()
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        y = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if self.affine:
+            y = torch.addcmul(self.bias[:, None, None], y, self.weight[:, None, None])
+        return y.to(input.dtype)
+
+
+def share_batch_norms(network: nn.Module) -> None:
+    """Let batch norms see the whole batch. Weights and their names stay as they are."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which every process has a piece, put together. All processes must ask, in the same order."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def pieces_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which every process has, cut as another one is; nothing is sent."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def piece(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

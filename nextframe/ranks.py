@@ -1,0 +1,185 @@
+"""Several processes that train one model: which of them this is, what part is its own, what they tell one another.
+
+A process that was not started by torchrun is alone: nothing here does anything then.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nextframe.errors import UserError
+
+SILENCE = timedelta(minutes=10)
+"""How long a process waits for the others. They may be writing a checkpoint, or compiling."""
+_hosts: dist.ProcessGroup | None = None
+"""What the processors of all ranks talk over: to ask there does not wait for what a GPU was sent."""
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def rank() -> int:
+    return dist.get_rank() if _hosts is not None else 0
+
+
+def ranks() -> int:
+    return dist.get_world_size() if _hosts is not None else 1
+
+
+def local_rank() -> int | None:
+    """Which of the processes of this machine this is; None of one that is alone."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if launched() else None
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Be one of the processes that torchrun started, and end as one of them: what all have to say is said once.
+
+    Raises UserError when another of them has gone, or does not answer for as long as `SILENCE`.
+    """
+    global _hosts
+    if not launched() or _hosts is not None:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        if device.type == "cuda":
+            # The GPUs are given longer: a process that waits for another is to end with a word, not with an abort.
+            dist.init_process_group("nccl", timeout=2 * SILENCE, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=SILENCE)
+        hosts = dist.new_group(backend="gloo", timeout=SILENCE)
+        assert isinstance(hosts, dist.ProcessGroup)
+        _hosts = hosts
+        yield
+        _hosts = None
+        dist.destroy_process_group()
+    except UserError as error:
+        _leave_unless_first(2)
+        raise error
+    except KeyboardInterrupt:
+        _leave_unless_first(130)
+        raise
+    except RuntimeError as error:
+        if not _is_about_others(error):
+            raise
+        _leave_unless_first(2)
+        silent = "timed out" in str(error).lower()
+        what = f"did not answer for {SILENCE.total_seconds():.0f} s" if silent else "has gone"
+        raise UserError(
+            f"another of the {os.environ['WORLD_SIZE']} processes {what}: see what it said, and run the same command "
+            "again; it goes on from the newest checkpoint"
+        ) from error
+
+
+def _leave_unless_first(status: int) -> None:
+    """End this process without a word if another one has said already why they all end."""
+    try:
+        first = dist.distributed_c10d._get_default_store().add("nextframe/said", 1) == 1
+    except (RuntimeError, ValueError):  # whoever keeps the store has gone, or it never was
+        return
+    if not first:
+        raise SystemExit(status)
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    """Whether an error of torch says that another process has gone or is silent."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
+def largest(*values: float) -> list[float]:
+    """Of each value the largest that a process gives. All wait here for the last; nobody waits for a GPU."""
+    if _hosts is None:
+        return list(values)
+    told = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
+    return told.tolist()
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over all processes of a value without a gradient."""
+    if _hosts is None:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / ranks()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each of them depends on the parts of all others."""
+
+    @staticmethod
+    def forward(ctx: object, part: Tensor) -> Tensor:
+        total = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def shared_mean(part: Tensor) -> Tensor:
+    """The mean over all processes, with the gradient of the losses of all of them."""
+    summed = _Sum.apply(part)
+    assert isinstance(summed, Tensor)
+    return summed / ranks()
+
+
+def deviation(part: Tensor) -> Tensor:
+    """The standard deviation of all numbers of a batch, of which each process has as many."""
+    if _hosts is None:
+        return part.std()
+    centred = part - shared_mean(part.mean())
+    count = part.numel() * ranks()
+    return (shared_mean(centred.square().mean()) * count / (count - 1)).sqrt()
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that are one process's own.
+
+    Each part into which a batch is cut, to be accumulated, is divided among all. So what is computed from a part at a
+    time (the statistics of batch norm) is of the same rows, whatever the number of processes.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    parts: int = 1
+
+    @staticmethod
+    def own(rows: int, parts: int) -> "Share":
+        """Of a batch of `rows`. Raises UserError when it cannot be divided."""
+        share = Share(rank(), ranks(), parts)
+        if share.ranks > 1 and rows % (share.ranks * parts):
+            raise UserError(
+                f"{share.ranks} processes cannot divide a batch of {rows} in {parts} parts: set --train.batch to a "
+                f"multiple of {share.ranks * parts} times --clip.windows, or another --train.accumulate"
+            )
+        return share
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Its own of the rows of the whole batch."""
+        if self.ranks == 1:
+            return rows
+        pieces = rows.unflatten(0, (self.parts, self.ranks, -1))
+        return pieces[:, self.rank].flatten(0, 1)
+
+    def numbers(self, rows: int) -> list[int]:
+        """Which they are, of `rows`."""
+        return self.of(torch.arange(rows)).tolist()
+
+
+ALONE = Share()
+"""All rows of a batch."""

@@ -1,0 +1,108 @@
+"""Two processes train what one trains; and when one of them breaks, all end alike."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranks_target import FAR_LONG, RUNS, TOKENIZER, to_the_middle, trained
+from test_train import losses
+from tiny import tiny_episodes, tiny_latents
+
+from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, newest_checkpoint, write_weights
+from nextframe.config import TokenizerConfig
+from nextframe.configfile import write_config
+from nextframe.ranks import Share
+from nextframe.recipes import train_preset
+
+HERE = Path(__file__).parent
+
+
+def target(folder: Path, *launcher: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    command = [sys.executable, *launcher, str(HERE / "ranks_target.py"), str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents and footage, what one process trains on them, and what two do."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tiny_latents(folder / "latents")
+    write_config(TokenizerConfig(model=TOKENIZER), folder / "latents" / AUTOENCODER / CONFIG)
+    write_weights(folder / "latents" / AUTOENCODER / WEIGHTS, Autoencoder(TOKENIZER).state_dict())
+    tiny_episodes(folder / "footage", split="train")
+    for name, config in RUNS.items():
+        trained(config, folder, f"{name}-alone")
+    for name in ("replicated", "sharded"):
+        train_preset(to_the_middle(FAR_LONG), folder / "latents", folder / f"from-one-to-two-{name}")
+    target(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return folder
+
+
+def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
+    assert losses(one) == pytest.approx(losses(other), abs=tolerance, rel=tolerance)
+    states = newest_checkpoint(one), newest_checkpoint(other)
+    assert states[0] is not None and states[1] is not None and states[0].position.step == states[1].position.step
+    for part in ("weights", "average", "optimizer"):
+        first, second = (getattr(state, part) for state in states)
+        assert first.keys() == second.keys()
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], atol=tolerance, rtol=tolerance, msg=f"{part} {name}")
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+@pytest.mark.parametrize("name", RUNS)
+def test_two_train_what_one_trains(folder: Path, name: str, how: str) -> None:
+    assert_equal_runs(folder / f"{name}-alone", folder / f"{name}-{how}", 1e-6)
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_a_run_goes_on_in_another_number_of_processes(folder: Path, how: str) -> None:
+    assert_equal_runs(folder / "long-alone", folder / f"from-one-to-two-{how}", 1e-6)
+    train_preset(FAR_LONG, folder / "latents", folder / f"from-two-to-one-{how}")
+    assert_equal_runs(folder / "long-alone", folder / f"from-two-to-one-{how}", 1e-6)
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_a_run_goes_on_in_as_many_processes_to_the_bit(folder: Path, how: str) -> None:
+    assert_equal_runs(folder / f"long-{how}", folder / f"two-{how}", 0)
+
+
+def test_one_writes_and_all_refuse(folder: Path) -> None:
+    assert len(list((folder / "far-replicated" / "tensorboard").glob("*"))) <= 1
+    for rank in range(2):
+        assert "2 processes cannot divide a batch of 5 in 1 parts" in (folder / f"refused-{rank}").read_text()
+    assert not (folder / "odd").exists()
+
+
+def test_a_step_that_one_of_them_breaks_is_skipped_by_both(folder: Path) -> None:
+    """And when one of them is asked to stop, both do, after the same step."""
+    assert all((folder / f"stopped-{rank}").exists() for rank in range(2))
+    records = [json.loads(line) for line in (folder / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["skipped"]] == [3, 5]
+    assert [record["step"] for record in records if "loss" not in record] == [3, 5]
+    state = newest_checkpoint(folder / "broken")
+    assert state is not None and state.position.step == len(records) >= 5
+    assert all(weight.isfinite().all() for weight in (state.weights | state.average | state.optimizer).values())
+    steps = {value.item() for name, value in state.optimizer.items() if name.endswith("/step")}
+    assert steps == {len(records) - 2}
+
+
+def test_a_process_that_goes_or_sleeps_ends_the_other_with_a_line(folder: Path) -> None:
+    target(folder)
+    assert "another of the 2 processes has gone: see what it said" in (folder / "gone-0").read_text()
+    assert "another of the 2 processes did not answer for 3 s" in (folder / "silent-0").read_text()
+
+
+def test_shares_are_all_of_a_batch_and_parts_stay_together() -> None:
+    shares = [Share(rank, 2, parts=3).numbers(12) for rank in range(2)]
+    assert shares == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+    assert Share().numbers(5) == [0, 1, 2, 3, 4]
