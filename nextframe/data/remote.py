@@ -1,5 +1,6 @@
 """Footage and latents in object storage: each file is fetched when it is first read, into a cache on this disk."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -63,9 +64,11 @@ def _copy(url: str, path: Path) -> None:
     import fsspec
 
     try:
-        with fsspec.open(url, "rb") as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**22)  # type: ignore[arg-type]
+        system, name = fsspec.core.url_to_fs(url)
+        system.get_file(name, str(path))
     except Exception as error:  # each kind of storage has exceptions of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # this disk is full, and `new_file` says so
         raise UserError(_said(url, error)) from error
 
 

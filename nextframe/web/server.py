@@ -52,13 +52,6 @@ def application(
     app.add_exception_handler(UserError, lambda _, error: JSONResponse({"error": str(error)}, 404))
     pages = {path.name: path for path in PAGE.iterdir() if path.suffix in TYPES}
 
-    def house() -> House:
-        return app.state.house
-
-    async def chore(work: Callable[[], T]) -> T:
-        job: Future[T] = house().chores.submit(work)
-        return await asyncio.wrap_future(job)
-
     @app.get("/")
     async def index() -> Response:
         return _page("index.html")
@@ -73,9 +66,35 @@ def application(
     async def world() -> JSONResponse:
         return JSONResponse(stage.facts())
 
+    _add_starts(app, stage)
+    _add_walks(app, stage)
+
+    @app.websocket("/play")
+    async def play(socket: WebSocket) -> None:
+        await converse(socket, app.state.house)
+
+    @app.get("/{name}")
+    async def part_of_page(name: str) -> Response:
+        return _page(name)
+
+    return app
+
+
+def _house(app: FastAPI) -> House:
+    return app.state.house
+
+
+async def _chore(app: FastAPI, work: Callable[[], T]) -> T:
+    job: Future[T] = _house(app).chores.submit(work)
+    return await asyncio.wrap_future(job)
+
+
+def _add_starts(app: FastAPI, stage: Stage) -> None:
+    """What a walk may begin with: episodes, and what is uploaded."""
+
     @app.get("/api/thumbnail/{name}.png")
     async def thumbnail(name: str) -> Response:
-        return Response(await chore(lambda: stage.thumbnail(name)), media_type="image/png")
+        return Response(await _chore(app, lambda: stage.thumbnail(name)), media_type="image/png")
 
     @app.post("/api/upload")
     async def upload(request: Request) -> JSONResponse:
@@ -86,21 +105,25 @@ def application(
                 return JSONResponse({"error": f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"}, 413)
         try:
             async with app.state.heavy:
-                video = await chore(lambda: decoded_upload(bytes(content), stage.size, house().folder))
+                video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _house(app).folder))
             name = secrets.token_urlsafe(12)
             stage.keep(name, video)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 415)
         return JSONResponse({"upload": name})
 
+
+def _add_walks(app: FastAPI, stage: Stage) -> None:
+    """What there is of a walk: its files, and single frames."""
+
     @app.get("/api/session/{name}/save")
     async def download(name: str, format: str = "mp4") -> Response:
         if format not in FORMATS:
             return JSONResponse({"error": f"format {format!r} is unknown: choose {', '.join(FORMATS)}"}, 400)
-        visitor = house().visitor(name)
+        visitor = _house(app).visitor(name)
         path = visitor.game.history.path()
         async with app.state.heavy:
-            file = await chore(lambda: save(visitor.game, path, stage.info, format, house().folder))
+            file = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _house(app).folder))
         handle, size = file.open("rb"), file.stat().st_size
         file.unlink()  # gone when it is sent, or not wanted any more
         headers = {
@@ -111,7 +134,7 @@ def application(
 
     @app.get("/api/session/{name}/frame/{frame}.png")
     async def one_frame(name: str, frame: int, kind: str = "dream") -> Response:
-        game = house().visitor(name).game
+        game = _house(app).visitor(name).game
         branch = game.history.branch
         if not 0 <= frame < branch.length:
             return JSONResponse({"error": f"this branch has no frame {frame}"}, 404)
@@ -119,17 +142,7 @@ def application(
         shown = game.film.read(step.place) if kind == "dream" else game.truth(step)
         if shown is None:
             return JSONResponse({"error": f"the engine has not been asked for frame {frame}"}, 404)
-        return Response(await chore(lambda: png_bytes(shown)), media_type="image/png")
-
-    @app.websocket("/play")
-    async def play(socket: WebSocket) -> None:
-        await converse(socket, house())
-
-    @app.get("/{name}")
-    async def part_of_page(name: str) -> Response:
-        return _page(name)
-
-    return app
+        return Response(await _chore(app, lambda: png_bytes(shown)), media_type="image/png")
 
 
 async def _parts(handle: IO[bytes]) -> AsyncIterator[bytes]:

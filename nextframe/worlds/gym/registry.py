@@ -92,8 +92,8 @@ def make(environment: str) -> Any:
         return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UserError(f"gym:{environment} needs a package that is missing: {one_line(error)}") from error
-    except Exception as error:
+    except Exception as error:  # an environment is anybody's code
         try:
             return gymnasium.make(name, disable_env_checker=True)  # it has no such mode: its observation may be a frame
-        except Exception:
+        except Exception:  # then the mode was not what was wrong, and the first error says more
             raise UserError(f"gym:{environment} cannot be made ({one_line(error)}): put that right first") from error

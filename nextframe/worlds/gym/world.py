@@ -80,7 +80,7 @@ class GymWorld:
         name = f"gym:{self.settings.environment}"
         try:
             picture = self.environment.render()
-        except NotImplementedError:
+        except NotImplementedError:  # gymnasium's word for an environment that draws nothing
             picture = None
         if picture is None:
             picture = _image_in(self.observation)
