@@ -47,6 +47,8 @@ def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) ->
     changes: dict[str, Any] = {}
     if sample.memory is not None:
         changes["memory"] = sample.memory
+    if sample.slide > 1:
+        changes["slide"] = sample.slide
     if sample.riflex:
         changes["riflex_frames"] = frames
     if sample.temporal_decay:

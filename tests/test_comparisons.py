@@ -235,6 +235,18 @@ def test_a_long_model_with_a_bounded_memory() -> None:
     assert_cached_is_uncached(replace(LONG, window=2), 5, 12, SampleConfig(steps=2, memory=10))
 
 
+def test_a_window_that_slides_several_frames_at_a_time() -> None:
+    config = replace(LONG, window=6, slide=4)
+    starts = [layout_of(config, frames).segments[-1].start for frames in range(1, 20)]
+    assert starts == [0] * 6 + [4] * 4 + [8] * 4 + [12] * 4 + [16]
+    assert_cached_is_uncached(replace(LONG, window=3), 5, 9, SampleConfig(steps=2, slide=3))
+    assert_cached_is_uncached(replace(LONG, window=3), 2, 12, SampleConfig(steps=2, slide=2, memory=8))
+    with pytest.raises(ValueError, match="slide 7 must be at most window 6"):
+        at_sampling(config, SampleConfig(slide=7), 8)
+    with pytest.raises(ValueError, match="slide must be 1"):
+        at_sampling(TRAINED, SampleConfig(slide=2), 8)
+
+
 def test_a_memory_is_at_least_a_window() -> None:
     with pytest.raises(ValueError, match="memory is 3: it must be at least 4"):
         at_sampling(TRAINED, SampleConfig(memory=3), 8)
