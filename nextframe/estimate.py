@@ -24,8 +24,9 @@ from nextframe.data.episodes import Episode
 from nextframe.forecast import conditions_of
 from nextframe.progress import clock
 from nextframe.runs import WorldModel
-from nextframe.sampler import Session, sample_clip
+from nextframe.sampler import sample_clip
 from nextframe.scoring import Scorer
+from nextframe.session import Session
 
 PIECE = 2
 """Frames at either end; the first of them reads the context."""

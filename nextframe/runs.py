@@ -19,7 +19,7 @@ from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.parallel import matrix_precision, resolve_precision, settle_products
-from nextframe.sampler import Session
+from nextframe.session import Session
 from nextframe.transformer import Transformer
 
 C = TypeVar("C", bound=RunConfig)

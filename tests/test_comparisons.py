@@ -21,7 +21,8 @@ from nextframe.mask import attention_mask
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.presets import PRESETS
 from nextframe.rope import THETA, riflex
-from nextframe.sampler import Session, at_sampling, rollout, sample_clip, uncached_frame
+from nextframe.sampler import at_sampling, sample_clip, uncached_frame
+from nextframe.session import Session, rollout
 from nextframe.transformer import Transformer, parameters_of
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}

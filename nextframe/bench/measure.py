@@ -27,7 +27,8 @@ from nextframe.layout import layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.parallel import matrix_precision, should_compile
-from nextframe.sampler import Session, at_sampling, guidance_branches
+from nextframe.sampler import at_sampling, guidance_branches
+from nextframe.session import Session
 
 WALK_FRAMES = 156
 """Frames of one walk of `bench play`, before the next begins."""
@@ -212,7 +213,7 @@ def sampled_laps(
 def median_of_means(seconds: list[float], count: int) -> float:
     """The median of the means of `count` in a row: of frames, among which every so many one reads the window."""
     rows = [seconds[start : start + count] for start in range(0, len(seconds), count)]
-    return median(mean(row) for row in rows if len(row) == count or len(rows) == 1)
+    return median([mean(row) for row in rows if len(row) == count or len(rows) == 1])
 
 
 def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
