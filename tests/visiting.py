@@ -19,9 +19,10 @@ from tiny import tiny_episodes, tiny_run
 from websockets.sync.client import ClientConnection, connect
 
 from nextframe.runs import load
+from nextframe.web.address import listen
 from nextframe.web.guard import LOOPBACK
 from nextframe.web.house import House, Stage
-from nextframe.web.serve import listen, server_of
+from nextframe.web.serve import server_of
 from nextframe.web.server import application
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library
