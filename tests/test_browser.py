@@ -19,8 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from tiny import TOKENIZER, tiny_run
 
-from nextframe.web.address import listen
-from nextframe.web.guard import LOOPBACK
+from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
 from nextframe.web.server import application
 from nextframe.worlds.maze.settings import MazeSettings

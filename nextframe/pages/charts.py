@@ -78,7 +78,7 @@ class Line:
     dots: bool = False
 
 
-def line_chart(lines: Sequence[Line], label: str) -> str:
+def line_chart(lines: Sequence[Line], label: str, from_zero: bool) -> str:
     """Figures of training over its steps."""
     figure, axes = _figure()
     for line in lines:
@@ -92,8 +92,11 @@ def line_chart(lines: Sequence[Line], label: str) -> str:
         # The first records would squeeze the rest into a line.
         shown = np.concatenate([line.values for line in lines])
         axes.set_ylim(0.98 * shown.min(), max(np.quantile(line.values, 0.95) for line in smooth) * 1.05)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("training step")
     axes.set_ylabel(label)
+    axes.ticklabel_format(useOffset=False)
     axes.xaxis.set_major_locator(_ticks())
     return _svg(figure)
 

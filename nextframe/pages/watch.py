@@ -124,14 +124,16 @@ def _curves(logs: Mapping[str, list[Record]]) -> Iterator[str]:
     for caption, axis, figures in (CHARTS[0], *further, *CHARTS[1:]):
         lines = [line for name, log in logs.items() for line in _lines(log, figures, colours[name])]
         if lines:
-            charts.append(html.chart(line_chart(lines, axis), f"{caption}{_key(figures)}"))
+            charts.append(
+                html.chart(line_chart(lines, axis, axis not in ("loss", "norm")), f"{caption}{_key(figures)}")
+            )
     yield html.grid(*charts)
 
 
 def _key(figures: Sequence[str]) -> str:
     """What the lines of one colour are."""
     if figures == CHARTS[0][2]:
-        return ": of the steps (their running median, and thin each line of the log), and dotted held out"
+        return ": of the steps (their running median; thin: each line of the log), and with dots held out"
     if len(figures) > 1:
         first, last = (NAMES.get(name, name.removeprefix("loss_at_")) for name in (figures[0], figures[-1]))
         return f": from {first}, faint, to {last}, strong"

@@ -15,9 +15,8 @@ from nextframe.web.address import LOOPBACK, has_screen
 class Page(BaseHTTPRequestHandler):
     """Answers for a `Watch`."""
 
-    server: "Watch"
-
     def do_GET(self) -> None:
+        assert isinstance(self.server, Watch)
         # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
         if urlsplit(f"//{self.headers.get('host', '')}").hostname not in LOOPBACK:
             self.send_error(403, "open the address that was printed")
