@@ -67,7 +67,7 @@ def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: 
             network = Transformer(config.model)
         network.load_state_dict(weights, assign=True)
         network.to(device).eval()
-        with torch.no_grad(), matrix_precision(precision, device):
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), matrix_precision(precision, device):
             loss = held_out_loss(FrameFlowMatching(config), network, map(scored, range(BATCHES)), device)
             clips = shown(0)
             made = continued(config, network, clips, context)

@@ -78,7 +78,8 @@ class Meter:
 @cache
 def _rate_of(device: torch.device, precision: torch.dtype) -> float:
     """Measured once in a process: it takes a second."""
-    return matrix_rate(device, precision)
+    with torch.random.fork_rng():
+        return matrix_rate(device, precision)
 
 
 @contextmanager

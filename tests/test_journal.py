@@ -147,7 +147,9 @@ def test_drift_is_that_of_the_saved_weights(latents: Path, tmp_path: Path) -> No
     train_preset(WORLD, latents, tmp_path / "run")
     state = newest_checkpoint(tmp_path / "run")
     assert state is not None
-    weights, average = (torch.cat([x.flatten() for x in part.values()]) for part in (state.weights, state.average))
+    weights, average = (
+        torch.cat([part[name].flatten() for name in state.weights]) for part in (state.weights, state.average)
+    )
     last = read_log(tmp_path / "run")[-1]
     assert last["weight_norm"] == pytest.approx(weights.norm().item(), rel=1e-5)
     assert last["average_distance"] == pytest.approx(((weights - average).norm() / weights.norm()).item(), rel=1e-4)
