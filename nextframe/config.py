@@ -196,16 +196,22 @@ class TrainConfig:
     recompute: bool = False
     """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
     checkpoint_minutes: float = 10.0
+    examine_minutes: float | None = 10.0
+    """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
     log_every: int = 20
+    """Steps a line of metrics.jsonl is about."""
+    wandb: str | None = None
+    """Project at wandb that gets the figures too; with WANDB_MODE=offline they stay here until `wandb sync`."""
     most_skipped: int = 50
     """A step whose loss or gradient is not a number is skipped. After so many in a row the run ends; this is looked at
     when a line is logged."""
     minutes: float | None = None
-    """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
+    """Stop after this much training time (of all runs that were resumed together), whatever `steps` says. Examining
+    held-out clips is no training: it comes on top."""
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
-        at_least(self, minutes=0.001)
+        at_least(self, minutes=0.001, examine_minutes=0)
 
 
 @dataclass(frozen=True)

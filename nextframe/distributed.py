@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +19,30 @@ Inputs = dict[str, Tensor]
 
 
 class Scored(nn.Module):
-    """A network and its loss as one module: DDP and FSDP watch over what happens in a forward pass."""
+    """A network and its score as one module: DDP and FSDP watch over what happens in a forward pass."""
 
-    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Inputs], Tensor]) -> None:
+    def __init__(self, network: nn.Module, score: Callable[[nn.Module, Inputs], Any]) -> None:
         super().__init__()
         self.network = network
-        self.loss = loss
+        self.score = score
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        return self.loss(self.network, inputs)
+    def forward(self, inputs: Inputs) -> Any:
+        return self.score(self.network, inputs)
 
 
 def spread(
     network: nn.Module,
-    loss: Callable[[nn.Module, Inputs], Tensor],
+    score: Callable[[nn.Module, Inputs], Any],
     device: torch.device,
     precision: torch.dtype,
     shard: bool,
 ) -> nn.Module:
-    """The loss of a network as a module, whose gradients are the means over all processes.
+    """The score of a network as a module, whose gradients are the means over all processes.
 
     `shard`: each process keeps a piece of every weight, and with it of its gradient, average and optimizer state.
     """
     share_batch_norms(network)
-    scored = Scored(network, loss)
+    scored = Scored(network, score)
     if not shard:
         # Without device_ids inputs are left where they are: where the windows are is read on the CPU.
         return DistributedDataParallel(scored, find_unused_parameters=some_rest(network), gradient_as_bucket_view=True)

@@ -274,7 +274,7 @@ def test_conditions_learn_and_are_dropped(condition: str) -> None:
     assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.2)
     assert all(len(clip.unique()) == 1 for clip in dropped) is (condition == "label")
     model = random_transformer(config.model)
-    FrameFlowMatching(config).loss(model, inputs).backward()
+    FrameFlowMatching(config).score(model, inputs).loss.backward()
     for name, weight in model.named_parameters():
         if name.startswith("condition"):
             assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.abs().sum() > 0, name

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from nextframe.autoencoder import Autoencoder, decode_video
-from nextframe.bench.flops import frame_flops, training_flops
 from nextframe.bench.rival import Rival, Work, compared
 from nextframe.bench.stopwatch import Lap, in_turns, median, now, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
+from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
 from nextframe.layout import layout_of, shared_past
 from nextframe.learner import Learner, Task
@@ -85,7 +85,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
         "compile_seconds": first.whole - median(whole) if compiled else None,
         "frames_per_second": batch * layout.frames / median(whole),
         "tokens_per_second": batch * layout.tokens / median(whole),
-        **bed.arithmetic(training_flops(model, batch, frames, windows), median(core)),
+        **bed.arithmetic(training_flops(model, batch, [frames] * windows), median(core)),
         **peak,
         "against": compared(rival, "seconds_per_step", core, rival_seconds),
     }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from nextframe.errors import UserError
+from nextframe.web.address import listen
 
 
 def play(
@@ -51,7 +52,7 @@ def play(
     if sessions < 1:
         raise UserError(f"--sessions is {sessions}: choose 1 or more")
     try:
-        from nextframe.web.serve import listen, serve
+        from nextframe.web.serve import serve
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "websockets", "PIL"):
             raise
