@@ -55,7 +55,8 @@ MAZE = WorldModelConfig(
         batch=16,
         optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.95), warmup_steps=300, decay=0.3, ema_decay=0.999),
     ),
-    sample=SampleConfig(steps=5),
+    # Fewer steps and a window that is read once in eight frames: as good, and half the time (docs/experiments.md).
+    sample=SampleConfig(steps=4, slide=8),
 )
 
 # The paper's models (arXiv 2503.19325, Table 1), all on 8 x 8 latents of 32 channels. Parameters in docs/paper.md.

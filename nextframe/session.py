@@ -10,7 +10,7 @@ from nextframe.cache import KeyValueCache
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import SOLVERS, Velocity, evaluated_levels
 from nextframe.layers import joined
-from nextframe.layout import FINE, Layout, Segment, layout_of
+from nextframe.layout import COARSE, FINE, Layout, Segment, layout_of
 from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, guided, layout_times
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
@@ -244,6 +244,13 @@ def past_layout(config: TransformerConfig, frames: int) -> Layout:
     if last.frames > 1:
         segments.append(Segment(last.level, last.start, last.stop - 1, last.side, last.stride))
     return Layout(tuple(segments))
+
+
+def seen_next(config: TransformerConfig, frames: int) -> tuple[int, int]:
+    """How many of `frames` frames the next one sees fine, and how many before those coarse."""
+    segments = past_layout(config, frames).segments
+    counts = {level: sum(part.frames for part in segments if part.level == level) for level in (FINE, COARSE)}
+    return counts[FINE], counts[COARSE]
 
 
 def without(wanted: Layout, present: Layout) -> Layout:

@@ -98,7 +98,7 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
     eighth = client.frame(8)
     state = client.line("state")
     assert (state["frame"], state["length"], state["branch"], state["running"]) == (8, end + 1, 0, False)
-    assert state["window"] == 4 and state["coarse"] == 5 and state["queue"] == 0
+    assert state["window"] == 3 and state["coarse"] == 6 and state["queue"] == 0
     client.act(1, at=1.0)
     state = client.line("state")
     assert (state["branch"], state["length"], state["frame"]) == (1, 10, 9)

@@ -113,6 +113,9 @@ class EngineStage:
             "version": VERSION,
         }
 
+    def memory(self, frames: int) -> tuple[int, int]:
+        return min(frames, self.window), 0
+
     def thumbnail(self, name: str) -> bytes:
         if name != NEW:
             raise UserError(f"there is no start {name!r}: choose {NEW}")

@@ -36,13 +36,16 @@ class Stage(Protocol):
 
     actions: Actions
     fps: float
-    window: int
     size: int
     info: DatasetInfo
     """Of a dataset of such walks."""
 
     def facts(self) -> dict[str, Any]:
         """What GET /api/world says."""
+        ...
+
+    def memory(self, frames: int) -> tuple[int, int]:
+        """Of a walk of so many frames, how many its next frame sees fine, and how many before those coarse."""
         ...
 
     def thumbnail(self, name: str) -> bytes:
@@ -95,7 +98,7 @@ class House:
             game = await asyncio.wrap_future(self.dreams.submit(lambda: self.stage.begin(message, self.folder)))
         finally:
             self._arriving -= 1
-        visitor = Visitor(game, self.stage.fps, self.stage.window, self.dreams, self.chores)
+        visitor = Visitor(game, self.stage.fps, self.stage.memory, self.dreams, self.chores)
         visitor.queue = lambda: self._waiting(visitor)
         if message.real:
             visitor.reality = self.stage.beside(game)

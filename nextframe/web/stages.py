@@ -10,6 +10,8 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import ActionKind, DatasetInfo
 from nextframe.flow import SOLVERS
 from nextframe.runs import WorldModel
+from nextframe.sampler import at_sampling
+from nextframe.session import seen_next
 from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed
 from nextframe.web.messages import Actions, StartMessage
@@ -34,6 +36,7 @@ class ModelStage:
         info = None if library.dataset is None else library.dataset.info
         self.fps = (USUAL_FPS if info is None else info.fps) / world.config.clip.interval
         self.window = config.window if config.coarse_patch is not None else memory
+        self._sees = at_sampling(config, self.sample, 1)
         kinds = {"action": ("id", config.classes), "vector": ("vector", config.action_size)}
         self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
         given = () if info is None else info.action_names
@@ -71,6 +74,9 @@ class ModelStage:
             ],
             "version": VERSION,
         }
+
+    def memory(self, frames: int) -> tuple[int, int]:
+        return seen_next(self._sees, frames)
 
     def thumbnail(self, name: str) -> bytes:
         return self.library.thumbnail(name)

@@ -21,6 +21,8 @@ from nextframe.web.reality import Reality
 from nextframe.web.wants import Wants
 
 T = TypeVar("T")
+Memory = Callable[[int], tuple[int, int]]
+"""`Stage.memory`."""
 MEASURED_SECONDS = 2.0
 """Of the frames that the rate is taken from."""
 
@@ -32,11 +34,13 @@ class Visitor:
     those wait in a queue: so the visitors take turns, or are served together.
     """
 
-    def __init__(self, game: Game, fps: float, window: int, dreams: Dreams, chores: Executor) -> None:
+    def __init__(
+        self, game: Game, fps: float, memory: Callable[[int], tuple[int, int]], dreams: Dreams, chores: Executor
+    ) -> None:
         self.name = secrets.token_urlsafe(12)
         self.game = game
         self.fps = fps
-        self.window = window
+        self.memory = memory
         self.dreams, self.chores = dreams, chores
         self.reality: Reality | None = None
         self.outbox: Outbox | None = None
@@ -90,6 +94,7 @@ class Visitor:
     def state(self) -> dict[str, Any]:
         history, source = self.game.history, self.game.source
         sample = source.sample if isinstance(source, Dreamer) else None
+        fine, coarse = self.memory(history.frame + 1)
         told = None if sample is None else {"steps": sample.steps, "guidance": sample.guidance, "solver": sample.solver}
         return {
             "type": "state",
@@ -97,8 +102,8 @@ class Visitor:
             "length": history.branch.length,
             "branch": history.branch.number,
             "branches": history.outline(),
-            "window": self.window,
-            "coarse": max(0, history.frame + 1 - self.window),
+            "window": fine,
+            "coarse": coarse,
             "fps": self._rate(),
             "queue": self.queue(),
             "settings": told,

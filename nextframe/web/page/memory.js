@@ -26,7 +26,7 @@ export class Memory {
     this.thumbnails = new Map();
     this.asked = new Set();
     this.fetching = 0;
-    this.state = { frame: 0, length: 0, window: 16, coarse: 0, branch: 0, branches: [] };
+    this.state = { frame: 0, length: 0, newest: 16, window: 16, coarse: 0, branch: 0, branches: [] };
   }
 
   show(state) {
@@ -98,10 +98,10 @@ export class Memory {
     return cells;
   }
 
-  /** The strip is two scales side by side: older frames on its left share, the newest `window` on the rest. */
+  /** The strip is two scales side by side: older frames on its left share, the `newest` on the rest. */
   #split() {
     const { length } = this.state;
-    const newest = Math.max(16, this.state.window);
+    const newest = Math.max(16, this.state.newest);
     const older = Math.max(0, length - newest);
     const share = (1 - SHARE) * Math.min(1, older / newest);
     return { older, share, end: share + (1 - share) * Math.min(1, length / newest) };

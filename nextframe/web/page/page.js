@@ -215,13 +215,12 @@ function showState() {
   if (!state) return;
   const { frame, length, branch, branches, window, coarse, fps, queue, settings, running } = state;
   const past = frame < length - 1;
-  memory.show(world.settings ? state : { ...state, window: length }); // the engine remembers nothing, or all
+  memory.show({ ...state, newest: world.window, ...(world.settings ? {} : { window: length }) }); // the engine: all
   $("place").textContent = past
     ? `frame ${frame} of ${length} · a key goes on from here, as a new branch`
     : world.settings ? `${context} shown, ${Math.max(0, length - context)} dreamt` : `${length} frames`;
-  const old = Math.max(0, Math.min(coarse, frame + 1 - window));
-  $("older").textContent = old ? `Memory: ${old} older, coarse` : "Memory";
-  $("newer").textContent = `newest ${Math.min(window, frame + 1)}, fine`;
+  $("older").textContent = coarse ? `Memory: ${coarse} older, coarse` : "Memory";
+  $("newer").textContent = `newest ${window}, fine`;
   $("back").disabled = frame <= 0;
   $("on").disabled = !past;
   $("pause").disabled = !running;
