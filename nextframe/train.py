@@ -12,16 +12,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nextframe import ranks
-from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
+from nextframe.distributed import piece
 from nextframe.errors import UserError
 from nextframe.files import write_atomically, writing
 from nextframe.learner import Learner, Task
+from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
+from nextframe.saver import Saver, saving
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
@@ -32,11 +33,11 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
     its clock counts; when one is asked to stop, all do.
     """
     learner = Learner(task, config)
-    start = position = restore(run, learner)
-    agree_on(position.step, run)
+    position = restore(run, learner)
     stop = False
     with (
         interruptions() as interrupted,
+        saving(run, position) as saver,
         metrics_log(run, position.step) as log,
         prefetched(learner.inputs, position.step) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
@@ -49,7 +50,7 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
             norm = learner.update(rate, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
             now, first = time.monotonic(), ranks.rank() == 0
-            due = first and now - saved > 60 * config.checkpoint_minutes
+            due = saver.failed() or (first and now - saved > 60 * config.checkpoint_minutes)
             seconds = position.seconds + now - last if first else 0.0
             seconds, due, stop = ranks.largest(seconds, due, interrupted())
             position, last = Position(position.step + 1, seconds), now
@@ -67,22 +68,12 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
                 advance(fraction_done(config, position) - fraction_done(config, logged), note)
                 logged = position
             if due:
-                save(run, learner, position)
+                save(saver, learner, position)
                 saved = time.monotonic()
-    if position != start:
-        save(run, learner, position)
-    ranks.largest()  # nobody goes on before the first has written
+        save(saver, learner, position)
     if stop or interrupted():
         raise KeyboardInterrupt
     return position
-
-
-def agree_on(step: int, run: Path) -> None:
-    """Raises UserError when other processes found another checkpoint."""
-    highest, lowest = ranks.largest(step, -step)
-    if highest != -lowest:
-        found = f"the processes found checkpoints of steps {-lowest:.0f} and {highest:.0f}"
-        raise UserError(f"{found}: put {run} on a disk that all of them share")
 
 
 def log_record(
@@ -100,19 +91,15 @@ def log_record(
     }
 
 
-def save(run: Path, learner: Learner, position: Position) -> None:
-    """A checkpoint to go on from, and the averaged weights to use.
+def save(saver: Saver, learner: Learner, position: Position) -> None:
+    """Have a checkpoint written to go on from, and the averaged weights to use.
 
-    Raises UserError, and leaves what is there, when a weight is no longer a number.
+    Raises UserError, and leaves what is there, when a weight is no longer a number, or the write before failed.
     """
-    parts = learner.state()
-    if ranks.rank() != 0:
-        return
-    if not all(torch.isfinite(parts["weights"][name]).all() for name, _ in learner.network.named_parameters()):
+    broken = not all(piece(weight.detach()).isfinite().all() for weight in learner.network.parameters())
+    if any(ranks.largest(broken)):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
-    # First, so that a run that is killed between the two does not stand finished beside weights that are older.
-    write_weights(run / WEIGHTS, parts["average"])
-    save_checkpoint(run, TrainingState(**parts, position=position))
+    saver.save(learner.state(), position)
 
 
 @contextmanager
@@ -156,16 +143,17 @@ def learning_rate(config: TrainConfig, position: Position) -> float:
 
 def restore(run: Path, learner: Learner) -> Position:
     """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
-    state = newest_checkpoint(run, loud=ranks.rank() == 0)
-    if state is None:
+    found = newest_checkpoint(run)
+    if found is None:
         return Position()
+    learner.optimizer.make_room({name.removeprefix("optimizer/") for name in found.names()})
     try:
-        learner.load_state(state.weights, state.average, state.optimizer)
-    except (RuntimeError, KeyError) as error:
+        found.load(learner.state())
+    except ValueError as error:
         raise UserError(
             f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"
         ) from None
-    return state.position
+    return found.position
 
 
 @contextmanager
