@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,22 +69,28 @@ class Checkpoint:
         _read(self.path, wanted)
 
 
-def write_checkpoint(run: Path, state: State, position: Position, group: dist.ProcessGroup | None) -> None:
+def write_checkpoint(
+    run: Path, state: State, position: Position, before: Position, group: dist.ProcessGroup | None
+) -> None:
     """Write a checkpoint, and the averaged weights in one file, whole or not at all; drop all but the newest few.
 
-    All processes write together; `group` is what they talk over meanwhile. Checkpoints that are there and of later
-    steps are damaged, or the run would have gone on from them: they are renamed. Raises UserError, in all processes.
+    `before`: where it was saved last, or went on from. Later checkpoints that are there are damaged, or it would have
+    gone on from them: they are renamed. All processes write together; `group` is what they talk over meanwhile. Raises
+    UserError, in all of them.
     """
-    path = run / "checkpoints" / f"{position.step:08d}"
+    path = _path(run, position)
     temporary = path.with_name(f"{TEMPORARY}{path.name}")  # the same in all processes
     try:
         sums = ranks.together(lambda: _write_pieces(temporary, _flat(state), group), group)
-        ranks.together(
-            lambda: _publish(temporary, run, path, position, "".join(sums)) if ranks.rank() == 0 else "", group
-        )
+        publish = partial(_publish, temporary, run, position, before, "".join(sums))
+        ranks.together(publish if ranks.rank() == 0 else str, group)
     finally:
         if ranks.rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _path(run: Path, position: Position) -> Path:
+    return run / "checkpoints" / f"{position.step:08d}"
 
 
 def _write_pieces(folder: Path, state: dict[str, Tensor], group: dist.ProcessGroup | None) -> str:
@@ -101,8 +108,9 @@ def _write_pieces(folder: Path, state: dict[str, Tensor], group: dist.ProcessGro
         return "".join(f"{sha256(file)}  {file.name}\n" for file in mine)
 
 
-def _publish(temporary: Path, run: Path, path: Path, position: Position, sums: str) -> str:
-    """Make a checkpoint of pieces that are all there."""
+def _publish(temporary: Path, run: Path, position: Position, before: Position, sums: str) -> str:
+    """Make a checkpoint of pieces that are all there; nothing is left to say."""
+    path = _path(run, position)
     with writing(path):
         content = json.dumps(asdict(position)).encode()
         (temporary / POSITION).write_bytes(content)
@@ -113,7 +121,7 @@ def _publish(temporary: Path, run: Path, path: Path, position: Position, sums: s
         # First, so that a run that is killed between the two does not stand finished beside weights that are older.
         write_weights(run / WEIGHTS, _averaged(temporary))
         for other in checkpoints(run):
-            if other.name >= path.name:
+            if other.name > _path(run, before).name:
                 set_aside(other)
         os.replace(temporary, path)
         for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:

@@ -32,10 +32,10 @@ class Saver:
             return
         if ranks.rank() == 0:
             sweep(self._run / "checkpoints")
-        ranks.largest()  # nobody writes before what was left by a kill is swept away
+        ranks.largest(0)  # nobody writes before what was left by a kill is swept away
         copy = self._copier.stage(state)
         assert isinstance(copy, dict)
-        self._writing = self._pool.submit(write_checkpoint, self._run, copy, position, self._group)
+        self._writing = self._pool.submit(write_checkpoint, self._run, copy, position, self._newest, self._group)
         self._newest = position
 
     def failed(self) -> bool:

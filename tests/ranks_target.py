@@ -139,7 +139,7 @@ def goes_on(folder: Path) -> None:
             content = bytearray(file.read_bytes())
             content[-5] ^= 1
             file.write_bytes(content)
-        ranks.largest()
+        ranks.largest(0)
         train_preset(replace(config, train=replace(config.train, steps=steps)), folder / "latents", folder / run)
 
 

@@ -125,28 +125,28 @@ FILES = [*(f"shard-00001-model-0000{part}-of-00003.safetensors" for part in (1, 
 def test_the_newest_whole_checkpoint_is_gone_on_from(
     folder: Path, file: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    older, newest = two_checkpoints(folder)
-    before, weights = kept(newest), (folder / "run" / WEIGHTS).read_bytes()
-    content = bytearray((newest / file).read_bytes())
+    older, newer = two_checkpoints(folder)
+    before, weights = kept(newer), (folder / "run" / WEIGHTS).read_bytes()
+    content = bytearray((newer / file).read_bytes())
     content[-len(content) // 3] ^= 4
     if how == "gone":
-        (newest / file).unlink()
+        (newer / file).unlink()
     else:
-        (newest / file).write_bytes(content if how == "one bit" else content[:-3])
+        (newer / file).write_bytes(content if how == "one bit" else content[:-3])
     curve = losses(folder / "run")
     capsys.readouterr()
     assert train_preset(TWO_CHECKPOINTS, folder / "latents", folder / "run").step == 4
     said = capsys.readouterr().err
-    named = newest if file == SUMS else newest / file  # a sum that is wrong says that its file is
+    named = newer if file == SUMS else newer / file  # a sum that is wrong says that its file is
     assert f"checkpoint {named}" in said and f" is damaged: going on from {older}" in said
     # The last step was taken again, and all is as it was.
     assert losses(folder / "run") == curve
-    after = kept(newest)
+    after = kept(newer)
     for part in ("weights", "average", "optimizer"):
         ours, theirs = getattr(before, part), getattr(after, part)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs), part
     assert (folder / "run" / WEIGHTS).read_bytes() == weights
-    assert newest.with_name(f"damaged-{newest.name}").is_dir()
+    assert newer.with_name(f"damaged-{newer.name}").is_dir()
 
 
 def test_checkpoints_of_an_older_version_are_refused_with_a_way_on(folder: Path) -> None:
