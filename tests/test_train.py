@@ -109,7 +109,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
     """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
-    config = replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002))
+    config = replace(WORLD, train=replace(TRAIN, steps=300))
     script = "import sys, pathlib, test_train; test_train.kill_target(*map(pathlib.Path, sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
     run = tmp_path / "killed"
