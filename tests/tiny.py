@@ -83,7 +83,7 @@ def kept(path: Path) -> Kept:
     for full_name, found in pieces.items():
         part, name = full_name.split("/", 1)
         tensors = [tensor for _, tensor in sorted(found, key=lambda piece: piece[0])]
-        parts[part][name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        parts[part][name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()  # not a view of the file
     return Kept(Position(**json.loads((path / "state.json").read_text())), **parts)
 
 
