@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from nextframe import ranks
@@ -112,13 +112,6 @@ def share_batch_norms(network: nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which every process has a piece, put together. All processes must ask, in the same order."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def pieces_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every process has, cut as another one is; nothing is sent."""
-    if not isinstance(like, DTensor):
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def piece(tensor: Tensor) -> Tensor:

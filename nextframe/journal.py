@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from nextframe import ranks
-from nextframe.checkpoint import Position
 from nextframe.config import TrainConfig
 from nextframe.errors import UserError
 from nextframe.files import write_atomically, writing
 from nextframe.objective import Inputs
 from nextframe.parallel import matrix_rate, peak_memory
+from nextframe.pieces import Position
 
 Record = dict[str, float]
 """A line of the log: figures by name, `step` always among them."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nextframe import ranks
 from nextframe.config import TrainConfig
-from nextframe.distributed import exchange, pieces_like, spread, whole
+from nextframe.distributed import exchange, spread, whole
 from nextframe.objective import LENGTHS, Inputs, Objective, Score
 from nextframe.optimizer import AdamW, Average
 from nextframe.parallel import (
@@ -123,39 +123,21 @@ class Learner:
         return {**means, **counted}, int(self._skipped_in_a_row.item())
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Weights, average and optimizer state as whole tensors on the CPU. All processes must ask together.
-
-        Where the model is in pieces only the first of them is given the tensors: no more than one has room for them.
-        """
-        states = {
+        """All that the next steps depend on: the tensors themselves, or where the model is in pieces, the pieces."""
+        return {
             "weights": self.network.state_dict(),
             "average": self.average.state_dict(self.task.product),
             "optimizer": self.optimizer.state_dict(),
         }
-        return {part: _whole_on_cpu(state) for part, state in states.items()}
 
     def averaged(self) -> dict[str, Tensor]:
-        """The averaged weights alone, in the same way."""
-        return _whole_on_cpu(self.average.state_dict(self.task.product))
-
-    def load_state(self, weights: dict[str, Tensor], average: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Put back what `state` gave, here or in another number of processes.
-
-        Raises RuntimeError or KeyError when it is of another network.
-        """
-        own = self.network.state_dict()
-        self.network.load_state_dict({name: pieces_like(x, own.get(name, x)) for name, x in weights.items()})
-        self.average.load_state_dict(average)
-        self.optimizer.load_state_dict(optimizer)
-
-
-def _whole_on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    kept = {}
-    for name, tensor in state.items():
-        put_together = whole(tensor.detach())  # one tensor at a time
-        if ranks.rank() == 0:
-            kept[name] = put_together.cpu().contiguous()
-    return kept
+        """The averaged weights, whole and on the CPU, for the first process. All must ask together."""
+        kept = {}
+        for name, tensor in self.average.state_dict(self.task.product).items():
+            put_together = whole(tensor.detach())  # one tensor at a time: not every process has room for all
+            if ranks.rank() == 0:
+                kept[name] = put_together.cpu().contiguous()
+        return kept
 
 
 def accumulate_gradients(

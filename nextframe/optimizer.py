@@ -1,10 +1,12 @@
 """The optimizer and the average of the weights, with states that are plain named tensors."""
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 
 from nextframe.config import OptimizerConfig
-from nextframe.distributed import piece, pieces_like
+from nextframe.distributed import piece
 
 
 class AdamW:
@@ -29,14 +31,13 @@ class AdamW:
             f"{name}/{key}": value for name, p in self._named.items() for key, value in self._optimizer.state[p].items()
         }
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def make_room(self, names: Container[str]) -> None:
+        """Have states of these names, to be filled: a weight has one once it has had a gradient."""
         for name, p in self._named.items():
-            if f"{name}/step" in state:  # a weight has a state once it has had a gradient
+            if f"{name}/step" in names:
                 # In the memory layout of the weight: another one would change the last bit of the update.
-                kept = {key: pieces_like(state[f"{name}/{key}"], p) for key in ("exp_avg", "exp_avg_sq")}
-                moments = {key: torch.empty_like(p).copy_(moment) for key, moment in kept.items()}
-                self._optimizer.state[p] = {"step": state[f"{name}/step"].to(p.device), **moments}
+                moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+                self._optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
 
 
 class Average:
@@ -66,7 +67,3 @@ class Average:
     def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
         """The state dict of the network with averaged weights."""
         return {**network.state_dict(), **dict(zip(self._names, self._shadows, strict=True))}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, shadow in zip(self._names, self._shadows, strict=True):
-            shadow.copy_(pieces_like(state[name], shadow))

@@ -4,7 +4,7 @@ A process that was not started by torchrun is alone: nothing here does anything 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -103,6 +103,30 @@ def largest(*values: float) -> list[float]:
     told = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
     return told.tolist()
+
+
+def another_group() -> dist.ProcessGroup | None:
+    """What all ranks can talk over beside what they say elsewhere; None of one that is alone."""
+    if _hosts is None:
+        return None
+    group = dist.new_group(backend="gloo", timeout=SILENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def together(work: Callable[[], str], group: dist.ProcessGroup | None) -> list[str]:
+    """What `work` returns in each process. When it raises UserError in one of them, all raise it."""
+    try:
+        said = (work(), None)
+    except UserError as error:
+        said = ("", str(error))
+    told = [said] * ranks()
+    if group is not None:
+        dist.all_gather_object(told, said, group=group)
+    for _, problem in told:
+        if problem is not None:
+            raise UserError(problem)
+    return [result for result, _ in told]
 
 
 def mean(value: Tensor) -> Tensor:

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from nextframe import ranks
-from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
+from nextframe.distributed import piece
 from nextframe.errors import UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner, Task
 from nextframe.parallel import synchronise
+from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
+from nextframe.saver import Saver, saving
 
 
 def train(task: Task, config: TrainConfig, run: Path, examine: Examination | None = None) -> Position:
@@ -33,10 +35,10 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
     """
     learner = Learner(task, config)
     position = restore(run, learner)
-    agree_on(position.step, run)
     stop, held_out = False, None
     with (
         interruptions() as interrupted,
+        saving(run, position) as saver,
         metrics_log(run, position.step, config) as log,
         prefetched(learner.inputs, position.step) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
@@ -50,7 +52,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
             learner.update(rate, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
             now, first = time.monotonic(), ranks.rank() == 0
-            due = first and now - saved > 60 * config.checkpoint_minutes
+            due = saver.failed() or (first and now - saved > 60 * config.checkpoint_minutes)
             look = first and config.examine_minutes is not None and now - looked > 60 * config.examine_minutes
             seconds = position.seconds + now - last if first else 0.0
             seconds, due, look, stop = ranks.largest(seconds, due, look, interrupted())
@@ -69,7 +71,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
                 advance(fraction_done(config, position) - fraction_done(config, logged), shown(record, held_out))
                 logged = position
             if due or done or stop:
-                save(run, learner, position)
+                save(saver, learner, position)
                 saved = time.monotonic()
             if examine is not None and (look or done) and not stop:
                 seen = examined(examine, learner, position.step)
@@ -77,18 +79,9 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
                 held_out = seen.get("held_out_loss")
                 looked = time.monotonic()
                 last += seen["examine_seconds"]  # is no time of training
-    ranks.largest()  # nobody goes on before the first has written
     if stop or interrupted():
         raise KeyboardInterrupt
     return position
-
-
-def agree_on(step: int, run: Path) -> None:
-    """Raises UserError when other processes found another checkpoint."""
-    highest, lowest = ranks.largest(step, -step)
-    if highest != -lowest:
-        found = f"the processes found checkpoints of steps {-lowest:.0f} and {highest:.0f}"
-        raise UserError(f"{found}: put {run} on a disk that all of them share")
 
 
 def shown(record: Record, held_out: float | None) -> str:
@@ -108,23 +101,19 @@ def examined(examine: Examination, learner: Learner, step: int) -> Record:
     except torch.OutOfMemoryError:
         way_out = "lower --train.batch, or set --train.examine-minutes None"
         raise UserError(f"there is no memory left to look at held-out clips at step {step}: {way_out}") from None
-    ranks.largest()  # nobody goes on before the first has looked
+    ranks.largest(0)  # nobody goes on before the first has looked
     return {"step": step, **figures, "examine_seconds": time.monotonic() - started}
 
 
-def save(run: Path, learner: Learner, position: Position) -> None:
-    """A checkpoint to go on from, and the averaged weights to use.
+def save(saver: Saver, learner: Learner, position: Position) -> None:
+    """Have a checkpoint written to go on from, and the averaged weights to use.
 
-    Raises UserError, and leaves what is there, when a weight is no longer a number.
+    Raises UserError, and leaves what is there, when a weight is no longer a number, or the write before failed.
     """
-    parts = learner.state()
-    if ranks.rank() != 0:
-        return
-    if not all(torch.isfinite(parts["weights"][name]).all() for name, _ in learner.network.named_parameters()):
+    broken = not all(piece(weight.detach()).isfinite().all() for weight in learner.network.parameters())
+    if any(ranks.largest(broken)):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
-    # First, so that a run that is killed between the two does not stand finished beside weights that are older.
-    write_weights(run / WEIGHTS, parts["average"])
-    save_checkpoint(run, TrainingState(**parts, position=position))
+    saver.save(learner.state(), position)
 
 
 @contextmanager
@@ -168,16 +157,17 @@ def learning_rate(config: TrainConfig, position: Position) -> float:
 
 def restore(run: Path, learner: Learner) -> Position:
     """Put everything back to the newest checkpoint of the run; a new run starts at step 0."""
-    state = newest_checkpoint(run, loud=ranks.rank() == 0)
-    if state is None:
+    found = newest_checkpoint(run)
+    if found is None:
         return Position()
+    learner.optimizer.make_room({name.removeprefix("optimizer/") for name in found.names()})
     try:
-        learner.load_state(state.weights, state.average, state.optimizer)
-    except (RuntimeError, KeyError) as error:
+        found.load(learner.state())
+    except ValueError as error:
         raise UserError(
             f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"
         ) from None
-    return state.position
+    return found.position
 
 
 @contextmanager

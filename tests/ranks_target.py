@@ -3,6 +3,7 @@
 It takes nothing from conftest: checking shapes would take most of the time.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -13,7 +14,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 
 from nextframe import ranks, recipes
@@ -118,7 +121,46 @@ def equal(folder: Path) -> None:
         train_preset(replace(FAR, train=replace(TRAIN, batch=5)), latents, folder / "odd")
     except UserError as error:
         (folder / f"refused-{ranks.rank()}").write_text(str(error))
+    goes_on(folder)
+    full(folder)
     broken(folder)
+
+
+def goes_on(folder: Path) -> None:
+    """In pieces, then replicated; and after the second process's piece of the newest checkpoint was damaged."""
+    for run, steps, config in (
+        ("chain", 1, sharded(FAR_LONG)),
+        ("chain", 3, FAR_LONG),
+        ("flipped", 2, sharded(FAR_LONG)),
+        ("flipped", 3, sharded(FAR_LONG)),
+        ("flipped", 4, sharded(FAR_LONG)),
+    ):
+        if steps == 4 and ranks.rank() == 1:
+            (file,) = (folder / run / "checkpoints" / "00000003").glob("shard-00002-*-00002-of-00003.safetensors")
+            content = bytearray(file.read_bytes())
+            content[-5] ^= 1
+            file.write_bytes(content)
+        ranks.largest(0)
+        train_preset(replace(config, train=replace(config.train, steps=steps)), folder / "latents", folder / run)
+
+
+def full(folder: Path) -> None:
+    """The disk of the second process alone."""
+    plain = safetensors.torch.save
+
+    def save(*given: Any, **named: Any) -> bytes:
+        if ranks.rank() == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(*given, **named)
+
+    safetensors.torch.save = save
+    try:
+        train_preset(
+            replace(FAR, train=replace(TRAIN, steps=10_000, checkpoint_minutes=0)), folder / "latents", folder / "full"
+        )
+    except UserError as error:
+        (folder / f"full-{ranks.rank()}").write_text(str(error))
+    safetensors.torch.save = plain
 
 
 def broken(folder: Path) -> None:

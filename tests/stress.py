@@ -1,4 +1,4 @@
-"""Training that is killed at random moments, again and again: tests/stress.py FOLDER KILLS.
+"""Training that is killed: tests/stress.py FOLDER KILLS at random moments again and again, or FOLDER moments.
 
 FOLDER holds latents. Each life is forked from this process, which has imported torch and does nothing else; it is
 killed after a random time, most likely while a checkpoint is written: one is, after every step.
@@ -11,14 +11,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 from ranks_target import FAR_LONG
 
+from nextframe import pieces
 from nextframe.recipes import train_preset
 
 CONFIG = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_minutes=0.0))
 STEPS_PER_LIFE = 6
+MOMENTS = ("half its pieces", "before the weights", "after the weights")
 
 
 def lives(folder: Path, kills: int) -> int:
@@ -41,5 +45,42 @@ def lives(folder: Path, kills: int) -> int:
         killed += 1
 
 
+def moments(folder: Path) -> None:
+    """Train FOLDER/MOMENT, for each of `MOMENTS` at which its second checkpoint is killed."""
+    for moment in MOMENTS:
+        for steps in (2, 4):
+            if (child := os.fork()) == 0:
+                torch.set_num_threads(1)
+                if steps == 4:
+                    kill_at(moment)
+                train_preset(
+                    replace(FAR_LONG, train=replace(FAR_LONG.train, steps=steps)), folder / "latents", folder / moment
+                )
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert os.WIFSIGNALED(status) == (steps == 4)
+
+
+def kill_at(moment: str) -> None:
+    """Have this process killed at a moment of its first checkpoint."""
+    saved, exported, calls = safetensors.torch.save, pieces.write_weights, []
+
+    def save(*given: Any, **named: Any) -> bytes:
+        calls.append(given)
+        if moment == "half its pieces" and len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return saved(*given, **named)
+
+    def export(*given: Any) -> None:
+        if moment == "after the weights":
+            exported(*given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    safetensors.torch.save, pieces.write_weights = save, export
+
+
 if __name__ == "__main__":
-    print(lives(Path(sys.argv[1]), int(sys.argv[2])))
+    if sys.argv[2] == "moments":
+        moments(Path(sys.argv[1]))
+    else:
+        print(lives(Path(sys.argv[1]), int(sys.argv[2])))

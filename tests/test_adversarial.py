@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_train import losses, stop_after
-from tiny import TOKENIZER, tiny_episodes
+from tiny import TOKENIZER, kept, tiny_episodes
 from torch import Tensor, nn
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import WEIGHTS, load_weights, read_weights
+from nextframe.checkpoint import WEIGHTS, load_weights
 from nextframe.config import OptimizerConfig, TokenizerConfig, TrainConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.discriminator import Discriminator, adaptive_weight, hinge_loss
@@ -174,13 +174,11 @@ def test_resumed_across_the_start_is_the_same_to_the_bit(
         assert len(losses(tmp_path / "stopped")) == stop
     train_preset(config, footage.folder, tmp_path / "stopped")
     assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
-    for name in ("weights", "average", "optimizer"):
-        straight, resumed = (
-            read_weights(tmp_path / run / "checkpoints" / "00000004" / f"{name}.safetensors")
-            for run in ("straight", "stopped")
-        )
+    states = [kept(tmp_path / run / "checkpoints" / "00000004") for run in ("straight", "stopped")]
+    for part in ("weights", "average", "optimizer"):
+        straight, resumed = (getattr(state, part) for state in states)
         assert straight.keys() == resumed.keys()
-        assert all(torch.equal(straight[key], resumed[key]) for key in straight), name
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight), part
 
 
 def test_the_encoder_rests_when_the_discriminator_joins(
@@ -191,15 +189,17 @@ def test_the_encoder_rests_when_the_discriminator_joins(
         with pytest.raises(KeyboardInterrupt):
             train_preset(JUDGED, footage.folder, tmp_path / "run")
     train_preset(JUDGED, footage.folder, tmp_path / "run")
-    before, after = (
-        read_weights(tmp_path / "run/checkpoints" / step / "weights.safetensors") for step in ("00000002", "00000004")
-    )
+    states = [kept(tmp_path / "run/checkpoints" / step) for step in ("00000002", "00000004")]
+    before, after = states[0].weights, states[1].weights
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if ".encoder." in name]
     weights = {name for name, _ in Contest(Autoencoder(JUDGED.model), Discriminator()).named_parameters()}
     assert {name for name in weights if ".encoder." not in name} <= changed
-    optimizer = read_weights(tmp_path / "run/checkpoints/00000004/optimizer.safetensors")
-    steps = {name.removesuffix("/step"): value.item() for name, value in optimizer.items() if name.endswith("/step")}
+    steps = {
+        name.removesuffix("/step"): value.item()
+        for name, value in states[1].optimizer.items()
+        if name.endswith("/step")
+    }
     assert {steps[name] for name in weights if ".encoder." in name} == {2}
     assert {steps[name] for name in weights if ".decoder." in name} == {4}
     assert {steps[name] for name in weights if name.startswith("discriminator.")} == {2}
@@ -208,7 +208,7 @@ def test_the_encoder_rests_when_the_discriminator_joins(
 def test_what_is_left_is_a_plain_autoencoder(footage: EpisodeDataset, tmp_path: Path) -> None:
     train_preset(JUDGED, footage.folder, tmp_path / "run")
     autoencoder = load_weights(Autoencoder(JUDGED.model), tmp_path / "run" / WEIGHTS)
-    average = read_weights(tmp_path / "run/checkpoints/00000004/average.safetensors")
+    average = kept(tmp_path / "run/checkpoints/00000004").average
     assert average.keys() == autoencoder.state_dict().keys()
     # And another run can start from it.
     train_preset(JUDGED, footage.folder, tmp_path / "second", initial=tmp_path / "run" / WEIGHTS)

@@ -5,36 +5,64 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import stress
 import torch
 from ranks_target import FAR_LONG, JUDGED, TOKENIZER
 from test_train import losses
-from tiny import tiny_episodes, tiny_latents
+from tiny import kept, newest, tiny_episodes, tiny_latents
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, SUMS, WEIGHTS, checkpoints, newest_checkpoint, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, write_weights
 from nextframe.config import TokenizerConfig
 from nextframe.configfile import write_config
 from nextframe.errors import UserError
+from nextframe.files import TEMPORARY
 from nextframe.learner import Learner
 from nextframe.objective import Inputs
+from nextframe.pieces import POSITION, SUMS, newest_checkpoint, write_checkpoint
 from nextframe.recipes import train_preset
 
 HERE = Path(__file__).parent
 TWO_CHECKPOINTS = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_minutes=0.0))
 
 
+def with_latents(folder: Path) -> Path:
+    tiny_latents(folder / "latents")
+    write_config(TokenizerConfig(model=TOKENIZER), folder / "latents" / AUTOENCODER / CONFIG)
+    write_weights(folder / "latents" / AUTOENCODER / WEIGHTS, Autoencoder(TOKENIZER).state_dict())
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With latents."""
-    tiny_latents(tmp_path / "latents")
-    write_config(TokenizerConfig(model=TOKENIZER), tmp_path / "latents" / AUTOENCODER / CONFIG)
-    write_weights(tmp_path / "latents" / AUTOENCODER / WEIGHTS, Autoencoder(TOKENIZER).state_dict())
-    return tmp_path
+    return with_latents(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With latents, a run that was killed at each of the moments, and one that was not."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    folder = with_latents(tmp_path_factory.mktemp("killed"))
+    stressed(folder, "moments")
+    train_preset(FAR_LONG, folder / "latents", folder / "undisturbed")
+    return folder
+
+
+def stressed(folder: Path, how: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    command = [sys.executable, str(HERE / "stress.py"), str(folder), how]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def break_steps(monkeypatch: pytest.MonkeyPatch, name: str, *steps: int) -> None:
@@ -54,11 +82,11 @@ def break_steps(monkeypatch: pytest.MonkeyPatch, name: str, *steps: int) -> None
 def test_a_broken_step_moves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(FAR_LONG, train=replace(FAR_LONG.train, steps=3))
     train_preset(config, folder / "latents", folder / "run")
-    before = newest_checkpoint(folder / "run")
+    before = newest(folder / "run")
     break_steps(monkeypatch, "target", 3, 4)
     longer = replace(config, train=replace(config.train, steps=5))
     train_preset(longer, folder / "latents", folder / "run")
-    after = newest_checkpoint(folder / "run")
+    after = newest(folder / "run")
     assert before is not None and after is not None and after.position.step == 5
     for part in ("weights", "average", "optimizer"):
         ours, theirs = getattr(before, part), getattr(after, part)
@@ -75,7 +103,7 @@ def test_a_broken_step_leaves_no_trace_in_batch_norms(tmp_path: Path, monkeypatc
     config = replace(JUDGED, train=replace(JUDGED.train, steps=2))
     break_steps(monkeypatch, "noise", 1)
     train_preset(config, footage, tmp_path / "run")
-    state = newest_checkpoint(tmp_path / "run")
+    state = newest(tmp_path / "run")
     assert state is not None and any("running_var" in name for name in state.weights)
     for part in (state.weights, state.average, state.optimizer):
         assert all(tensor.isfinite().all() for tensor in part.values())
@@ -89,53 +117,101 @@ def two_checkpoints(folder: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"])
+FILES = [*(f"shard-00001-model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)), POSITION, SUMS]
+
+
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("how", ["cut short", "one bit", "gone"])
 def test_the_newest_whole_checkpoint_is_gone_on_from(
     folder: Path, file: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    older, newest = two_checkpoints(folder)
-    before = {path: path.read_bytes() for path in (*newest.iterdir(), folder / "run" / WEIGHTS)}
-    content = bytearray(before[newest / file])
+    older, newer = two_checkpoints(folder)
+    before, weights = kept(newer), (folder / "run" / WEIGHTS).read_bytes()
+    content = bytearray((newer / file).read_bytes())
     content[-len(content) // 3] ^= 4
     if how == "gone":
-        (newest / file).unlink()
+        (newer / file).unlink()
     else:
-        (newest / file).write_bytes(content if how == "one bit" else content[:-3])
+        (newer / file).write_bytes(content if how == "one bit" else content[:-3])
     curve = losses(folder / "run")
     capsys.readouterr()
     assert train_preset(TWO_CHECKPOINTS, folder / "latents", folder / "run").step == 4
     said = capsys.readouterr().err
-    assert f"{newest / file} is damaged" in said and f"going on from {older}" in said
+    named = newer if file == SUMS else newer / file  # a sum that is wrong says that its file is
+    assert f"checkpoint {named}" in said and f" is damaged: going on from {older}" in said
     # The last step was taken again, and all is as it was.
     assert losses(folder / "run") == curve
-    assert all(path.read_bytes() == before[path] for path in before if path.name not in ("state.json", SUMS))
-    assert newest.with_name(f"damaged-{newest.name}").is_dir()
+    after = kept(newer)
+    for part in ("weights", "average", "optimizer"):
+        ours, theirs = getattr(before, part), getattr(after, part)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs), part
+    assert (folder / "run" / WEIGHTS).read_bytes() == weights
+    assert newer.with_name(f"damaged-{newer.name}").is_dir()
 
 
-def test_checkpoints_without_checksums_are_read(folder: Path) -> None:
-    """Those of older versions."""
-    for path in two_checkpoints(folder):
-        (path / SUMS).unlink()
-    state = newest_checkpoint(folder / "run")
-    assert state is not None and state.position.step == 4
+def test_checkpoints_of_an_older_version_are_refused_with_a_way_on(folder: Path) -> None:
+    write_weights(folder / "run" / "checkpoints" / "00000004" / WEIGHTS, {"x": torch.ones(1)})
+    with pytest.raises(UserError, match=r"older version: begin another run with --initial .*weights\.safetensors"):
+        newest_checkpoint(folder / "run")
+
+
+def test_what_is_saved_is_what_there_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on while it is written, and does not change it."""
+    train_preset(replace(FAR_LONG, train=replace(FAR_LONG.train, steps=1)), folder / "latents", folder / "short")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(*arguments: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(*arguments)
+
+    def update(self: Learner, rate: float, step: int) -> torch.Tensor:
+        if step == 1:
+            assert begun.wait(60)
+        norm = plain(self, rate, step)
+        if step == 1:
+            go_on.set()
+        return norm
+
+    plain = Learner.update
+    monkeypatch.setattr("nextframe.saver.write_checkpoint", write)
+    monkeypatch.setattr(Learner, "update", update)
+    train_preset(
+        replace(TWO_CHECKPOINTS, train=replace(TWO_CHECKPOINTS.train, steps=2)), folder / "latents", folder / "run"
+    )
+    one, other = (kept(folder / run / "checkpoints" / "00000001") for run in ("short", "run"))
+    for part in ("weights", "average", "optimizer"):
+        ours, theirs = getattr(one, part), getattr(other, part)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs), part
+
+
+@pytest.mark.parametrize("moment", stress.MOMENTS)
+def test_killed_while_it_writes_it_goes_on_from_the_one_before(killed: Path, moment: str) -> None:
+    run = killed / moment
+    assert list((run / "checkpoints").glob(f"{TEMPORARY}*/*00001-of*")), "it was not killed where it should have been"
+    state = newest(run)
+    assert state is not None and state.position.step == 2
+    train_preset(FAR_LONG, killed / "latents", run)
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["00000002", "00000004"]
+    assert losses(run) == losses(killed / "undisturbed")
+    assert (run / WEIGHTS).read_bytes() == (killed / "undisturbed" / WEIGHTS).read_bytes()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_preset(FAR_LONG, folder / "latents", folder / "run")
     before = {path: path.read_bytes() for path in checkpoints(folder / "run")[0].iterdir()}
-    plain = Path.write_bytes
+    plain = safetensors.torch.save
 
-    def full(self: Path, content: bytes) -> int:
-        if self.name == "optimizer.safetensors":
-            plain(self, content[:100])
+    def full(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+        if any(name.startswith("optimizer/") for name in tensors):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return plain(self, content)
+        return plain(tensors, metadata)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    longer = replace(FAR_LONG, train=replace(FAR_LONG.train, steps=6))
+    monkeypatch.setattr(safetensors.torch, "save", full)
+    endless = replace(FAR_LONG, train=replace(FAR_LONG.train, steps=10_000, checkpoint_minutes=0.0))
     with pytest.raises(UserError, match=r"No space left on device.*free some space and run the same command again"):
-        train_preset(longer, folder / "latents", folder / "run")
+        train_preset(endless, folder / "latents", folder / "run")
+    longer = replace(FAR_LONG, train=replace(FAR_LONG.train, steps=6))
     assert {path: path.read_bytes() for path in checkpoints(folder / "run")[0].iterdir()} == before
     assert [path.name for path in (folder / "run" / "checkpoints").iterdir()] == ["00000004"]
     monkeypatch.undo()
@@ -144,16 +220,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path, monkeypatch: 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=(pytest.mark.slow, pytest.mark.timeout(1200)))])
 def test_killed_again_and_again_it_learns_the_same(folder: Path, kills: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    command = [sys.executable, str(HERE / "stress.py"), str(folder), str(kills)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) >= min(kills, 3)
+    assert int(stressed(folder, str(kills))) >= min(kills, 3)
     config = replace(FAR_LONG, train=replace(FAR_LONG.train, steps=stress.STEPS_PER_LIFE * (kills + 1)))
     torch.set_num_threads(1)
     train_preset(config, folder / "latents", folder / "undisturbed")
     assert losses(folder / "killed") == losses(folder / "undisturbed")
-    one, other = newest_checkpoint(folder / "killed"), newest_checkpoint(folder / "undisturbed")
+    one, other = newest(folder / "killed"), newest(folder / "undisturbed")
     assert one is not None and other is not None
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
     assert not list((folder / "killed" / "checkpoints").glob("damaged-*"))

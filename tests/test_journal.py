@@ -13,9 +13,10 @@ import torch
 from conftest import AUTOENCODER as TOKENIZER
 from conftest import LONG, random_transformer
 from test_train import TRAIN, stop_after
+from tiny import newest
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, newest_checkpoint, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, SampleConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
@@ -61,7 +62,7 @@ def test_examination_leaves_training_as_it_is(kind: str, latents: Path, tmp_path
     assert of(runs[0], "loss") == of(runs[1], "loss") and len(of(runs[0], "loss")) == STEPS.steps
     assert torch.equal(*states)
     assert not of(runs[0], "held_out_loss") and len(of(runs[1], "held_out_loss")) == STEPS.steps
-    checkpoints = [newest_checkpoint(run) for run in runs]
+    checkpoints = [newest(run) for run in runs]
     assert checkpoints[0] is not None and checkpoints[1] is not None
     for name, weight in checkpoints[0].weights.items():
         assert torch.equal(weight, checkpoints[1].weights[name]), name
@@ -145,7 +146,7 @@ def test_a_line_is_the_mean_of_its_steps(latents: Path, tmp_path: Path) -> None:
 
 def test_drift_is_that_of_the_saved_weights(latents: Path, tmp_path: Path) -> None:
     train_preset(WORLD, latents, tmp_path / "run")
-    state = newest_checkpoint(tmp_path / "run")
+    state = newest(tmp_path / "run")
     assert state is not None
     weights, average = (
         torch.cat([part[name].flatten() for name in state.weights]) for part in (state.weights, state.average)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from ranks_target import FAR_LONG, RUNS, TOKENIZER, to_the_middle, trained
-from tiny import tiny_episodes, tiny_latents
+from tiny import newest, tiny_episodes, tiny_latents
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, newest_checkpoint, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
 from nextframe.config import TokenizerConfig
 from nextframe.configfile import write_config
 from nextframe.journal import read_log
@@ -65,7 +65,7 @@ def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
         ours, theirs = zip(*both, strict=True) if both else ((), ())
         # What is added up is far larger than what is told, or AdamW has made more of a rounding error.
         assert ours == pytest.approx(theirs, abs=tolerance, rel=tolerance if name == "loss" else 10 * tolerance), name
-    states = newest_checkpoint(one), newest_checkpoint(other)
+    states = newest(one), newest(other)
     assert states[0] is not None and states[1] is not None and states[0].position.step == states[1].position.step
     for part in ("weights", "average", "optimizer"):
         first, second = (getattr(state, part) for state in states)
@@ -92,6 +92,26 @@ def test_a_run_goes_on_in_as_many_processes_to_the_bit(folder: Path, how: str) -
     assert_equal_runs(folder / f"long-{how}", folder / f"two-{how}", 0)
 
 
+def test_in_pieces_then_replicated_then_alone(folder: Path) -> None:
+    train_preset(FAR_LONG, folder / "latents", folder / "chain")
+    assert_equal_runs(folder / "long-alone", folder / "chain", 1e-6)
+
+
+def test_all_go_on_from_before_a_damaged_piece(folder: Path) -> None:
+    assert {path.name for path in (folder / "flipped" / "checkpoints").iterdir()} == {
+        "00000002",
+        "00000004",
+        "damaged-00000003",
+    }
+    assert_equal_runs(folder / "long-sharded", folder / "flipped", 0)
+
+
+def test_a_full_disk_of_one_ends_both(folder: Path) -> None:
+    for rank in range(2):
+        assert "No space left on device): free some space" in (folder / f"full-{rank}").read_text()
+    assert list((folder / "full" / "checkpoints").iterdir()) == []
+
+
 def test_one_writes_and_all_refuse(folder: Path) -> None:
     assert len(list((folder / "far-replicated" / "tensorboard").glob("*"))) <= 1
     for rank in range(2):
@@ -105,7 +125,7 @@ def test_a_step_that_one_of_them_breaks_is_skipped_by_both(folder: Path) -> None
     records = [json.loads(line) for line in (folder / "broken" / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["skipped"]] == [3, 5]
     assert [record["step"] for record in records if "loss" not in record] == [3, 5]
-    state = newest_checkpoint(folder / "broken")
+    state = newest(folder / "broken")
     assert state is not None and state.position.step == len(records) >= 5
     assert all(weight.isfinite().all() for weight in (state.weights | state.average | state.optimizer).values())
     steps = {value.item() for name, value in state.optimizer.items() if name.endswith("/step")}

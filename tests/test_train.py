@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import AUTOENCODER, LONG
+from tiny import kept
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
-from nextframe.checkpoint import CONFIG, WEIGHTS, newest_checkpoint, read_weights, write_weights
+from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, OptimizerConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
@@ -24,10 +25,12 @@ from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, writ
 from nextframe.errors import UserError
 from nextframe.learner import accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching, Score
+from nextframe.pieces import newest_checkpoint
 from nextframe.recipes import train_preset
 from nextframe.train import Position, learning_rate
 from nextframe.transformer import Transformer
 
+HERE = Path(__file__).parent
 TRAIN = TrainConfig(
     steps=20,
     batch=4,
@@ -84,13 +87,11 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     position = train_preset(config, data, tmp_path / "stopped")
     assert position.step == 20
     assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
-    for name in ("weights", "average", "optimizer"):
-        straight, resumed = (
-            read_weights(tmp_path / run / "checkpoints" / "00000020" / f"{name}.safetensors")
-            for run in ("straight", "stopped")
-        )
+    states = [kept(tmp_path / run / "checkpoints" / "00000020") for run in ("straight", "stopped")]
+    for part in ("weights", "average", "optimizer"):
+        straight, resumed = (getattr(state, part) for state in states)
         assert straight.keys() == resumed.keys()
-        assert all(torch.equal(straight[key], resumed[key]) for key in straight), name
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight), part
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
     """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
-    config = replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002))
+    config = replace(WORLD, train=replace(TRAIN, steps=300))
     script = "import sys, pathlib, test_train; test_train.kill_target(*map(pathlib.Path, sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     run = tmp_path / "killed"
@@ -238,7 +239,7 @@ def test_latents_of_another_shape_are_refused(latents: Path, tmp_path: Path) -> 
 def test_a_checkpoint_that_is_all_there_is_and_damaged_is_named(latents: Path, tmp_path: Path) -> None:
     config = replace(WORLD, train=replace(TRAIN, steps=2))
     train_preset(config, latents, tmp_path / "run")
-    file = tmp_path / "run" / "checkpoints" / "00000002" / "average.safetensors"
+    (file,) = (tmp_path / "run" / "checkpoints" / "00000002").glob("*-00002-of-00003.safetensors")
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"average\.safetensors is damaged"):
+    with pytest.raises(UserError, match=rf"{file.name} is damaged, and there is no whole one before"):
         train_preset(config, latents, tmp_path / "run")

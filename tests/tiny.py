@@ -1,11 +1,13 @@
 """A world and a model small enough for a test: a panorama that an action turns, and random weights."""
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from conftest import LONG
+from safetensors import safe_open
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
@@ -20,6 +22,7 @@ from nextframe.config import (
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, write_index, write_shard
+from nextframe.pieces import Position, newest_checkpoint
 from nextframe.transformer import Transformer
 
 SIZE = 32
@@ -54,6 +57,40 @@ def tiny_run(run: Path, seed: int = 0, model: TransformerConfig = MODEL, interva
     write_config(TokenizerConfig(model=TOKENIZER), run / AUTOENCODER / CONFIG)
     write_weights(run / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
     return run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint holds, whole."""
+
+    position: Position
+    weights: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+
+
+def kept(path: Path) -> Kept:
+    """A checkpoint, put together with nothing but safetensors."""
+    pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            places = json.loads(opened.metadata()["DCP_SHARDING_INFO"])
+            for name in opened.keys():  # noqa: SIM118
+                offsets = places[name]["saved_offsets"]
+                assert not any(offsets[1:])
+                pieces.setdefault(name, []).append((sum(offsets), opened.get_tensor(name)))
+    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
+    for full_name, found in pieces.items():
+        part, name = full_name.split("/", 1)
+        tensors = [tensor for _, tensor in sorted(found, key=lambda piece: piece[0])]
+        parts[part][name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()  # not a view of the file
+    return Kept(Position(**json.loads((path / "state.json").read_text())), **parts)
+
+
+def newest(run: Path) -> Kept | None:
+    """What the newest whole checkpoint of a run holds."""
+    found = newest_checkpoint(run)
+    return found and kept(found.path)
 
 
 def tiny_episode(seed: int, frames: int, late: int = 0) -> Episode:
