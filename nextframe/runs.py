@@ -149,6 +149,11 @@ class Walk:
         """The same, not decoded: latents [c, h, w]."""
         return imagine_together([self], [action])[0]
 
+    def read_ahead(self) -> None:
+        """Do what can be done for the next frame before its action is known; nothing but its time is changed."""
+        with self.model.at_work():
+            self.session.read_ahead()
+
     def told(self, action: int | Sequence[float]) -> Tensor | None:
         """What the next frame is conditioned on when `action` leads to it. Raises ValueError as `step` does."""
         config = self.model.config.model

@@ -83,6 +83,19 @@ class Session:
         """Sessions of one kind can be stepped together."""
         return id(self.model.head.weight), self.model.config, replace(self.sample, seed=0)
 
+    @torch.no_grad()
+    def read_ahead(self) -> None:
+        """Read what the next step would read of the past: that need not wait for its condition."""
+        reading = _Reading(self)
+        layout = reading.missing
+        if not layout.segments or layout.segments[-1].level == COARSE:  # only fine frames can be asked for anything
+            return
+        latents, _ = self.rows_of(reading.read)
+        (modulations,) = _modulations(self.model, [reading], [])
+        rows = [Rows(reading.rows, layout, self.cache)]
+        self.model.velocity(self.model.tokens(latents, layout), rows, modulations, asked=1)
+        self.cache.push(layout.segments)
+
     def rewind(self, frames: int) -> None:
         """Forget all but the first `frames` frames; the next step goes on from there."""
         if not 0 <= frames <= self.frames:

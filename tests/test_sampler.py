@@ -93,6 +93,24 @@ def test_stepped_together_is_stepped_alone(config: TransformerConfig, slide: int
         torch.testing.assert_close(together[name][0].latents, alone[name][0].latents, **TOLERANCE)
 
 
+@pytest.mark.parametrize("slide", [1, 3, 4])
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_reading_ahead_changes_nothing_but_when(slide: int, guidance: float) -> None:
+    latents, conditions = clips(LONG, 2, 3)
+    assert conditions is not None
+    sample, model = SampleConfig(steps=2, guidance=guidance, slide=slide), random_transformer(LONG)
+    plain, ahead = (Session(model, latents, conditions[:, :3], 12, sample) for _ in range(2))
+    passes = []
+    for frame in range(3, 12):
+        ahead.read_ahead()
+        top = ahead.cache.layout.tokens
+        ahead.step(conditions[:, frame])
+        passes.append(ahead.cache.layout.tokens == top)
+        plain.step(conditions[:, frame])
+    torch.testing.assert_close(ahead.latents, plain.latents, **TOLERANCE)
+    assert sum(passes) == (9 if slide < 4 else 7)  # where the whole window is coarse, nothing is read ahead
+
+
 def test_only_sessions_of_one_kind_are_stepped_together() -> None:
     latents, conditions = clips(LONG, 1, 2)
     assert conditions is not None

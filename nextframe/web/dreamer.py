@@ -82,6 +82,11 @@ class Dreamer:
         """The history has appended what `step` made."""
         self._branch = history.branch
 
+    def read_ahead(self) -> None:
+        """Make the next frame sooner, while nobody asks for it."""
+        if (walk := self._walk) is not None:
+            walk.read_ahead()
+
     def _at(self, history: History) -> Walk:
         """The session, having seen the frames up to where the history stands."""
         frames = history.frame + 1

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nextframe.web.dreamer import Made
+from nextframe.web.dreamer import Dreamer, Made
 from nextframe.web.game import Game, step_games
 from nextframe.web.history import Action
 
 T = TypeVar("T")
+IDLE_SECONDS = 0.02
+"""Who holds a key asks sooner, and then what is to be read is read in one pass with the new frame."""
 GATHER_SECONDS = 0.005
 """How long those who were there last time are waited for: a visitor asks again as soon as a frame has come."""
 
@@ -60,16 +63,26 @@ class Dreams:
         self._thread.join()
 
     def _run(self) -> None:
-        together = 1
-        while (job := self._queue.get()) is not None:
+        together, unread = 1, list[Dreamer]()
+        while (job := self._next(unread)) is not None:
             if isinstance(job, _Job):
                 _do(job)
                 continue
             frames, after = self._gather(job, together)
             _make(frames)
             together = len(frames) + self._queue.qsize()
+            unread = [source for frame in frames if isinstance(source := frame.game.source, Dreamer)]
             if after is not None:
                 _do(after)
+
+    def _next(self, unread: list[Dreamer]) -> _Job | _Frame | None:
+        """Where nobody asks for a while, the walks that were stepped last read ahead."""
+        while unread:
+            try:
+                return self._queue.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                _read_ahead(unread.pop())
+        return self._queue.get()
 
     def _gather(self, first: _Frame, together: int) -> tuple[list[_Frame], _Job | None]:
         """Frames to make in one pass, and a job that came between them."""
@@ -86,6 +99,14 @@ class Dreams:
                 return frames, job
             frames.append(job)
         return frames, None
+
+
+def _read_ahead(dreamer: Dreamer) -> None:
+    try:
+        dreamer.read_ahead()
+    except Exception:  # the next step begins afresh; whoever asks for it hears of what is still wrong then
+        traceback.print_exc()
+        dreamer.rest()
 
 
 def _do(job: _Job) -> None:
