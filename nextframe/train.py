@@ -17,13 +17,13 @@ from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkp
 from nextframe.config import TrainConfig
 from nextframe.errors import UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
-from nextframe.learner import Learner, Task
+from nextframe.learner import Learner
 from nextframe.parallel import synchronise
 from nextframe.progress import Advance, progress
 
 
-def train(task: Task, config: TrainConfig, run: Path, examine: Examination | None = None) -> Position:
-    """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
+def train(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
+    """Train `learner` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
     Every `examine_minutes`, and when the run is done, `examine` looks at what it can do; training goes on the same.
 
@@ -31,7 +31,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
     saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
     its clock counts; when one is asked to stop, all do.
     """
-    learner = Learner(task, config)
+    config = learner.config
     position = restore(run, learner)
     agree_on(position.step, run)
     stop, held_out = False, None
@@ -41,7 +41,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
         prefetched(learner.inputs, position.step) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
     ):
-        meter = Meter(task.flops, config.batch, learner.device, learner.precision)
+        meter = Meter(learner.task.flops, config.batch, learner.device, learner.precision)
         logged, last = position, time.monotonic()
         saved = looked = last
         while fraction_done(config, position) < 1 and not stop:
