@@ -1,6 +1,6 @@
 """Training batches from footage: each a pure function of (seed, step)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nextframe.conditions import actions_for_frames
 from nextframe.config import TokenizerConfig, TransformerConfig, WorldModelConfig
-from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
@@ -36,9 +36,7 @@ def frame_batches(
     if dataset.info.size != size:
         raise UserError(f"the footage has {dataset.info.size} pixels a side, the preset {size}: set --model.frame-size")
 
-    longest = max(episode.frames for episode in episodes)
-
-    @lru_cache(max(1, DECODED_BYTES // (3 * longest * size**2)))
+    @lru_cache(videos_kept(episodes, size))
     def video(index: int) -> np.ndarray:
         return dataset.read(episodes[index]).video
 
@@ -54,6 +52,11 @@ def frame_batches(
         return torch.from_numpy(np.stack([video(index)[frame] for index, frame in own]))
 
     return batch
+
+
+def videos_kept(episodes: Sequence[EpisodeInfo], size: int) -> int:
+    """How many decoded videos of `size` pixels a side are kept in memory."""
+    return max(1, DECODED_BYTES // (3 * max(episode.frames for episode in episodes) * size**2))
 
 
 def clip_batches(
@@ -73,12 +76,8 @@ def clip_batches(
     check_conditions(dataset.index, model)
     if clip.mirror:
         check_mirror(dataset.index, model)
-    span = (clip.frames - 1) * clip.interval + 1
-    episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
-    shortest = min((episode.frames for episode in episodes), default=span)
-    if not episodes:
-        longest = max(episode.frames for episode in dataset.episodes(split))
-        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
+    episodes = long_enough(dataset, config, split)
+    shortest = min(episode.frames for episode in episodes)
     if model.condition == "label" and (without := [episode.name for episode in episodes if episode.label is None]):
         raise UserError(f"training episode {without[0]} has no class label: give it one, and encode the data again")
 
@@ -100,6 +99,16 @@ def clip_batches(
         return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths, share)
 
     return batch
+
+
+def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "train") -> list[LatentEpisode]:
+    """The episodes that clips are taken from. Raises UserError when there are none."""
+    span = (config.clip.frames - 1) * config.clip.interval + 1
+    episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
+    if not episodes:
+        longest = max(episode.frames for episode in dataset.episodes(split))
+        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
+    return episodes
 
 
 def _conditions(dataset: LatentDataset, model: TransformerConfig, episode: LatentEpisode) -> Tensor:

@@ -130,6 +130,12 @@ def read_log(run: Path) -> list[Record]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def last_timed(run: Path) -> Record:
+    """The newest record that says how long a step took; empty where there is none."""
+    records = read_log(run) if (run / METRICS).exists() and (run / METRICS).stat().st_size else []
+    return next((record for record in reversed(records) if "seconds_per_step" in record), {})
+
+
 def _record(line: str) -> Record | None:
     """A line of the log; None of one that a kill cut short."""
     try:

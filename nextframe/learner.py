@@ -72,18 +72,28 @@ class Learner:
         # Only from pinned memory does a copy go on beside the computation.
         return {name: x.pin_memory() for name, x in inputs.items()} if self.device.type == "cuda" else inputs
 
-    def differentiate(self, inputs: Inputs) -> Tensor:
-        """Set the gradients of the mean loss over the batch (of all processes); returns that loss."""
-        work, scored = (self.network, inputs, self.config.accumulate, self.device), self._scored
+    def differentiate(self, inputs: Inputs, parts: int | None = None) -> Tensor:
+        """Set the gradients of the mean loss over the batch (of all processes); returns that loss.
+
+        `parts`: into which it is cut, if not as many as configured.
+        """
+        parts, scored = parts or self.config.accumulate, self._scored
+        work = (self.network, inputs, parts, self.device)
         self._buffers = [buffer.clone() for buffer in self.network.buffers()]
         with matrix_precision(self.precision, self.device):
             if scored is None:
-                loss, parts = accumulate_gradients(self.task.objective.score, *work)
+                loss, told = accumulate_gradients(self.task.objective.score, *work)
             else:
-                loss, parts = accumulate_gradients(lambda _, part: scored(part), *work, partial(exchange, scored))
-        everything = ranks.mean(torch.cat([loss[None], parts.flatten()]))
+                loss, told = accumulate_gradients(lambda _, part: scored(part), *work, partial(exchange, scored))
+        everything = ranks.mean(torch.cat([loss[None], told.flatten()]))
         self._loss, self._parts = everything[0], everything[1:].view(-1, 2)
         return self._loss
+
+    def forget(self) -> None:
+        """Undo `differentiate`: there are no gradients, and batch norms have not seen that batch."""
+        self.network.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.network.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
 
     def update(self, rate: float, step: int) -> Tensor:
         """Clip, move the weights, and move the average after them; returns the norm of the gradient.

@@ -2,13 +2,16 @@
 
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, load_weights
-from nextframe.clips import clip_batches, frame_batches
+from nextframe.clips import clip_batches, frame_batches, long_enough, videos_kept
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.episodes import EpisodeDataset
@@ -17,56 +20,118 @@ from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
 from nextframe.files import sha256, writing
 from nextframe.flops import training_flops
+from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
-from nextframe.journal import check_wandb
-from nextframe.learner import Task
+from nextframe.journal import Examination, check_wandb, last_timed
+from nextframe.learner import Learner, Task
 from nextframe.metrics.lpips import Lpips
-from nextframe.objective import LENGTHS, FrameFlowMatching, Inputs
+from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
+from nextframe.outlook import estimate, foresee
 from nextframe.parallel import resolve_device
+from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, joined, rank
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
+from nextframe.soundness import changed_settings, few_episodes, latents_off, learnt_from, note_data, other_data
 from nextframe.train import Position, train
 from nextframe.transformer import Transformer
 
 
-def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> Position:
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run is made of, before anything of it is written."""
+
+    learner: Learner
+    demand: Demand
+    data: EpisodeDataset | LatentDataset
+    examine: Examination | None
+    position: Position
+    """Where the run stands."""
+    seconds: float | None
+    """What a step took when the run last went."""
+
+
+def train_preset(
+    config: RunConfig, data: Path, run: Path, initial: Path | None = None, insist: bool = False
+) -> Position:
     """Train what `config` describes on `data` (episodes for an autoencoder, latents for a world model).
 
     A run that has a checkpoint is gone on with, and must be of the same model; other settings may change, and are
     written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
-    when configuration, data and run do not fit together.
+    when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
     """
     with joined(resolve_device(config.train.device)):
-        return _train_preset(config, data, run, initial)
+        ready = prepared(config, data, run, initial)
+        if ready.position.step < config.train.steps:
+            foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
+        if rank() == 0:
+            if isinstance(ready.data, LatentDataset) and not checkpoints(run):
+                keep_autoencoder(ready.data.folder / AUTOENCODER, run / AUTOENCODER)
+            write_config(config, run / CONFIG)
+            note_data(run, learnt_from(config, ready.data))
+        return train(ready.learner, run, ready.examine)
 
 
-def _train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None) -> Position:
+def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> list[str]:
+    """What `train_preset` would take here, in lines; nothing is trained or written. Raises UserError as it does."""
+    with joined(resolve_device(config.train.device)):
+        ready = prepared(config, data, run, initial)
+        return estimate(ready.learner, ready.demand, ready.position)
+
+
+def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> Prepared:
+    """Says on stderr what a person should know. Raises UserError when configuration, data and run do not fit."""
     check_wandb(config.train)
-    begun = bool(checkpoints(run))
-    if begun:
-        refuse_another(read_config(run / CONFIG), config, run)
+    found = checkpoints(run)
+    before = read_config(run / CONFIG) if found else None
+    if before is not None:
+        refuse_another(before, config, run)
     torch.manual_seed(config.train.seed)
     if isinstance(config, TokenizerConfig):
-        footage = EpisodeDataset.open(data)
-        task = autoencoder_task(config, footage)
+        opened = EpisodeDataset.open(data)
+        task, demand = autoencoder_task(config, opened), autoencoder_demand(config, opened)
         assert isinstance(task.objective, Reconstruction)
-        examine = autoencoder_examination(config, footage, task.objective, run)
+        examine = autoencoder_examination(config, opened, task.objective, run)
     else:
-        latents = LatentDataset(data)
-        task = world_model_task(config, latents)
-        examine = world_model_examination(config, latents, run)
-        if begun or rank() == 0:
-            keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
-    if initial is not None and not begun:
+        opened = LatentDataset(data)
+        task, demand = world_model_task(config, opened), world_model_demand(config, opened)
+        examine = world_model_examination(config, opened, run)
+        refuse_another_autoencoder(opened.folder / AUTOENCODER, run / AUTOENCODER, begun=before is not None)
+    if initial is not None and before is None:
         load_weights(task.product, initial)
     if rank() == 0:
-        write_config(config, run / CONFIG)
+        say(notes(config, before, opened, run))
+        if examine is None and config.train.examine_minutes is not None:
+            what = f"no long enough episode of the split {' or '.join(SPLITS)}"
+            say([f"{data} has {what}: there will be no held-out loss and no samples"])
     if config.train.examine_minutes is None:
         examine = None
-    elif examine is None and rank() == 0:
-        what = f"no long enough episode of the split {' or '.join(SPLITS)}"
-        print(f"{data} has {what}: there will be no held-out loss and no samples", file=sys.stderr)
-    return train(task, config.train, run, examine)
+    last = last_timed(run)
+    position = Position(int(found[-1].name), last.get("seconds", 0.0)) if found else Position()
+    seconds = last.get("seconds_per_step") if found else None
+    try:
+        learner = Learner(task, config.train)
+    except torch.OutOfMemoryError:
+        raise UserError(f"the weights alone do not fit on {config.train.device}: train a smaller model") from None
+    return Prepared(learner, demand, opened, examine, position, seconds)
+
+
+def say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def notes(
+    config: RunConfig, before: RunConfig | None, data: EpisodeDataset | LatentDataset, run: Path
+) -> Iterator[str]:
+    """What is not wrong for certain, a line each."""
+    episodes = learnt_from(config, data)
+    if before is not None and (changed := changed_settings(before, config)):
+        yield f"changed since this run last went: {changed}"
+    if before is not None and (changed := other_data(run, episodes)):
+        yield f"this run goes on with other data: {changed}"
+    yield from few_episodes(config, episodes)
+    if isinstance(data, LatentDataset):
+        yield from latents_off(data, data.episodes("train"))
 
 
 def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
@@ -93,6 +158,16 @@ def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
     )
 
 
+def autoencoder_demand(config: TokenizerConfig, data: EpisodeDataset) -> Demand:
+    size, frames = config.model.frame_size, [episode.frames for episode in data.episodes("train")]
+    kept = min(sum(frames), max(frames) * videos_kept(data.episodes("train"), size))
+
+    def hardest(rows: int) -> Frames:
+        return Frames(torch.zeros(rows, size, size, 3, dtype=torch.uint8), judged=config.adversarial_weight > 0)
+
+    return Demand(config.train.batch, hardest, 3 * size**2 * kept)
+
+
 def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
     """LPIPS where it is wanted, on the device of the training; it is no part of what is trained."""
     if not config.perceptual_weight:
@@ -114,12 +189,34 @@ def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
     return Task(transformer, FrameFlowMatching(config), batches, product=transformer, flops=flops)
 
 
-def keep_autoencoder(source: Path, kept: Path, begun: bool) -> None:
+def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
+    model, rows = config.model, config.train.batch // config.clip.windows
+    shortest = min(episode.frames for episode in long_enough(data, config))
+    lengths = (length_range(config, config.train.steps)[1] - 1,) * config.clip.windows
+    told = {"none": None, "vector": torch.zeros(1, lengths[0], model.action_size)}
+    conditions = told.get(model.condition, torch.zeros(1, lengths[0], dtype=torch.int64))
+
+    def hardest(rows: int) -> Clips:
+        latents = torch.zeros(rows, lengths[0], model.latent_channels, model.latent_size, model.latent_size)
+        return Clips(latents, None if conditions is None else conditions.repeat_interleave(rows, 0), lengths)
+
+    def flops_at(step: int) -> int:
+        # The first that is drawn for a batch are its lengths.
+        places = clip_places(config, step, shortest, np.random.default_rng((config.train.seed, step)))
+        return training_flops(model, rows, places.lengths)
+
+    return Demand(rows, hardest, flops_at=flops_at)
+
+
+def refuse_another_autoencoder(source: Path, kept: Path, begun: bool) -> None:
+    """Raises UserError when the latents of a run are of another autoencoder than before, or of none."""
+    if not begun:
+        read_config(source / CONFIG)
+    elif sha256(source / WEIGHTS) != sha256(kept / WEIGHTS):
+        raise UserError(f"{kept.parent} was trained on latents of another autoencoder: use another --out")
+
+
+def keep_autoencoder(source: Path, kept: Path) -> None:
     """A world model carries the autoencoder its latents were made with, from its first step to its last."""
-    if begun:
-        if sha256(source / WEIGHTS) != sha256(kept / WEIGHTS):
-            raise UserError(f"{kept.parent} was trained on latents of another autoencoder: use another --out")
-        return
-    read_config(source / CONFIG)
     with writing(kept):
         shutil.copytree(source, kept, dirs_exist_ok=True)

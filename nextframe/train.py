@@ -17,15 +17,15 @@ from nextframe.config import TrainConfig
 from nextframe.distributed import piece
 from nextframe.errors import UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
-from nextframe.learner import Learner, Task
+from nextframe.learner import Learner
 from nextframe.parallel import synchronise
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
 from nextframe.saver import Saver, saving
 
 
-def train(task: Task, config: TrainConfig, run: Path, examine: Examination | None = None) -> Position:
-    """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
+def train(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
+    """Train `learner` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
     Every `examine_minutes`, and when the run is done, `examine` looks at what it can do; training goes on the same.
 
@@ -33,7 +33,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
     saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
     its clock counts; when one is asked to stop, all do.
     """
-    learner = Learner(task, config)
+    config = learner.config
     position = restore(run, learner)
     stop, held_out = False, None
     with (
@@ -43,7 +43,7 @@ def train(task: Task, config: TrainConfig, run: Path, examine: Examination | Non
         prefetched(learner.inputs, position.step) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
     ):
-        meter = Meter(task.flops, config.batch, learner.device, learner.precision)
+        meter = Meter(learner.task.flops, config.batch, learner.device, learner.precision)
         logged, last = position, time.monotonic()
         saved = looked = last
         while fraction_done(config, position) < 1 and not stop:

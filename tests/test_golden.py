@@ -14,7 +14,7 @@ import torch
 from conftest import LONG
 
 from nextframe.config import ClipConfig, OptimizerConfig, TrainConfig, WorldModelConfig
-from nextframe.learner import Task
+from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.places import clip_length
 from nextframe.train import train
@@ -50,7 +50,8 @@ def clips(step: int) -> Clips:
 def test_golden_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Transformer(CONFIG.model)
-    train(Task(network, FrameFlowMatching(CONFIG), clips, product=network), CONFIG.train, tmp_path / "run")
+    task = Task(network, FrameFlowMatching(CONFIG), clips, product=network)
+    train(Learner(task, CONFIG.train), tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 100 and sum(losses[-10:]) < 0.7 * sum(losses[:10])

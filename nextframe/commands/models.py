@@ -10,6 +10,9 @@ from nextframe.errors import UserError
 from nextframe.options import choose
 from nextframe.presets import PRESETS, preset_summary
 
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+ESTIMATE = "Only say how much memory and time it would take here, and which batch would fit."
+
 
 def train(arguments: list[str]) -> None:
     """Train a preset: nextframe train autoencoder-maze --data DATA --out RUN"""
@@ -24,6 +27,12 @@ def _train_preset(name: str, arguments: list[str]) -> None:
         ("data", Annotated[Path, tyro.conf.arg(help="Episodes (for an autoencoder) or latents (for a world model).")]),
         ("out", Annotated[Path, tyro.conf.arg(help="The run: made, or gone on with.")]),
         ("initial", Annotated[Path | None, tyro.conf.arg(help="Weight file to start a new run from.")], None),
+        ("estimate", Annotated[Flag, tyro.conf.arg(help=ESTIMATE)], False),
+        (
+            "insist",
+            Annotated[Flag, tyro.conf.arg(help="Train even if the memory here clearly does not suffice.")],
+            False,
+        ),
         ("config", Annotated[type(preset), tyro.conf.arg(name="")], preset),
     ]
     described = f"Train the preset {name!r}. Every setting can be overridden. Run again to go on where it stopped."
@@ -34,9 +43,13 @@ def _train_preset(name: str, arguments: list[str]) -> None:
     except ValueError as error:  # settings that do not go together; tyro itself only catches those of one part
         raise UserError(f"train {name}: {error}") from None
 
-    from nextframe.recipes import train_preset
+    from nextframe.recipes import estimate_preset, train_preset
 
-    train_preset(chosen.config, chosen.data, chosen.out, chosen.initial)
+    what = (chosen.config, chosen.data, chosen.out, chosen.initial)
+    if chosen.estimate:
+        print("\n".join(estimate_preset(*what)))
+    else:
+        train_preset(*what, chosen.insist)
 
 
 def export(model: Path, out: Path) -> None:

@@ -1,0 +1,235 @@
+"""What a training step will take of a device: its memory and its time, measured on pieces of real steps.
+
+Weights, gradients, averages and the optimizer's state are counted. What lies between forward and backward pass is
+measured, on the longest clips there will be, in batches of a few rows: it grows evenly with the rows.
+"""
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nextframe import ranks
+from nextframe.learner import Learner
+from nextframe.memory import available_memory
+from nextframe.objective import Inputs
+from nextframe.parallel import should_compile, synchronise
+
+WEIGHT = 4
+"""Bytes of a weight, and of its gradient; AdamW keeps two numbers for each."""
+PREFETCHED = 3
+"""Batches that are in the machine's memory at once: one in use, one ready, and what the next is made of."""
+TIMED_SECONDS = 10.0
+"""For which steps are timed, at least."""
+TIMED_STEPS = 8
+"""Different ones, at most."""
+COUNTED_STEPS = 200
+"""Of those that are left, whose arithmetic is counted."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a run asks of a machine, beside its network."""
+
+    rows: int
+    """Of a batch, of all processes together."""
+    hardest: Callable[[int], Any]
+    """A batch of so many rows, without meaning, as large as any of the run."""
+    kept: int = 0
+    """Bytes of data that come to be kept in the machine's memory."""
+    flops_at: Callable[[int], int] | None = None
+    """The arithmetic of a step, where it can be counted."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory of a device that training takes, in bytes; of parts of a batch with so many rows in this process."""
+
+    fixed: int
+    """Weights, their average, the optimizer's state; on a processor also data."""
+    gradients: int
+    base: float
+    """What a forward and a backward pass add, whatever the number of rows; infinite where they did not fit."""
+    row: float
+    """And for each row."""
+    seconds: float
+    """A forward and a backward pass of one row of the longest clips."""
+
+    def needed(self, rows: int) -> float:
+        """At once, at most. When nothing is computed, gradients may be there, and a copy of the weights to examine."""
+        return self.fixed + max(self.base + self.row * rows, 2 * self.gradients)
+
+    def most_rows(self, available: float) -> int:
+        """With which no more than this is needed."""
+        room = available - self.fixed
+        if room < max(self.base + self.row, 2 * self.gradients):
+            return 0
+        return int((room - self.base) / self.row)
+
+
+def weights_of(learner: Learner) -> int:
+    """Bytes of weights and buffers, of the process's own piece where each keeps a piece."""
+    own = ranks.ranks() if learner.config.shard else 1
+    return sum(x.numel() * x.element_size() for x in learner.network.state_dict().values()) // own
+
+
+def counted(learner: Learner, demand: Demand) -> int:
+    """Bytes that are taken for as long as training goes on: weights, average, two moments; and data, if here."""
+    taken = 4 * weights_of(learner)
+    if learner.device.type == "cpu":
+        taken += demand.kept // local_ranks() + PREFETCHED * own_rows(demand) * _row_bytes(learner, demand)
+    return taken
+
+
+def held(learner: Learner) -> int:
+    """What of that is taken already, before the first step."""
+    return 2 * weights_of(learner)
+
+
+def own_rows(demand: Demand) -> int:
+    """Rows of a batch in this process: clips, or frames."""
+    return -(-demand.rows // ranks.ranks())
+
+
+def part_rows(learner: Learner, demand: Demand) -> int:
+    """Of them, those computed at once."""
+    return -(-own_rows(demand) // learner.config.accumulate)
+
+
+def local_ranks() -> int:
+    """Processes that share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.launched() else 1
+
+
+def available(device: torch.device) -> int:
+    """Bytes that this process may still take on a device."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return available_memory() // local_ranks()
+
+
+def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
+    """Try batches of a few rows; nothing of the learner is changed. `room`: bytes not to go beyond knowingly."""
+    fixed, gradients, rows = counted(learner, demand), weights_of(learner), part_rows(learner, demand)
+    # What is compiled has code of its own for a single row: it would be compiled for nothing.
+    few = min(rows, 2 if should_compile(learner.config.compile, learner.device) else 1)
+    seconds, first = _passes(learner, demand, few)
+    more = min(rows, 2 * few)
+    if more == few or fixed + 2 * first > room:
+        return Footprint(fixed, gradients, math.inf if math.isinf(first) else 0.0, first / few, seconds / few)
+    seconds, second = _passes(learner, demand, more)
+    slope = (second - first) / (more - few)
+    return Footprint(fixed, gradients, first - slope * few, slope, seconds / more)
+
+
+def _passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
+    """Seconds, and bytes at once, of forward and backward passes over a part of so many rows; inf if too many."""
+    # With the second of several parts there are the gradients of the first.
+    parts = min(2, learner.config.accumulate)
+    inputs = example(learner, demand, parts * rows)
+    try:
+        with _watched(learner.device) as peak:
+            started = time.perf_counter()
+            learner.differentiate(inputs, parts)
+            synchronise(learner.device)
+            seconds = time.perf_counter() - started
+        return seconds / parts, peak()
+    except torch.OutOfMemoryError:
+        return 0.0, math.inf
+    finally:
+        learner.forget()
+
+
+def example(learner: Learner, demand: Demand, rows: int) -> Inputs:
+    """The inputs of a batch as large as any."""
+    return learner.task.objective.prepare(demand.hardest(rows), torch.Generator().manual_seed(0))
+
+
+def _row_bytes(learner: Learner, demand: Demand) -> int:
+    return sum(x.numel() * x.element_size() for x in example(learner, demand, 1).values())
+
+
+def fits_in_earnest(learner: Learner, demand: Demand, rows: int) -> bool:
+    """Whether a batch of so many rows, as large as any, can be computed at once; nothing is changed by it."""
+    return math.isfinite(_passes(learner, demand, rows)[1])
+
+
+def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first: int) -> float:
+    """Of the steps from `first` on, in the mean. The weights are moved: this learner is not to be trained after.
+
+    Steps that would take too long are timed by some of their rows.
+    """
+    left = max(1, learner.config.steps - first)
+    rows = own_rows(demand)
+    timed = min(rows, max(1, int(TIMED_SECONDS / max(footprint.seconds, 1e-9))))
+    spent, flops, begun = [], [], time.perf_counter()
+    for number in range(-1, TIMED_STEPS):  # before the first that counts there is a warm-up
+        step = first + int(left * (number + 0.5) / TIMED_STEPS) if number >= 0 else first
+        inputs = {name: x[:timed] for name, x in learner.inputs(step).items()}
+        started = time.perf_counter()
+        learner.differentiate(inputs, min(timed, learner.config.accumulate))
+        synchronise(learner.device)
+        between = time.perf_counter()
+        learner.update(0.0, step)
+        synchronise(learner.device)
+        seconds = (between - started) * rows / timed + time.perf_counter() - between
+        if number >= 0 or seconds > TIMED_SECONDS:
+            spent.append(seconds)
+            flops.append(demand.flops_at(step) if demand.flops_at else 1)
+        if spent and time.perf_counter() - begun > TIMED_SECONDS:
+            break
+    if demand.flops_at is None:
+        return mean(spent)
+    others = range(first, first + left, -(-left // COUNTED_STEPS))
+    return sum(spent) / sum(flops) * mean(demand.flops_at(step) for step in others)
+
+
+@contextmanager
+def _watched(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Yield a question for the end: how many bytes were held at once, at most, beyond what is there now?"""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.empty_cache()
+        return
+    # What is compiled hides its tensors; uncompiled it takes as much, or more.
+    with torch.compiler.set_stance("force_eager"), _Allocations() as allocations:
+        yield lambda: allocations.most
+
+
+class _Allocations(TorchDispatchMode):
+    """Adds up the tensors that operators make, for as long as somebody holds them; a processor does not count them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self.most = 0, 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):  # what nobody here has made was there before
+                self._known.add(tensor.untyped_storage())
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+                self._now += storage.nbytes()
+                self.most = max(self.most, self._now)
+        return made
+
+    def _freed(self, size: int) -> None:
+        self._now -= size
