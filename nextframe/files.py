@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nextframe.errors import UserError
 
@@ -109,6 +111,27 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError for all that is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def plain_name(name: object) -> bool:
+    """Whether a word can be the name of a file, and not lead out of its folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"names {name[:200]!r}, outside its folder: do not trust it")
+    return path
 
 
 def sha256(path: Path) -> str:

@@ -208,7 +208,7 @@ def metrics_log(run: Path, step: int) -> Iterator[Callable[[dict[str, float]], N
     with writing(path):
         run.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
     board = _tensorboard(run, step)
     with path.open("a") as file:
@@ -230,7 +230,7 @@ def _step_of(line: str) -> float:
     """The step of a line of the log; a line that a kill cut short belongs to no step that counts."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

@@ -69,8 +69,8 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        by_step = {record["step"]: record for record in records if "loss" in record}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        by_step = {float(record["step"]): record for record in records if "loss" in record}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): give a run that has been trained") from error
     if not by_step:
         raise UserError(f"{path} has no records yet: train longer, or lower --train.log-every")
