@@ -123,7 +123,7 @@ def read_json(path: Path) -> Any:
 
 def plain_name(name: object) -> bool:
     """Whether a word can be the name of a file, and not lead out of its folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0", "\n"}
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -18,23 +18,27 @@ from torch import Tensor
 from nextframe import ranks
 from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 from nextframe.files import write_atomically, writing
 from nextframe.learner import Learner, Task
 from nextframe.progress import Advance, progress
+
+ASKED = {signal.SIGTERM: 1, signal.SIGINT: 2}
+"""The ways to ask a run to stop. Where processes are asked in both, all end as by the second."""
 
 
 def train(task: Task, config: TrainConfig, run: Path) -> Position:
     """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
-    Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt. Raises UserError, and
+    Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt; of a SIGTERM that is
+    Stopped. Raises UserError, and
     saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
     its clock counts; when one is asked to stop, all do.
     """
     learner = Learner(task, config)
     start = position = restore(run, learner)
     agree_on(position.step, run)
-    stop = False
+    stop = 0.0
     with (
         interruptions() as interrupted,
         metrics_log(run, position.step) as log,
@@ -71,9 +75,9 @@ def train(task: Task, config: TrainConfig, run: Path) -> Position:
                 saved = time.monotonic()
     if position != start:
         save(run, learner, position)
-    ranks.largest()  # nobody goes on before the first has written
-    if stop or interrupted():
-        raise KeyboardInterrupt
+    (stop,) = ranks.largest(max(stop, interrupted()))  # nobody goes on before the first has written
+    if stop:
+        raise Stopped if stop == ASKED[signal.SIGTERM] else KeyboardInterrupt
     return position
 
 
@@ -116,23 +120,24 @@ def save(run: Path, learner: Learner, position: Position) -> None:
 
 
 @contextmanager
-def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a question: was the process asked to stop? No step is left half done, but a second Ctrl-C does not wait.
+def interruptions() -> Iterator[Callable[[], float]]:
+    """Yield a question: was the process asked to stop, and how (`ASKED`; 0: it was not)?
 
-    A second SIGTERM does: whoever sends it to all processes, and has torchrun pass it on to them, means it once.
+    No step is left half done, but a second Ctrl-C does not wait. A second SIGTERM does: whoever sends it to all
+    processes, and has torchrun pass it on to them, means it once.
     """
-    asked = False
+    asked = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked and number == signal.SIGINT and not ranks.launched():
             raise KeyboardInterrupt
-        asked = True
+        asked = max(asked, ASKED[number])
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
-        yield lambda: False
+        yield lambda: 0
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in ASKED}
     try:
         yield lambda: asked
     finally:

@@ -17,7 +17,7 @@ import yaml
 
 BOMB = 6 * 2**30
 """Bytes that a small file promises to unpack to."""
-DEEP = 100_000
+DEEP = 10_000
 Chance = random.Random
 
 

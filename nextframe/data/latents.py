@@ -115,6 +115,8 @@ def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:
     episode = LatentEpisode(**entry)
     if not all(isinstance(text, str) for text in (episode.name, episode.split, episode.shard, episode.source)):
         raise TypeError(f"names of episode {episode.name}")
+    if not plain_name(episode.name):
+        raise ValueError(f"name {episode.name[:200]!r} of an episode")
     if not isinstance(episode.frames, int) or episode.frames < 1:
         raise TypeError(f"frames of episode {episode.name}")
     if episode.label is not None and type(episode.label) is not int:  # True is an int, and no label
