@@ -15,6 +15,8 @@ from nextframe.errors import UserError
 from nextframe.files import write_atomically
 
 KINDS: dict[str, type] = {"autoencoder": TokenizerConfig, "world-model": WorldModelConfig}
+MOST_BRACKETS = 1000
+"""The parser takes the square of their number in time."""
 NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What the parser lets through: a date that there is not, an empty number, thousands of brackets."""
 RunConfig = TokenizerConfig | WorldModelConfig
@@ -30,7 +32,10 @@ def write_config(config: RunConfig, path: Path) -> None:
 def read_config(path: Path) -> RunConfig:
     """Raises UserError, naming the file and the setting, for anything that does not fit."""
     try:
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if sum(map(text.count, "[{")) > MOST_BRACKETS:
+            raise ValueError("it is nested too deeply")
+        values = yaml.safe_load(text)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run: it has no {path.name}") from None
     except OSError as error:
