@@ -139,8 +139,10 @@ def read_checkpoint(path: Path) -> TrainingState:
             parts[part] = load(content(name))
         name = "state.json"
         position = Position(**json.loads(content(name)))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise UserError(f"checkpoint {path / name} is damaged ({error})") from None
+        if type(position.step) is not int or not isinstance(position.seconds, int | float):
+            raise ValueError(f"step {str(position.step)[:20]}")
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path / name} is damaged ({reason_of(error)})") from None
     return TrainingState(**parts, position=position)
 
 

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -7,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from typing import Any
 
 from nextframe.errors import UserError
 
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 TEMPORARY = ".nextframe-partial-"
 """Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
 
@@ -99,6 +103,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process (SIGTERM) when the one that started it is no more, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def sweep(folder: Path) -> None:

@@ -131,6 +131,8 @@ def _from_arrays(path: Path) -> ActionTable:
             raise ValueError(f"it has no array `actions` but {', '.join(sorted(arrays)) or 'none at all'}")
         key = next(iter(arrays))
     table = table_of(path, arrays[key], tuple(map(str, arrays.get("action_names", np.empty(0, str)).ravel())))
+    if table.ids is not None and table.names and table.ids.max(initial=0) >= len(table.names):
+        raise ValueError(f"it has {len(table.names)} `action_names` and actions up to {table.ids.max()}")
     if table.vectors is not None and table.names and len(table.names) != table.vectors.shape[1]:
         raise ValueError(f"it has {len(table.names)} `action_names`, actions have {table.vectors.shape[1]} numbers")
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nextframe.data.arrays import reason_of
 from nextframe.errors import UserError
 from nextframe.metrics.statistics import EARLY
 from nextframe.results import METHODS, Method, Results
@@ -71,7 +72,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         by_step = {float(record["step"]): record for record in records if "loss" in record}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a run that has been trained") from error
+        raise UserError(f"{path} cannot be read ({reason_of(error)}): give a run that has been trained") from error
     if not by_step:
         raise UserError(f"{path} has no records yet: train longer, or lower --train.log-every")
     return [by_step[step] for step in sorted(by_step)]
