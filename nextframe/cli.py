@@ -11,7 +11,7 @@ import tyro
 
 from nextframe.commands.footage import encode, inspect, record
 from nextframe.commands.imports import import_footage
-from nextframe.commands.measures import bench, evaluate, sample
+from nextframe.commands.measures import bench, evaluate, sample, watch
 from nextframe.commands.models import convert, export, train
 from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
@@ -43,6 +43,7 @@ VERBS = {
     "import": Verb(import_footage),
     "inspect": Verb(inspect),
     "train": Verb(train, raw=True),
+    "watch": Verb(watch),
     "encode": Verb(encode),
     "sample": Verb(sample),
     "play": Verb(play),

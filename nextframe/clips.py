@@ -23,14 +23,16 @@ DECODED_BYTES = 5 * 2**30
 """Of decoded footage kept in memory."""
 
 
-def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig, share: Share = ALONE) -> Callable[[int], Tensor]:
-    """Batches for the autoencoder: uint8 [b, height, width, 3], frames of random places in the training episodes.
+def frame_batches(
+    dataset: EpisodeDataset, config: TokenizerConfig, share: Share = ALONE, split: str = "train"
+) -> Callable[[int], Tensor]:
+    """Batches for the autoencoder: uint8 [b, height, width, 3], frames of random places in the episodes of a split.
 
     Of a batch no more than its `share` is read, here and in `clip_batches`; what is in it depends on the step alone.
     """
-    episodes, train, size = dataset.episodes("train"), config.train, config.model.frame_size
+    episodes, train, size = dataset.episodes(split), config.train, config.model.frame_size
     if not episodes:
-        raise UserError("there are no episodes of the split 'train' to learn from: record or import some")
+        raise UserError(f"there are no episodes of the split {split!r} to learn from: record or import some")
     if dataset.info.size != size:
         raise UserError(f"the footage has {dataset.info.size} pixels a side, the preset {size}: set --model.frame-size")
 
@@ -54,8 +56,10 @@ def frame_batches(dataset: EpisodeDataset, config: TokenizerConfig, share: Share
     return batch
 
 
-def clip_batches(dataset: LatentDataset, config: WorldModelConfig, share: Share = ALONE) -> Callable[[int], Clips]:
-    """Batches for the world model: clips of one length, from random places in the training episodes.
+def clip_batches(
+    dataset: LatentDataset, config: WorldModelConfig, share: Share = ALONE, split: str = "train"
+) -> Callable[[int], Clips]:
+    """Batches for the world model: clips of one length, from random places in the episodes of a split.
 
     Raises UserError when the latents are not what the configuration wants.
     """
@@ -70,10 +74,10 @@ def clip_batches(dataset: LatentDataset, config: WorldModelConfig, share: Share 
     if clip.mirror:
         check_mirror(dataset.index, model)
     span = (clip.frames - 1) * clip.interval + 1
-    episodes = [episode for episode in dataset.episodes("train") if episode.frames >= span]
+    episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
     shortest = min((episode.frames for episode in episodes), default=span)
     if not episodes:
-        longest = max(episode.frames for episode in dataset.episodes("train"))
+        longest = max(episode.frames for episode in dataset.episodes(split))
         raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
     if model.condition == "label" and (without := [episode.name for episode in episodes if episode.label is None]):
         raise UserError(f"training episode {without[0]} has no class label: give it one, and encode the data again")

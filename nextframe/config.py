@@ -58,12 +58,18 @@ class TransformerConfig:
     """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE."""
     memory: int | None = None
     """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all."""
+    slide: int = 1
+    """Frames by which the window of a long model moves at a time; in between it holds fewer than `window`."""
 
     def __post_init__(self) -> None:
         at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
-        at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window)
+        at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window, slide=1)
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
+        if self.slide > self.window:
+            raise ValueError(f"slide {self.slide} must be at most window {self.window}")
+        if self.slide > 1 and self.coarse_patch is None:
+            raise ValueError("a short model has no window that slides over a coarse past: slide must be 1")
         if any(axis % 2 for axis in self.rope_axes):
             raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
         if sum(self.rope_axes) != self.head_dim:
@@ -198,16 +204,22 @@ class TrainConfig:
     recompute: bool = False
     """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
     checkpoint_minutes: float = 10.0
+    examine_minutes: float | None = 10.0
+    """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
     log_every: int = 20
+    """Steps a line of metrics.jsonl is about."""
+    wandb: str | None = None
+    """Project at wandb that gets the figures too; with WANDB_MODE=offline they stay here until `wandb sync`."""
     most_skipped: int = 50
     """A step whose loss or gradient is not a number is skipped. After so many in a row the run ends; this is looked at
     when a line is logged."""
     minutes: float | None = None
-    """Stop after this much training time (of all runs that were resumed together), whatever `steps` says."""
+    """Stop after this much training time (of all runs that were resumed together), whatever `steps` says. Examining
+    held-out clips is no training: it comes on top."""
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
-        at_least(self, minutes=0.001)
+        at_least(self, minutes=0.001, examine_minutes=0)
 
 
 @dataclass(frozen=True)
@@ -223,13 +235,16 @@ class SampleConfig:
     """euler: first order, as published. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
     """Frames the model sees at once, at most. For a short model the length it was trained on: a sliding window."""
+    slide: int = 1
+    """Long models: frames by which the window moves at a time (published: 1). A frame then sees window - slide to
+    window - 1 fine frames before it, as those of a training window do, and the window is read again once in `slide`."""
     riflex: bool = False
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float = 0.0
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0, seed=0, memory=1, temporal_decay=0)
+        at_least(self, steps=1, guidance=0, seed=0, memory=1, slide=1, temporal_decay=0)
 
 
 @dataclass(frozen=True)
@@ -251,8 +266,10 @@ class WorldModelConfig:
             raise ValueError(
                 f"sample.memory {self.sample.memory} is less than the window of {self.model.window} frames"
             )
-        if self.model.memory is not None or self.model.riflex_frames is not None:
-            raise ValueError("a model is trained on all it sees: set --sample.memory or --sample.riflex instead")
+        if self.sample.slide > self.model.window:
+            raise ValueError(f"sample.slide {self.sample.slide} is more than the window of {self.model.window} frames")
+        if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
+            raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
         if self.clip.ramp and self.train.minutes is not None:
             raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
         if self.clip.windows > 1 and self.model.coarse_patch is None:

@@ -7,11 +7,11 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nextframe.checkpoint import CONFIG
 from nextframe.config import Protocol, TrainConfig
@@ -26,7 +26,7 @@ from nextframe.progress import clock
 from nextframe.recipes import train_preset
 from nextframe.worlds.record import record_maze
 
-N = TypeVar("N", float, dict[str, dict[str, float]])
+N = TypeVar("N")
 PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
 PROTOCOL = PROTOCOLS["demo"]
 SHARES = {"record": 0.05, "autoencoder": 0.30, "encode": 0.10, "world": 0.43}
@@ -44,7 +44,7 @@ class Stages:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._spent: dict[str, dict[str, float]] = _note(path, {})
+        self._spent = _note(path, {}, _stages)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -64,19 +64,18 @@ class Stages:
         return {name: stage["seconds"] for name, stage in self._spent.items()}
 
 
-def _note(path: Path, new: N) -> N:
+def _note(path: Path, new: N, checked: Callable[[Any], N]) -> N:
     """What is noted in a file, or `new` where it is not there. Raises UserError when it is damaged."""
     try:
-        found = read_json(path)
-        for one in found.values() if isinstance(found, dict) else ():
-            float(one["seconds"]), bool(one["finished"])
-        if type(found) is not type(new):
-            raise TypeError(f"a {type(found).__name__}")
-        return found
+        return checked(read_json(path))
     except FileNotFoundError:
         return new
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, and run the demo again") from error
+
+
+def _stages(noted: Any) -> dict[str, dict[str, float]]:
+    return {name: {key: float(stage[key]) for key in ("seconds", "finished")} for name, stage in noted.items()}
 
 
 def demo(out: Path, episodes: int, device: str) -> Path:
@@ -128,7 +127,7 @@ def within(train: TrainConfig, seconds: float, device: str) -> TrainConfig:
 def same_budget(out: Path, seconds: float) -> None:
     """A run that was begun with another budget has its stages shared out differently: refuse to mix them."""
     path = out / "budget.json"
-    if (before := _note(path, seconds)) != seconds:
+    if (before := _note(path, seconds, float)) != seconds:
         raise UserError(f"{out} was begun with --budget {before:.0f}s: use that, or another --out")
     write_atomically(path, json.dumps(seconds).encode())
 

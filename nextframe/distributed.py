@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +19,34 @@ Inputs = dict[str, Tensor]
 
 
 class Scored(nn.Module):
-    """A network and its loss as one module: DDP and FSDP watch over what happens in a forward pass."""
+    """A network and its score as one module: DDP and FSDP watch over what happens in a forward pass."""
 
-    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Inputs], Tensor]) -> None:
+    def __init__(self, network: nn.Module, score: Callable[[nn.Module, Inputs], Any]) -> None:
         super().__init__()
         self.network = network
-        self.loss = loss
+        self.score = score
 
     def reckon_with_rest(self) -> None:
         """Have a weight that no step uses: DDP, told that some may have no gradient, warns where all have one."""
         self.unused = nn.Parameter(torch.zeros(()))
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        return self.loss(self.network, inputs)
+    def forward(self, inputs: Inputs) -> Any:
+        return self.score(self.network, inputs)
 
 
 def spread(
     network: nn.Module,
-    loss: Callable[[nn.Module, Inputs], Tensor],
+    score: Callable[[nn.Module, Inputs], Any],
     device: torch.device,
     precision: torch.dtype,
     shard: bool,
 ) -> nn.Module:
-    """The loss of a network as a module, whose gradients are the means over all processes.
+    """The score of a network as a module, whose gradients are the means over all processes.
 
     `shard`: each process keeps a piece of every weight, and with it of its gradient, average and optimizer state.
     """
     share_batch_norms(network)
-    scored = Scored(network, loss)
+    scored = Scored(network, score)
     if not shard:
         if rest := some_rest(network):
             scored.reckon_with_rest()

@@ -20,7 +20,7 @@ OPTIONAL = {
     "uvicorn": ("playing in the browser", "play"),
     "websockets": ("playing in the browser", "play"),
     "torchmetrics": ("PSNR and SSIM", "report"),
-    "matplotlib": ("the curves of reports", "report"),
+    "matplotlib": ("the curves of reports and of watch", "report"),
     "tensorboard": ("TensorBoard logs", "tensorboard"),
 }
 """Package -> (what it is for, the extra that brings it)."""

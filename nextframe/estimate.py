@@ -5,8 +5,6 @@ the past is longest, then decoding, scoring and writing one of them. Between the
 to grow evenly.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +20,12 @@ from nextframe.autoencoder import encode_video
 from nextframe.config import Protocol, SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.forecast import conditions_of
+from nextframe.parallel import peak_memory
 from nextframe.progress import clock
 from nextframe.runs import WorldModel
-from nextframe.sampler import Session, sample_clip
+from nextframe.sampler import sample_clip
 from nextframe.scoring import Scorer
+from nextframe.session import Session
 
 PIECE = 2
 """Frames at either end; the first of them reads the context."""
@@ -144,11 +144,3 @@ def _compressed(video: np.ndarray) -> int:
     file = BytesIO()
     np.savez_compressed(file, video=video)
     return file.tell()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes, until now."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,7 +15,8 @@ from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.progress import Advance
 from nextframe.runs import WorldModel
-from nextframe.sampler import Session, at_sampling, rollout, sample_clip
+from nextframe.sampler import at_sampling, sample_clip
+from nextframe.session import Session, rollout
 
 MOST_EPISODES, MOST_TRAJECTORIES = 2**20, 2**10
 """What `Protocol` allows; seeds below 2**12 then never meet again in the 63 bits that noise is drawn from."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,15 @@ class AttentionLevel(nn.Module):
         return self.query_norm(self.split_heads(self.query(x)))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What so many rows of a batch see: keys of their own, on top of those in their cache."""
+
+    rows: int
+    views: Sequence[View]
+    cache: KeyValueCache | None = None
+
+
 class Attention(nn.Module):
     """Attention over all levels together, with q/k RMS norm and rotary positions; who sees whom is given by views."""
 
@@ -133,8 +143,7 @@ class Attention(nn.Module):
         levels: Sequence[int],
         asked: int,
         rotary: RotaryTable,
-        views: Sequence[View],
-        cache: KeyValueCache | None = None,
+        seen: Sequence[Seen],
         layer: int = 0,
     ) -> list[Tokens]:
         """Updates of the last `asked` segments; those before serve as memory, with keys and values alone."""
@@ -145,9 +154,13 @@ class Attention(nn.Module):
         readers = list(zip(parts, hidden, strict=True))[-asked:]
         queries = joined([part.queries(x) for part, x in readers])
         memory = keys.shape[1] - queries.shape[1]
-        queries = rotate(queries, rotary[memory:])
-        stack = (keys.transpose(1, 2), values.transpose(1, 2)) if cache is None else cache.extend(layer, keys, values)
-        mixed = attend(queries, *stack, views, memory)
+        queries = rotate(queries, rotary[..., memory:, :])
+        mixed, rows = [], [one.rows for one in seen]
+        own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
+        for one, query, key, value in own:
+            stack = one.cache.extend(layer, key, value) if one.cache else (key.transpose(1, 2), value.transpose(1, 2))
+            mixed.append(attend(query, *stack, one.views, memory))
+        mixed = joined(mixed, dim=0)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
@@ -201,15 +214,14 @@ class Block(nn.Module):
         levels: Sequence[int],
         asked: int,
         rotary: RotaryTable,
-        views: Sequence[View],
-        cache: KeyValueCache | None = None,
+        seen: Sequence[Seen],
         layer: int = 0,
     ) -> list[Tokens]:
         """Returns the last `asked` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
         inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
-        updates = self.attention(inputs, levels, asked, rotary, views, cache, layer)
+        updates = self.attention(inputs, levels, asked, rotary, seen, layer)
         outputs = []
         # What is asked for comes last.
         asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked:]

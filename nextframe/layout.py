@@ -96,7 +96,7 @@ def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     A short model has one level. Frames beyond the `memory` of the model are left out.
     """
     first = max(first, forgotten(config, frames))
-    split = max(first, frames - config.window) if config.coarse_patch is not None else first
+    split = max(first, _in_steps(frames - config.window, config.slide)) if config.coarse_patch is not None else first
     parts = (segment(config, COARSE, first, split),) if split > first else ()
     return Layout((*parts, segment(config, FINE, split, frames)))
 
@@ -120,5 +120,9 @@ def forgotten(config: TransformerConfig, frames: int) -> int:
     """
     if config.memory is None or frames <= config.memory:
         return 0
-    block = max(1, (config.memory - config.window) // 4)
-    return -(-(frames - config.memory) // block) * block
+    return _in_steps(frames - config.memory, max(1, (config.memory - config.window) // 4))
+
+
+def _in_steps(count: int, step: int) -> int:
+    """`count`, rounded up to a multiple of `step`."""
+    return -(-count // step) * step

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.distributed import exchange, pieces_like, spread, whole
-from nextframe.objective import LENGTHS, Inputs, Objective
+from nextframe.objective import LENGTHS, Inputs, Objective, Score
 from nextframe.optimizer import AdamW, Average
 from nextframe.parallel import (
     blocks_of,
@@ -35,10 +35,12 @@ class Task:
     product: nn.Module
     """What the run is for: the network, or a part of it where the rest only helps in training. Its weights are
     averaged and written to use, and its gradient is clipped (as published: a discriminator's is not)."""
+    flops: Callable[[Inputs], int] | None = None
+    """The arithmetic of a step on such inputs, of all processes together, where it can be counted."""
 
 
 class Learner:
-    """A task on its device. No step waits for the device: losses and norms are tensors until somebody reads them."""
+    """A task on its device. No step waits for the device: what is to be told is added up there until it is read."""
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
         """Raises UserError for a device that is not there."""
@@ -54,11 +56,14 @@ class Learner:
         alone = ranks.ranks() == 1
         if alone or not config.shard:  # a model in pieces need not fit on one device
             self.network.to(self.device)
-        loss, shared = task.objective.loss, (self.device, self.precision, config.shard)
-        self._scored = None if alone else spread(self.network, loss, *shared).to(self.device)
+        score, shared = task.objective.score, (self.device, self.precision, config.shard)
+        self._scored = None if alone else spread(self.network, score, *shared).to(self.device)
         self.optimizer = AdamW(self.network, config.optimizer)
         self.average = Average(task.product, config.optimizer.ema_decay)
-        self._skipped = self._skipped_in_a_row = torch.zeros((), device=self.device)
+        self._skipped_in_a_row = torch.zeros((), device=self.device)
+        self._told = ("loss", "gradient_norm", *task.objective.parts)
+        # Of each the sum and the number, over the steps that were not skipped since somebody asked.
+        self._tally = torch.zeros(len(self._told), 2, dtype=torch.float64, device=self.device)
 
     def inputs(self, step: int) -> Inputs:
         """All that a step needs, randomness included: a function of the step, on the CPU, ready to be sent."""
@@ -73,10 +78,11 @@ class Learner:
         self._buffers = [buffer.clone() for buffer in self.network.buffers()]
         with matrix_precision(self.precision, self.device):
             if scored is None:
-                self._loss = accumulate_gradients(self.task.objective.loss, *work)
+                loss, parts = accumulate_gradients(self.task.objective.score, *work)
             else:
-                around = partial(exchange, scored)
-                self._loss = ranks.mean(accumulate_gradients(lambda _, part: scored(part), *work, around))
+                loss, parts = accumulate_gradients(lambda _, part: scored(part), *work, partial(exchange, scored))
+        everything = ranks.mean(torch.cat([loss[None], parts.flatten()]))
+        self._loss, self._parts = everything[0], everything[1:].view(-1, 2)
         return self._loss
 
     def update(self, rate: float, step: int) -> Tensor:
@@ -95,14 +101,26 @@ class Learner:
         self.average.update(self.task.product, step, broken)
         for buffer, before in zip(self.network.buffers(), self._buffers, strict=True):
             buffer.copy_(torch.where(broken, before, buffer))  # batch norm has seen what broke the step
-        self._skipped, self._skipped_in_a_row = self._skipped + broken, (self._skipped_in_a_row + 1) * broken
+        self._skipped_in_a_row = (self._skipped_in_a_row + 1) * broken
+        once = torch.stack([torch.stack([figure, torch.ones_like(figure)]) for figure in (self._loss, norm)])
+        self._tally += torch.where(broken, 0, torch.cat([once, self._parts]))
         return norm
 
-    def skipped(self) -> tuple[int, int]:
-        """How many steps were skipped since this was asked last, and how many in a row up to now."""
-        counted = int(self._skipped.item()), int(self._skipped_in_a_row.item())
-        self._skipped = torch.zeros_like(self._skipped)
-        return counted
+    def figures(self, steps: int) -> tuple[dict[str, float], int]:
+        """What the last `steps` steps were like, of which this was asked last before them; all processes must ask.
+
+        The means of loss, gradient norm and the objective's parts over those that were not `skipped`; what there is
+        none of is left out. Then the norm of the weights, and how far from them, as a share of that, their average is.
+        And how many steps in a row were skipped up to now.
+        """
+        tally = self._tally.tolist()
+        self._tally.zero_()
+        means = {name: total / count for name, (total, count) in zip(self._told, tally, strict=True) if count}
+        product = self.task.product
+        weights = whole(nn.utils.get_total_norm([weight.detach() for weight in product.parameters()])).item()
+        distance = whole(self.average.distance(product)).item()
+        counted = {"skipped": steps - int(tally[0][1]), "weight_norm": weights, "average_distance": distance / weights}
+        return {**means, **counted}, int(self._skipped_in_a_row.item())
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Weights, average and optimizer state as whole tensors on the CPU. All processes must ask together.
@@ -115,6 +133,10 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
         }
         return {part: _whole_on_cpu(state) for part, state in states.items()}
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights alone, in the same way."""
+        return _whole_on_cpu(self.average.state_dict(self.task.product))
 
     def load_state(self, weights: dict[str, Tensor], average: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Put back what `state` gave, here or in another number of processes.
@@ -137,14 +159,14 @@ def _whole_on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def accumulate_gradients(
-    loss_of: Callable[[nn.Module, Inputs], Tensor],
+    score_of: Callable[[nn.Module, Inputs], Score],
     network: nn.Module,
     inputs: Inputs,
     parts: int,
     device: torch.device,
     around: Callable[[bool], AbstractContextManager[object]] = lambda last: nullcontext(),
-) -> Tensor:
-    """Set the gradients of the mean loss over the batch, computed part by part; returns that loss.
+) -> Score:
+    """Set the gradients of the mean loss over the batch, computed part by part; returns the score of the batch.
 
     `around`: entered around each part, told whether it is the last.
     """
@@ -153,15 +175,17 @@ def accumulate_gradients(
         dict(zip(inputs, piece, strict=True)) for piece in zip(*(x.chunk(parts) for x in inputs.values()), strict=True)
     ]
     size = len(next(iter(inputs.values())))
-    total = torch.zeros((), device=device)
+    total, told = torch.zeros((), device=device), []
     for number, piece in enumerate(pieces, 1):
         share = len(next(iter(piece.values()))) / size
         sent = {name: x if name == LENGTHS else x.to(device, non_blocking=True) for name, x in piece.items()}
         with around(number == len(pieces)):
-            loss = loss_of(network, sent) * share
+            score = score_of(network, sent)
+            loss = score.loss * share
             loss.backward()
         total += loss.detach()
-    return total
+        told.append(score.parts)
+    return Score(total, torch.stack(told).sum(dim=0))
 
 
 def step_seed(seed: int, step: int) -> int:

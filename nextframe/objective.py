@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,24 @@ Inputs = dict[str, Tensor]
 """Tensors whose first axis is the batch, so that a batch can be cut into parts."""
 LENGTHS = "lengths"
 """The one of them that says where the windows are. It stays on the CPU: to read it must not wait for a device."""
+LEVELS = 5
+"""Bins of the noise level, equally wide, whose losses are told apart."""
+
+
+class Score(NamedTuple):
+    loss: Tensor
+    """The mean over the batch axis: what is minimised."""
+    parts: Tensor
+    """What a person wants to know beside it, [parts, 2]: for each of the objective's `parts` a sum and of how many
+    values, so that parts of batches, steps and processes can be added up. Without a gradient."""
 
 
 class Objective(Protocol):
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a score has parts of, by name."""
+        ...
+
     def prepare(self, batch: Any, generator: torch.Generator) -> Inputs:
         """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone.
 
@@ -27,9 +42,7 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
-        """The mean loss over the batch axis."""
-        ...
+    def score(self, network: nn.Module, inputs: Inputs) -> Score: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,11 @@ class FrameFlowMatching:
     """
 
     config: WorldModelConfig
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The loss by noise level: `loss_at_0.1` is that of the frames between 0 and 0.2, each counted once."""
+        return tuple(f"loss_at_{(number + 0.5) / LEVELS:.1f}" for number in range(LEVELS))
 
     def layout(self, lengths: Sequence[int]) -> Layout:
         return shared_past(self.config.model, lengths)
@@ -93,14 +111,23 @@ class FrameFlowMatching:
             inputs["condition"] = told.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
-    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
+    def score(self, network: nn.Module, inputs: Inputs) -> Score:
         transformer = network
         assert isinstance(transformer, Transformer)
         layout = self.layout(inputs[LENGTHS][0].tolist())
         tokens = transformer.tokens(inputs["input"], layout)
         velocity = transformer.latents(transformer(tokens, layout, inputs["time"], inputs.get("condition")))
         error = (velocity.float() - inputs["target"]).square().mean(dim=(2, 3, 4))
-        return (error * inputs["weight"]).sum(dim=1).mean()
+        noisy = inputs["weight"] > 0
+        levels = inputs["time"][:, -error.shape[1] :] / 1000
+        return Score((error * inputs["weight"]).sum(dim=1).mean(), by_level(error.detach(), levels, noisy))
+
+
+def by_level(error: Tensor, levels: Tensor, counted: Tensor) -> Tensor:
+    """Sums and numbers of the frames' errors [b, f] by noise level, [LEVELS, 2]; of those that are `counted`."""
+    numbers = (levels * LEVELS).ceil().clamp(1, LEVELS) - 1  # level 0.2 is still of the first bin
+    within = (numbers[..., None] == torch.arange(LEVELS, device=error.device)) & counted[..., None]
+    return torch.stack([(error[..., None] * within).sum(dim=(0, 1)), within.sum(dim=(0, 1))], dim=1)
 
 
 def frame_weights(clean: Tensor) -> Tensor:

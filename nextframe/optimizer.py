@@ -56,6 +56,13 @@ class Average:
         weights = [piece(p.detach()) for p in network.parameters()]
         torch._foreach_lerp_(shadows, weights, [weight] * len(shadows))
 
+    @torch.no_grad()
+    def distance(self, network: nn.Module) -> Tensor:
+        """The L2 norm of what lies between the weights and their average, one weight after the other."""
+        apart = zip(network.parameters(), self._shadows, strict=True)
+        norms = torch.stack([torch.linalg.vector_norm(weight - shadow) for weight, shadow in apart])
+        return torch.linalg.vector_norm(norms)
+
     def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
         """The state dict of the network with averaged weights."""
         return {**network.state_dict(), **dict(zip(self._names, self._shadows, strict=True))}

@@ -28,6 +28,8 @@ class SamplingOptions:
     """Of the noise; beside the seeds of a protocol, it is added to them all."""
     memory: int | None = None
     """Frames the model sees at once, at most: a sliding window; the same if not given."""
+    slide: int | None = None
+    """Long models: frames by which the window moves at a time, 1 in the published ones; the same if not given."""
     riflex: tyro.conf.FlagCreatePairsOff[bool] = False
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float | None = None

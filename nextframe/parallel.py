@@ -1,6 +1,8 @@
 """Devices: which one, in which precision, compiled or not. The network itself knows nothing of it."""
 
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -152,6 +154,14 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all it was sent."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes held at once until now, at most: of a GPU in tensors, of a processor by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,6 +1,7 @@
 """From a configuration and a folder of data to a trained run."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -15,9 +16,12 @@ from nextframe.data.latents import LatentDataset
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
 from nextframe.files import sha256, writing
+from nextframe.flops import training_flops
+from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
+from nextframe.journal import check_wandb
 from nextframe.learner import Task
 from nextframe.metrics.lpips import Lpips
-from nextframe.objective import FrameFlowMatching
+from nextframe.objective import LENGTHS, FrameFlowMatching, Inputs
 from nextframe.parallel import resolve_device
 from nextframe.ranks import Share, joined, rank
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
@@ -37,22 +41,32 @@ def train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None 
 
 
 def _train_preset(config: RunConfig, data: Path, run: Path, initial: Path | None) -> Position:
+    check_wandb(config.train)
     begun = bool(checkpoints(run))
     if begun:
         refuse_another(read_config(run / CONFIG), config, run)
     torch.manual_seed(config.train.seed)
     if isinstance(config, TokenizerConfig):
-        task = autoencoder_task(config, EpisodeDataset.open(data))
+        footage = EpisodeDataset.open(data)
+        task = autoencoder_task(config, footage)
+        assert isinstance(task.objective, Reconstruction)
+        examine = autoencoder_examination(config, footage, task.objective, run)
     else:
         latents = LatentDataset(data)
         task = world_model_task(config, latents)
+        examine = world_model_examination(config, latents, run)
         if begun or rank() == 0:
             keep_autoencoder(latents.folder / AUTOENCODER, run / AUTOENCODER, begun)
     if initial is not None and not begun:
         load_weights(task.product, initial)
     if rank() == 0:
         write_config(config, run / CONFIG)
-    return train(task, config.train, run)
+    if config.train.examine_minutes is None:
+        examine = None
+    elif examine is None and rank() == 0:
+        what = f"no long enough episode of the split {' or '.join(SPLITS)}"
+        print(f"{data} has {what}: there will be no held-out loss and no samples", file=sys.stderr)
+    return train(task, config.train, run, examine)
 
 
 def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
@@ -90,10 +104,14 @@ def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
 
 
 def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
-    share = Share.own(config.train.batch // config.clip.windows, config.train.accumulate)
-    batches = clip_batches(data, config, share)
+    clips = config.train.batch // config.clip.windows
+    batches = clip_batches(data, config, Share.own(clips, config.train.accumulate))
     transformer = Transformer(config.model)
-    return Task(transformer, FrameFlowMatching(config), batches, product=transformer)
+
+    def flops(inputs: Inputs) -> int:
+        return training_flops(config.model, clips, inputs[LENGTHS][0].tolist())
+
+    return Task(transformer, FrameFlowMatching(config), batches, product=transformer, flops=flops)
 
 
 def keep_autoencoder(source: Path, kept: Path, begun: bool) -> None:

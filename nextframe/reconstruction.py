@@ -11,7 +11,7 @@ from nextframe.autoencoder import Autoencoder, pixels_from_video
 from nextframe.config import TokenizerConfig
 from nextframe.discriminator import Discriminator, adaptive_weight, hinge_loss
 from nextframe.metrics.lpips import Lpips
-from nextframe.objective import Inputs
+from nextframe.objective import Inputs, Score
 from nextframe.ranks import ALONE, Share, deviation
 
 
@@ -47,6 +47,11 @@ class Reconstruction:
     lpips: Lpips | None
     """None: without its term."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The terms of the loss, before they are weighted; those of the contest once the discriminator has joined."""
+        return ("l1", "lpips", "generator_loss", "discriminator_loss")
+
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
         model, b = self.config.model, len(batch.video)
         shape = (b * batch.share.ranks, model.latent_channels, model.latent_size, model.latent_size)
@@ -56,37 +61,50 @@ class Reconstruction:
             inputs["adversarial_weight"] = torch.full((b,), self.config.adversarial_weight)
         return inputs
 
-    def loss(self, network: nn.Module, inputs: Inputs) -> Tensor:
+    def score(self, network: nn.Module, inputs: Inputs) -> Score:
         if "adversarial_weight" in inputs:
             assert isinstance(network, Contest)
             return _contest(self, network, inputs)
         autoencoder = network.autoencoder if isinstance(network, Contest) else network
         assert isinstance(autoencoder, Autoencoder)
         latents = autoencoder.encode(inputs["pixels"])
-        return self.distance(self.decoded(autoencoder, latents, inputs["noise"]), inputs["pixels"])
+        distance, l1, lpips = self.distance(self.decoded(autoencoder, latents, inputs["noise"]), inputs["pixels"])
+        return Score(distance, _parts(l1, lpips, None, None))
 
     def decoded(self, autoencoder: Autoencoder, latents: Tensor, noise: Tensor) -> Tensor:
         return autoencoder.decode(latents + self.config.latent_noise * deviation(latents) * noise).float()
 
-    def distance(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
-        distance = F.l1_loss(reconstruction, pixels)
-        if self.lpips is not None:
-            distance = distance + self.config.perceptual_weight * self.lpips(reconstruction, pixels).mean()
-        return distance
+    def distance(self, reconstruction: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The weighted sum of L1 and LPIPS, and the two of them."""
+        l1 = F.l1_loss(reconstruction, pixels)
+        if self.lpips is None:
+            return l1, l1, None
+        lpips = self.lpips(reconstruction, pixels).mean()
+        return l1 + self.config.perceptual_weight * lpips, l1, lpips
+
+
+def _parts(*terms: Tensor | None) -> Tensor:
+    """Of each term its value, counted once; of one that is not there, nothing. [terms, 2]"""
+    like = next(term for term in terms if term is not None).detach()
+    nothing = like.new_zeros(2)
+    return torch.stack(
+        [nothing if term is None else torch.stack([term.detach(), torch.ones_like(like)]) for term in terms]
+    )
 
 
 # Not compiled: `adaptive_weight` goes back through the decoder twice before the step does, and the graph of a compiled
 # function can be gone back through only once.
 @torch.compiler.disable()
-def _contest(objective: Reconstruction, network: Contest, inputs: Inputs) -> Tensor:
+def _contest(objective: Reconstruction, network: Contest, inputs: Inputs) -> Score:
     """The losses of both networks in one sum, in which neither moves the weights of the other."""
     autoencoder, discriminator, real = network.autoencoder, network.discriminator, inputs["pixels"]
     with torch.no_grad():  # The encoder is done. It has no batch norms, so nothing of it changes any more.
         latents = autoencoder.encode(real)
     fake = objective.decoded(autoencoder, latents, inputs["noise"])
-    distance = objective.distance(fake, real)
+    distance, l1, lpips = objective.distance(fake, real)
     unmoved = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     generator = -functional_call(discriminator, unmoved, (fake,)).mean()
     # In a batch that is accumulated, each part has an adaptive weight of its own.
     weight = inputs["adversarial_weight"].mean() * adaptive_weight(distance, generator, autoencoder.last_weight)
-    return distance + weight * generator + hinge_loss(discriminator(real), discriminator(fake.detach()))
+    told_apart = hinge_loss(discriminator(real), discriminator(fake.detach()))
+    return Score(distance + weight * generator + told_apart, _parts(l1, lpips, generator, told_apart))

@@ -52,4 +52,4 @@ def rotate(x: HeadTokens, rotary: RotaryTable) -> HeadTokens:
     To turn x0 + i x1 by an angle is to multiply it by exp(i angle): one pass over memory (docs/speed.md).
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary[:, None]).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rotary.unsqueeze(-2)).flatten(-2).to(x.dtype)

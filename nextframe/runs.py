@@ -20,7 +20,7 @@ from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.parallel import matrix_precision, resolve_precision, settle_products
-from nextframe.sampler import Session
+from nextframe.session import Session, step_together
 from nextframe.transformer import Transformer
 
 C = TypeVar("C", bound=RunConfig)
@@ -116,26 +116,26 @@ class Walk:
         sample: SampleConfig,
         most_frames: int,
     ) -> None:
-        self._model = model
+        self.model = model
         self._label = label
         conditions = clip_conditions(model.config.model, len(latents), actions, label)
         if conditions is not None:
             conditions = conditions[None].to(model.device)
         with model.at_work():
-            self._session = Session(model.transformer, latents[None], conditions, most_frames, sample)
+            self.session = Session(model.transformer, latents[None], conditions, most_frames, sample)
 
     @property
     def latents(self) -> Tensor:
         """All frames so far, the clip's too, [f, c, h, w]."""
-        return self._session.latents[0]
+        return self.session.latents[0]
 
     @property
     def frames(self) -> int:
-        return self._session.frames
+        return self.session.frames
 
     @property
     def most_frames(self) -> int:
-        return self._session.capacity
+        return self.session.capacity
 
     def step(self, action: int | Sequence[float] = 0) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
@@ -144,24 +144,26 @@ class Walk:
         action the model does not have.
         """
         latents = self.imagine(action)
-        with self._model.at_work():
-            return self._model.decode(latents[None])[0]
+        with self.model.at_work():
+            return self.model.decode(latents[None])[0]
 
-    @torch.no_grad()
     def imagine(self, action: int | Sequence[float] = 0) -> Tensor:
         """The same, not decoded: latents [c, h, w]."""
-        session, config = self._session, self._model.config.model
-        condition = None
+        return imagine_together([self], [action])[0]
+
+    def told(self, action: int | Sequence[float]) -> Tensor | None:
+        """What the next frame is conditioned on when `action` leads to it. Raises ValueError as `step` does."""
+        config = self.model.config.model
+        if config.condition == "none":
+            return None
         if config.condition == "label":
-            condition = torch.tensor([self._label])
-        elif config.condition != "none":
-            condition = action_tensor(config, action)[None]
-            if config.action_of == "departure":
-                # The last frame was made when nobody knew what would be done in it; now that is known.
-                session.amend(condition)
-                condition = torch.full_like(condition, config.null_condition)
-        with self._model.at_work():
-            return session.step(condition)[0]
+            return torch.tensor([self._label])
+        condition = action_tensor(config, action)[None]
+        if config.action_of == "arrival":
+            return condition
+        # The last frame was made when nobody knew what would be done in it; now that is known.
+        self.session.amend(condition)
+        return torch.full_like(condition, config.null_condition)
 
     def rewind(self, frames: int) -> None:
         """Go back to the time when there were `frames` frames, at least 1, the clip's included; go on from there.
@@ -171,11 +173,26 @@ class Walk:
         """
         if not 1 <= frames <= self.frames:
             raise ValueError(f"cannot go back to {frames} of {self.frames} frames")
-        self._session.rewind(frames)
+        self.session.rewind(frames)
 
     def grow(self, most_frames: int) -> None:
         """Make room for so many frames."""
-        self._session.grow(most_frames)
+        self.session.grow(most_frames)
+
+
+@torch.no_grad()
+def imagine_together(walks: Sequence[Walk], actions: Sequence[int | Sequence[float]]) -> list[Tensor]:
+    """`Walk.imagine` of each, for walks of one model: those with equal settings in one pass, wherever they are."""
+    told = [walk.told(action) for walk, action in zip(walks, actions, strict=True)]
+    kinds: dict[object, list[int]] = {}
+    for place, walk in enumerate(walks):
+        kinds.setdefault(walk.session.kind, []).append(place)
+    made: dict[int, Tensor] = {}
+    with walks[0].model.at_work():
+        for places in kinds.values():
+            frames = step_together([walks[place].session for place in places], [told[place] for place in places])
+            made |= {place: frame[0] for place, frame in zip(places, frames, strict=True)}
+    return [made[place] for place in range(len(walks))]
 
 
 def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | None, label: int | None) -> Tensor | None:

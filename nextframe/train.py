@@ -1,7 +1,5 @@
 """The one training loop. What is trained, and on what, are its arguments."""
 
-import json
-import math
 import signal
 import threading
 import time
@@ -13,68 +11,75 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nextframe import ranks
 from nextframe.checkpoint import WEIGHTS, Position, TrainingState, newest_checkpoint, save_checkpoint, write_weights
 from nextframe.config import TrainConfig
 from nextframe.errors import Stopped, UserError
-from nextframe.files import write_atomically, writing
+from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner, Task
+from nextframe.parallel import synchronise
 from nextframe.progress import Advance, progress
 
-ASKED = {signal.SIGTERM: 1, signal.SIGINT: 2}
+ASKED: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}
 """The ways to ask a run to stop. Where processes are asked in both, all end as by the second."""
 
 
-def train(task: Task, config: TrainConfig, run: Path) -> Position:
+def train(task: Task, config: TrainConfig, run: Path, examine: Examination | None = None) -> Position:
     """Train `task` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
+    Every `examine_minutes`, and when the run is done, `examine` looks at what it can do; training goes on the same.
+
     Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt; of a SIGTERM that is
-    Stopped. Raises UserError, and
-    saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
-    its clock counts; when one is asked to stop, all do.
+    Stopped. Raises UserError, and saves nothing, when the loss has not been a number for too long. Of several processes
+    only the first writes, and its clock counts; when one is asked to stop, all do.
     """
     learner = Learner(task, config)
-    start = position = restore(run, learner)
+    position = restore(run, learner)
     agree_on(position.step, run)
-    stop = 0.0
+    stop, held_out = 0.0, None
     with (
         interruptions() as interrupted,
-        metrics_log(run, position.step) as log,
+        metrics_log(run, position.step, config) as log,
         prefetched(learner.inputs, position.step) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
     ):
-        logged, saved = position, time.monotonic()
-        last = time.monotonic()
+        meter = Meter(task.flops, config.batch, learner.device, learner.precision)
+        logged, last = position, time.monotonic()
+        saved = looked = last
         while fraction_done(config, position) < 1 and not stop:
             rate = learning_rate(config, position)
-            loss = learner.differentiate(next(batches))
-            norm = learner.update(rate, position.step)
+            learner.differentiate(meter.next(batches))
+            learner.update(rate, position.step)
             # From the end of one step to the end of the next: nothing that takes time is left out.
             now, first = time.monotonic(), ranks.rank() == 0
             due = first and now - saved > 60 * config.checkpoint_minutes
+            look = first and config.examine_minutes is not None and now - looked > 60 * config.examine_minutes
             seconds = position.seconds + now - last if first else 0.0
-            seconds, due, stop = ranks.largest(seconds, due, interrupted())
+            seconds, due, look, stop = ranks.largest(seconds, due, look, interrupted())
             position, last = Position(position.step + 1, seconds), now
-            if position.step % config.log_every == 0 or fraction_done(config, position) >= 1:
-                skipped, in_a_row = learner.skipped()
+            done = fraction_done(config, position) >= 1
+            if position.step % config.log_every == 0 or done:
+                figures, in_a_row = learner.figures(position.step - logged.step)
                 if in_a_row >= config.most_skipped:
                     raise UserError(
                         f"the loss or its gradient was not a number for {in_a_row} steps in a row, up to step "
                         f"{position.step}: lower --train.optimizer.learning-rate"
                     )
-                record = log_record(loss, norm, skipped, rate, position, logged)
+                measured = meter.figures(position, logged)
+                record = {"step": position.step, **figures, "learning_rate": rate, **measured}
                 log(record)
-                loss_shown = f"{record['loss']:.4f}" if "loss" in record else "not a number"
-                note = f"step {position.step}  loss {loss_shown}  {record['seconds_per_step']:.2f} s/step"
-                advance(fraction_done(config, position) - fraction_done(config, logged), note)
+                advance(fraction_done(config, position) - fraction_done(config, logged), shown(record, held_out))
                 logged = position
-            if due:
+            if due or done or stop:
                 save(run, learner, position)
                 saved = time.monotonic()
-    if position != start:
-        save(run, learner, position)
+            if examine is not None and (look or done) and not stop:
+                seen = examined(examine, learner, position.step)
+                log(seen)
+                held_out = seen.get("held_out_loss")
+                looked = time.monotonic()
+                last += seen["examine_seconds"]  # is no time of training
     (stop,) = ranks.largest(max(stop, interrupted()))  # nobody goes on before the first has written
     if stop:
         raise Stopped if stop == ASKED[signal.SIGTERM] else KeyboardInterrupt
@@ -89,19 +94,25 @@ def agree_on(step: int, run: Path) -> None:
         raise UserError(f"{found}: put {run} on a disk that all of them share")
 
 
-def log_record(
-    loss: Tensor, norm: Tensor, skipped: int, rate: float, position: Position, logged: Position
-) -> dict[str, float]:
-    """A line of metrics.jsonl; of a step that was skipped it has no loss and no norm, which JSON could not hold."""
-    learnt = {"loss": loss.item(), "gradient_norm": norm.item()}
-    return {
-        "step": position.step,
-        **(learnt if all(map(math.isfinite, learnt.values())) else {}),
-        "skipped": skipped,
-        "learning_rate": rate,
-        "seconds": position.seconds,
-        "seconds_per_step": (position.seconds - logged.seconds) / (position.step - logged.step),
-    }
+def shown(record: Record, held_out: float | None) -> str:
+    """A line of the log for a person."""
+    loss = f"{record['loss']:.4f}" if "loss" in record else "not a number"
+    further = "" if held_out is None else f"  held out {held_out:.4f}"
+    return f"step {record['step']:.0f}  loss {loss}{further}  {record['seconds_per_step']:.2f} s/step"
+
+
+def examined(examine: Examination, learner: Learner, step: int) -> Record:
+    """What the averaged weights can do at this step, a record; all processes must ask, and the first looks."""
+    synchronise(learner.device)  # what was sent before is training, and counts as such
+    started = time.monotonic()
+    weights = learner.averaged()
+    try:
+        figures = examine(weights, step) if ranks.rank() == 0 else {}
+    except torch.OutOfMemoryError:
+        way_out = "lower --train.batch, or set --train.examine-minutes None"
+        raise UserError(f"there is no memory left to look at held-out clips at step {step}: {way_out}") from None
+    ranks.largest()  # nobody goes on before the first has looked
+    return {"step": step, **figures, "examine_seconds": time.monotonic() - started}
 
 
 def save(run: Path, learner: Learner, position: Position) -> None:
@@ -197,51 +208,3 @@ def prefetched(batch: Callable[[int], Any], first: int) -> Iterator[Iterator[Any
                 yield ready
 
         yield stream()
-
-
-@contextmanager
-def metrics_log(run: Path, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Append to `metrics.jsonl`, and to TensorBoard's events where that is installed.
-
-    What a run that was killed logged after its last checkpoint, `step`, is dropped: those steps are taken again.
-    Of several processes the first keeps the log.
-    """
-    if ranks.rank() != 0:
-        yield lambda record: None
-        return
-    path = run / "metrics.jsonl"
-    with writing(path):
-        run.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-    board = _tensorboard(run, step)
-    with path.open("a") as file:
-
-        def log(record: dict[str, float]) -> None:
-            with writing(path):
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-            if board is not None:
-                for name, value in record.items():
-                    board.add_scalar(name, value, int(record["step"]))
-
-        yield log
-    if board is not None:
-        board.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of the log; a line that a kill cut short belongs to no step that counts."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf
-
-
-def _tensorboard(run: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)

@@ -5,17 +5,28 @@ It has never heard of windows, data sets, devices or cache policy. The kinds of 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import Block, Modulation, TimeEmbedding, VectorEmbedding, chunks, joined, normalised
+from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, chunks, joined, normalised
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import views
 from nextframe.rope import rotary_table
-from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, Tokens
+from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, RotaryTable, Tokens
+
+
+@dataclass(frozen=True)
+class Rows:
+    """So many rows of a batch, where their tokens stand in time, and the cache that they see and write."""
+
+    count: int
+    layout: Layout
+    cache: KeyValueCache | None = None
 
 
 def patchify(latents: Latents, patch: int) -> Tokens:
@@ -92,7 +103,7 @@ class Transformer(nn.Module):
         `tokens` holds one tensor per segment of `layout`, `time` and `condition` one column per frame of it. With a
         `cache` the tokens also see what lies on its stack, and their keys and values are written above it.
         """
-        return self.velocity(tokens, layout, self.modulations(time, condition), cache)
+        return self.velocity(tokens, [Rows(len(time), layout, cache)], self.modulations(time, condition))
 
     def modulations(self, time: FrameTimes, condition: FrameConditions | None) -> Modulations:
         """What times and conditions do to the network, per frame: all that depends on them.
@@ -106,31 +117,46 @@ class Transformer(nn.Module):
     def velocity(
         self,
         tokens: Sequence[Tokens],
-        layout: Layout,
+        rows: Sequence[Rows],
         modulations: Modulations,
-        cache: KeyValueCache | None = None,
         asked: int | None = None,
     ) -> Tokens:
-        """`forward` with the modulations of the frames of `layout` at hand; of the newest `asked` fine frames alone."""
-        device = tokens[0].device
-        below = Layout() if cache is None else cache.layout
-        rotary = rotary_table(layout, self.config.rope_axes, self.config.riflex_frames, device)
+        """`forward` with the modulations at hand, of the newest `asked` fine frames alone.
+
+        The rows may stand at other times and over other caches; in number and size their segments are alike.
+        """
+        layout = rows[0].layout
+        rotary = self._rotary(rows, tokens[0].device)
         levels = [segment.level for segment in layout.segments]
-        visible = views(layout, below, self.config, device)
+        seen = self._seen(rows, tokens[0].device)
         hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
         *blocks, last = self.blocks
         for index, block in enumerate(blocks):
             parts = modulations[2 * index : 2 * index + 2]
-            hidden = block(hidden, parts, levels, len(levels), rotary, visible, cache, index)
+            hidden = block(hidden, parts, levels, len(levels), rotary, seen, index)
         # In the last block all but what is asked for is memory only: nothing else of it would reach the head.
-        apart = newest_apart(layout, asked or layout.segments[-1].frames)
+        asked = asked or layout.segments[-1].frames
+        apart = newest_apart(layout, asked)
         levels = [segment.level for segment in apart.segments]
-        visible = views(apart, below, self.config, device)
+        seen = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], tokens[0].device)
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
-        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, visible, cache, len(blocks)))
+        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen, len(blocks)))
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
         return self.head(normalised(newest, shift, scale))
+
+    def _rotary(self, rows: Sequence[Rows], device: torch.device) -> RotaryTable:
+        tables = [rotary_table(one.layout, self.config.rope_axes, self.config.riflex_frames, device) for one in rows]
+        if len(rows) == 1:
+            return tables[0]
+        return torch.cat([table.expand(one.count, -1, -1) for table, one in zip(tables, rows, strict=True)])
+
+    def _seen(self, rows: Sequence[Rows], device: torch.device) -> list[Seen]:
+        below = [Layout() if one.cache is None else one.cache.layout for one in rows]
+        return [
+            Seen(one.count, views(one.layout, past, self.config, device), one.cache)
+            for one, past in zip(rows, below, strict=True)
+        ]
 
     def condition_vectors(self, time: FrameTimes, condition: FrameConditions | None) -> Tensor:
         """One vector per frame, [b, f, d]: its time, and its label or action."""

@@ -31,7 +31,7 @@ OBJECTIVE = FrameFlowMatching(WorldModelConfig(model=MODEL))
 def loss_and_gradients(network: Transformer, frames: int) -> torch.Tensor:
     clips = Clips(torch.randn(2, frames, 3, 4, 4), torch.zeros(2, frames, dtype=torch.int64))
     network.zero_grad()
-    loss = OBJECTIVE.loss(network, OBJECTIVE.prepare(clips, torch.Generator().manual_seed(0)))
+    loss = OBJECTIVE.score(network, OBJECTIVE.prepare(clips, torch.Generator().manual_seed(0))).loss
     loss.backward()
     return torch.cat([loss.detach()[None], *(p.grad.flatten() for p in network.parameters() if p.grad is not None)])
 

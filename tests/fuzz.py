@@ -43,17 +43,17 @@ from nextframe.demo import Stages, same_budget
 from nextframe.errors import UserError
 from nextframe.import_footage import USUAL_CUT, import_footage
 from nextframe.import_latents import import_latents
+from nextframe.journal import metrics_log, read_log
 from nextframe.metrics import control
 from nextframe.metrics.fvd import VideoFeatures
 from nextframe.metrics.lpips import _fill
-from nextframe.pages.charts import read_metrics
+from nextframe.pages.watch import watch_page
 from nextframe.published.names import to_published
 from nextframe.published.recognise import autoencoder_to_published
 from nextframe.published.runs import read_published
 from nextframe.recipes import train_preset
 from nextframe.results import Measured, Prediction, read_prediction, write_prediction
 from nextframe.runs import load
-from nextframe.train import metrics_log
 from nextframe.transformer import Transformer
 from nextframe.web.uploads import decoded_upload
 
@@ -142,8 +142,9 @@ def make_log(folder: Path) -> None:
 
 
 def go_on_with_log(folder: Path) -> None:
-    with metrics_log(folder, 3):
-        pass
+    with metrics_log(folder, 3, FAR_LONG.train) as log:
+        log({"step": 4, "loss": 0.5})
+    read_log(folder)
 
 
 def make_published(folder: Path, suffix: str) -> None:
@@ -293,7 +294,7 @@ READERS = {
     "checkpoint": Reader(make_checkpoints, read_checkpoints, 0.3),
     "checkpoint without sums": Reader(without_sums, read_checkpoints, 0.2),
     "training log": Reader(make_log, go_on_with_log),
-    "charts": Reader(make_log, read_metrics),
+    "watch": Reader(make_log, lambda folder: watch_page([folder], refreshed=True), 0.05),
     "published pth": Reader(lambda folder: make_published(folder, ".pth"), read_all_published, 0.4),
     "published safetensors": Reader(lambda folder: make_published(folder, ".safetensors"), read_all_published, 0.4),
     "actions": Reader(make_actions, read_all_actions, 2),
@@ -342,7 +343,7 @@ def run(name: str, folder: Path, cases: int, seed: int, told: Path) -> None:
     foreign: list[str] = []
     watch(folder, foreign)
     size, before = used()
-    resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_SPACE,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_SPACE, size + ADDRESS_SPACE))
     # More often those that decide much, and are small.
     files = sorted(good, key=lambda path: len(good[path]))
     for case in range(cases):

@@ -69,7 +69,7 @@ def test_without_the_additions_it_is_l1(footage: EpisodeDataset) -> None:
     assert not any(task.batch(step).judged for step in range(4))
     inputs = task.objective.prepare(task.batch(0), torch.Generator().manual_seed(3))
     assert list(inputs) == ["pixels", "noise"]
-    accumulate_gradients(task.objective.loss, task.network, inputs, 1, CPU)
+    accumulate_gradients(task.objective.score, task.network, inputs, 1, CPU)
     found = gradients(task.network)
 
     noise = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(3))
@@ -91,10 +91,10 @@ def test_a_discriminator_that_has_not_joined_changes_nothing(footage: EpisodeDat
 
 def test_the_perceptual_loss_is_added(small_lpips: None) -> None:
     autoencoder, inputs, lpips = Autoencoder(PLAIN.model), prepared(PLAIN, judged=False), Lpips.load("vgg")
-    weighted = Reconstruction(replace(PLAIN, perceptual_weight=0.3), lpips).loss(autoencoder, inputs)
+    weighted = Reconstruction(replace(PLAIN, perceptual_weight=0.3), lpips).score(autoencoder, inputs).loss
     plain = Reconstruction(PLAIN, None)
     decoded = plain.decoded(autoencoder, autoencoder.encode(inputs["pixels"]), inputs["noise"])
-    expected = plain.loss(autoencoder, inputs) + 0.3 * lpips(inputs["pixels"], decoded).mean()
+    expected = plain.score(autoencoder, inputs).loss + 0.3 * lpips(inputs["pixels"], decoded).mean()
     torch.testing.assert_close(weighted, expected)
 
 
@@ -119,7 +119,7 @@ def test_each_network_gets_the_gradient_of_its_own_loss(small_lpips: None) -> No
     objective = Reconstruction(config, lpips)
     contest = Contest(Autoencoder(config.model), Discriminator())
     inputs = prepared(config, judged=True)
-    loss = accumulate_gradients(objective.loss, contest, inputs, 1, CPU)
+    loss = accumulate_gradients(objective.score, contest, inputs, 1, CPU).loss
     found = gradients(contest)
     assert not [name for name in found if ".encoder." in name]
 
@@ -150,11 +150,11 @@ def test_each_network_gets_the_gradient_of_its_own_loss(small_lpips: None) -> No
 def test_parts_of_a_batch_are_averaged() -> None:
     objective, inputs = Reconstruction(JUDGED, None), prepared(JUDGED, judged=True)
     contest = Contest(Autoencoder(JUDGED.model), Discriminator())
-    accumulate_gradients(objective.loss, contest, inputs, 2, CPU)
+    accumulate_gradients(objective.score, contest, inputs, 2, CPU)
     found = gradients(contest)
     contest.zero_grad()
     for half in (slice(0, 2), slice(2, 4)):
-        (objective.loss(contest, {name: value[half] for name, value in inputs.items()}) / 2).backward()
+        (objective.score(contest, {name: value[half] for name, value in inputs.items()}).loss / 2).backward()
     expected = gradients(contest)
     assert found.keys() == expected.keys()
     for name in found:

@@ -13,7 +13,6 @@ from tiny import MODEL, TOKENIZER, tiny_run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextframe.bench.flops import frame_flops, frames_of, training_flops, visible_pairs
 from nextframe.bench.measure import bench, table
 from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import fitting_autoencoders, randomised, world_preset
@@ -21,6 +20,7 @@ from nextframe.bench.workload import SampleBench, Subject
 from nextframe.cli import run_command
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.errors import UserError
+from nextframe.flops import frame_flops, frames_of, training_flops, visible_pairs
 from nextframe.layout import FINE, layout_of
 from nextframe.parallel import matrix_rate
 from nextframe.presets import PRESETS
@@ -75,7 +75,7 @@ def counted(model: Transformer, layout_frames: int, batch: int = 1) -> int:
 
 def test_one_frame_costs_what_torch_counts() -> None:
     # One frame hides nothing from itself, so that mathematics and code agree to the last operation.
-    assert training_flops(SHORT, batch=2, frames=1) == 3 * counted(random_transformer(SHORT), 1, batch=2)
+    assert training_flops(SHORT, 2, [1]) == 3 * counted(random_transformer(SHORT), 1, batch=2)
 
 
 @pytest.mark.parametrize("config", [SHORT, LONG], ids=["short", "long"])
@@ -87,7 +87,7 @@ def test_a_clip_costs_what_torch_counts_less_what_is_hidden(config: TransformerC
     tokens = [frame for frame in clip for _ in range(frame.tokens)]
     seen = sum(key.index <= query.index for query in tokens for key in tokens)
     assert visible_pairs(config, clip, clip) == seen
-    ours, theirs = training_flops(config, 1, frames) / 3, counted(random_transformer(config), frames)
+    ours, theirs = training_flops(config, 1, [frames]) / 3, counted(random_transformer(config), frames)
     hidden = 4 * config.width * config.layers * (len(tokens) ** 2 - seen)
     unread = 12 * config.width**2 * sum(frame.level != FINE for frame in clip)
     assert ours <= theirs <= ours + hidden + unread
@@ -107,7 +107,7 @@ def test_a_frame_of_a_rollout_costs_its_steps_and_what_was_not_read() -> None:
     # Sliding, the window is read anew behind one more coarse frame: three fine frames in place of one.
     assert 2.5 < sliding / step < 5
     # Without a past there is nothing to read: one pass over one frame.
-    assert 3 * frame_flops(SHORT, 0, steps=1) == training_flops(SHORT, 1, 1)
+    assert 3 * frame_flops(SHORT, 0, steps=1) == training_flops(SHORT, 1, [1])
 
 
 # What is measured
@@ -122,7 +122,7 @@ def test_training_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < found["seconds_per_step"] < found["seconds_per_whole_step"] <= found["seconds_per_whole_step_p95"]
     assert found["frames_per_second"] == pytest.approx(2 * 6 / found["seconds_per_whole_step"])
     assert found["tokens_per_second"] == pytest.approx(2 * tokens / found["seconds_per_whole_step"])
-    assert found["tflop"] == pytest.approx(training_flops(MODEL, 2, 6) / 1e12)
+    assert found["tflop"] == pytest.approx(training_flops(MODEL, 2, [6]) / 1e12)
     assert found["tflop_per_second"] == pytest.approx(found["tflop"] / found["seconds_per_step"])
     assert found["matrix_tflop_per_second"] == 1 and found["matrix_share"] == found["tflop_per_second"]
     assert found["peak_resident_growth_gib"] >= 0 and found["compile_seconds"] is None

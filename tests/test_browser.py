@@ -19,9 +19,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from tiny import TOKENIZER, tiny_run
 
-from nextframe.web.guard import LOOPBACK
+from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
-from nextframe.web.serve import listen
 from nextframe.web.server import application
 from nextframe.worlds.maze.settings import MazeSettings
 from nextframe.worlds.record import record_maze

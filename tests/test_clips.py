@@ -159,4 +159,4 @@ def test_such_clips_can_be_learned_from(tmp_path: Path, config: WorldModelConfig
     dataset = tiny_latents(tmp_path, vectors, labels=0 if vectors else 3, mirrored=True)
     objective, network = FrameFlowMatching(config), Transformer(config.model)
     inputs = objective.prepare(clip_batches(dataset, config)(3), torch.Generator().manual_seed(0))
-    assert objective.loss(network, inputs).isfinite()
+    assert objective.score(network, inputs).loss.isfinite()

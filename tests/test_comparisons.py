@@ -21,7 +21,8 @@ from nextframe.mask import attention_mask
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.presets import PRESETS
 from nextframe.rope import THETA, riflex
-from nextframe.sampler import Session, at_sampling, rollout, sample_clip, uncached_frame
+from nextframe.sampler import at_sampling, sample_clip, uncached_frame
+from nextframe.session import Session, rollout
 from nextframe.transformer import Transformer, parameters_of
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -235,6 +236,18 @@ def test_a_long_model_with_a_bounded_memory() -> None:
     assert_cached_is_uncached(replace(LONG, window=2), 5, 12, SampleConfig(steps=2, memory=10))
 
 
+def test_a_window_that_slides_several_frames_at_a_time() -> None:
+    config = replace(LONG, window=6, slide=4)
+    starts = [layout_of(config, frames).segments[-1].start for frames in range(1, 20)]
+    assert starts == [0] * 6 + [4] * 4 + [8] * 4 + [12] * 4 + [16]
+    assert_cached_is_uncached(replace(LONG, window=3), 5, 9, SampleConfig(steps=2, slide=3))
+    assert_cached_is_uncached(replace(LONG, window=3), 2, 12, SampleConfig(steps=2, slide=2, memory=8))
+    with pytest.raises(ValueError, match="slide 7 must be at most window 6"):
+        at_sampling(config, SampleConfig(slide=7), 8)
+    with pytest.raises(ValueError, match="slide must be 1"):
+        at_sampling(TRAINED, SampleConfig(slide=2), 8)
+
+
 def test_a_memory_is_at_least_a_window() -> None:
     with pytest.raises(ValueError, match="memory is 3: it must be at least 4"):
         at_sampling(TRAINED, SampleConfig(memory=3), 8)
@@ -261,7 +274,7 @@ def test_conditions_learn_and_are_dropped(condition: str) -> None:
     assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.2)
     assert all(len(clip.unique()) == 1 for clip in dropped) is (condition == "label")
     model = random_transformer(config.model)
-    FrameFlowMatching(config).loss(model, inputs).backward()
+    FrameFlowMatching(config).score(model, inputs).loss.backward()
     for name, weight in model.named_parameters():
         if name.startswith("condition"):
             assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.abs().sum() > 0, name

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from nextframe import sampler
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.layout import layout_of
 from nextframe.published.names import from_published
-from nextframe.sampler import Session, uncached_frame
+from nextframe.sampler import uncached_frame
+from nextframe.session import Session
 from nextframe.transformer import Transformer
 
 OWN = Path(__file__).parent / "official"
@@ -119,7 +119,8 @@ def check_rollout(recording: Recording, guidance: float, monkeypatch: pytest.Mon
     expected = recording.tensors[f"rollout.latents.guidance_{guidance}"]
     conditions = recording.conditions(frames)
     settings = SampleConfig(steps=recording.sampling["num_inference_steps"], guidance=guidance)
-    monkeypatch.setattr(sampler, "frame_noise", lambda shape, seeds, frame: noise[:, frame - start])
+    for place in ("session", "sampler"):
+        monkeypatch.setattr(f"nextframe.{place}.frame_noise", lambda shape, seeds, frame: noise[:, frame - start])
 
     past = None if conditions is None else conditions[:, :start]
     session = Session(recording.model, context, past, frames, settings)

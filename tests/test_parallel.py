@@ -27,7 +27,7 @@ def loss_and_gradients(network: nn.Module, frames: int) -> list[torch.Tensor]:
     objective = FrameFlowMatching(CONFIG)
     clips = Clips(latents, torch.zeros(2, frames, dtype=torch.int64))
     network.zero_grad()
-    loss = objective.loss(network, objective.prepare(clips, torch.Generator().manual_seed(0)))
+    loss = objective.score(network, objective.prepare(clips, torch.Generator().manual_seed(0))).loss
     loss.backward()
     return [loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
 

@@ -16,7 +16,7 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.video import decoded
 from nextframe.errors import UserError
 from nextframe.runs import WorldModel
-from nextframe.web.game import Game, dreamed, psnr
+from nextframe.web.game import Game, dreamed, psnr, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
 from nextframe.web.saving import save
 from nextframe.web.starts import Start
@@ -117,6 +117,38 @@ def test_other_settings_are_those_of_a_fresh_walk_over_the_same_frames() -> None
     assert not np.array_equal(frames[0], frames[1])
     with pytest.raises(UserError, match="sampling: steps is 0"):
         game.change(steps=0)
+
+
+@pytest.mark.parametrize("kind", ["arrival", "departure", "vectors at departure", "labels", "a memory", "guided"])
+def test_walks_that_are_stepped_together_are_fresh_walks(kind: str) -> None:
+    """Of other lengths, on other branches, one with other settings, one that is only at times there."""
+    config, sample = KINDS[kind]
+    world, other = world_of(config), replace(sample, steps=3)
+    samples = [sample, sample, other, sample]
+    games = [dreamed(world, start_of(config), own) for own in samples]
+    for number in range(3):
+        games[1].step(action(config, number))
+    for number in range(8):
+        if number == 4:
+            games[1].seek(CONTEXT + 2)
+        there = games if number % 3 else games[:3]
+        results = step_games([(game, action(config, number + place)) for place, game in enumerate(there)])
+        assert not any(isinstance(result, Exception) for result in results)
+    for game, own in zip(games, samples, strict=True):
+        check_as_fresh(game, world, own)
+
+
+def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(MODEL)
+    games = [dreamed(world, start_of(MODEL), SAMPLE) for _ in range(4)]
+    full, broken = games[1], games[2]
+    full.history.most_frames = 0
+    monkeypatch.setattr(broken.source, "leave", lambda *_: 1 / 0)
+    for number in range(3):
+        results = step_games([(game, number) for game in games])
+        assert [type(result) for result in results] == [tuple, UserError, ZeroDivisionError, tuple]
+    for game in (games[0], games[3]):
+        check_as_fresh(game, world, SAMPLE)
 
 
 def test_nothing_grows_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from visiting import Client, Server, children, eventually, resident_bytes, servi
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from nextframe import session
 from nextframe.data.video import mp4
 from nextframe.web import conversation
 from nextframe.web.messages import LONGEST
@@ -275,7 +276,7 @@ def test_whatever_is_said_ends_at_most_the_session_of_who_says_it(server: Server
         bystander.start()
         ends = []
 
-        @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
         @given(st.lists(SAID, min_size=1, max_size=4))
         def fuzz(messages: list[str | bytes]) -> None:
             with Client(server.port) as client:
@@ -393,9 +394,28 @@ def test_two_visitors_have_fair_turns(tmp_path: Path) -> None:
         readers = [threading.Thread(target=_read_on, args=[client], daemon=True) for client in (greedy, other)]
         for reader in readers:
             reader.start()
-        time.sleep(2)
-        counts = [server.house.visitor(session).game.history.made for session in sessions]
-        assert min(counts) > 5 and max(counts) < 1.2 * min(counts) + 3
+        made = lambda: [server.house.visitor(session).game.history.made for session in sessions]  # noqa: E731
+        assert eventually(lambda: max(made()) > 20, 60)
+        counts = made()
+        assert max(counts) < 1.2 * min(counts) + 3
+
+
+def test_visitors_who_are_ready_are_stepped_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, plain = [], session.step_together
+
+    def counted(sessions: Any, conditions: Any) -> Any:
+        sizes.append(len(sessions))
+        return plain(sessions, conditions)
+
+    monkeypatch.setattr("nextframe.runs.step_together", counted)
+    stage = with_steps(tiny_stage(tmp_path, 1000.0), 20)
+    with serving(stage) as server, Client(server.port) as one, Client(server.port) as two, Client(server.port) as late:
+        names = [client.start() for client in (one, two, late)]
+        for client in (one, two, late):
+            client.say("repeat", action=1, frames=20)
+        made = lambda: [server.house.visitor(name).game.history.made for name in names]  # noqa: E731
+        assert eventually(lambda: made() == [20] * 3, 60)
+        assert sizes.count(3) > 10, sizes
 
 
 def _read_on(client: Client) -> None:
@@ -475,7 +495,7 @@ def test_a_bug_ends_the_session_that_met_it_alone(
     with Client(server.port) as other, Client(server.port) as client:
         other.start()
         visitor = server.house.visitor(client.start())
-        monkeypatch.setattr(visitor.game.source, "step", lambda *_: 1 / 0)
+        monkeypatch.setattr(visitor.game.source, "leave", lambda *_: 1 / 0)
         client.say("act", action=0)
         assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
         assert other.act(0, at=1.0).header["frame"] == 6

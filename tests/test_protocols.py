@@ -456,8 +456,8 @@ def test_settings_come_from_the_command_line_then_the_protocol_then_the_model(ru
     own, asked = PROTOCOLS["maze"], PROTOCOLS["dmlab"]
     assert SamplingOptions().settings(own, run) == SampleConfig(steps=2)
     assert SamplingOptions().settings(asked, run) == SampleConfig(steps=50, guidance=1.5)
-    given = SamplingOptions(steps=3, guidance=0.0, seed=5, memory=8, riflex=True, temporal_decay=0.1)
-    wanted = SampleConfig(steps=3, guidance=0.0, seed=5, memory=8, riflex=True, temporal_decay=0.1)
+    given = SamplingOptions(steps=3, guidance=0.0, seed=5, memory=8, slide=2, riflex=True, temporal_decay=0.1)
+    wanted = SampleConfig(steps=3, guidance=0.0, seed=5, memory=8, slide=2, riflex=True, temporal_decay=0.1)
     assert given.settings(asked, run) == wanted
     with pytest.raises(UserError, match="sampling: steps is 0"):
         SamplingOptions(steps=0).settings(asked, run)

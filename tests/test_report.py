@@ -15,7 +15,7 @@ from tiny import tiny_episodes, tiny_run
 from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
-from nextframe.pages.charts import read_metrics
+from nextframe.journal import read_log
 from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
 from nextframe.pages.report import write_report
 from nextframe.pages.scores import verdict
@@ -118,7 +118,7 @@ def test_missing_files_are_named(results: Results, folder: Path, tmp_path: Path)
 
 
 def test_a_resumed_run_counts_once(folder: Path) -> None:
-    records = read_metrics(folder / "run")
+    records = read_log(folder / "run")
     assert [record["step"] for record in records] == [20, 40, 60]
 
 

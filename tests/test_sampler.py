@@ -7,7 +7,8 @@ import torch
 from conftest import LONG, SHORT, random_transformer
 
 from nextframe.config import SampleConfig, TransformerConfig
-from nextframe.sampler import Session, rollout, uncached_frame
+from nextframe.sampler import uncached_frame
+from nextframe.session import Session, rollout, step_together
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 SHORT_ACTIONS = replace(SHORT, condition="action", classes=3)
@@ -59,6 +60,46 @@ def test_one_at_a_time_is_eight_at_once() -> None:
         part = slice(index, index + 1)
         alone = generate(LONG, latents[part], conditions[part], SampleConfig(3, 1.5, seed=index), 4)
         torch.testing.assert_close(alone, together[part], **TOLERANCE)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("slide", [1, 3])
+@pytest.mark.parametrize("config", [SHORT_ACTIONS, LONG, DECAYING], ids=["short", "long", "decay"])
+def test_stepped_together_is_stepped_alone(config: TransformerConfig, slide: int, guidance: float) -> None:
+    """Sessions of other lengths, of which one is a batch of two, one starts from nothing, and one joins late."""
+    if slide > 1 and config.coarse_patch is None:
+        pytest.skip("a short model has no window that slides")
+    sample = SampleConfig(steps=3, guidance=guidance, slide=slide)
+    model, starts = random_transformer(config), {"empty": (1, 0), "pair": (2, 3), "long": (1, 9), "late": (1, 5)}
+
+    def begun() -> dict[str, tuple[Session, torch.Tensor]]:
+        sessions = {}
+        for number, (name, (batch, frames)) in enumerate(starts.items()):
+            latents, conditions = clips(config, batch, frames)
+            assert conditions is not None
+            own = replace(sample, seed=10 * number)
+            sessions[name] = (Session(model, latents, conditions[:, :frames], 16, own), conditions)
+        return sessions
+
+    alone, together = begun(), begun()
+    for round in range(6):
+        names = [name for name in together if name != "late" or round > 2]
+        told = [conditions[:, session.frames] for session, conditions in (together[name] for name in names)]
+        step_together([together[name][0] for name in names], told)
+        for name in names:
+            session, conditions = alone[name]
+            session.step(conditions[:, session.frames])
+    for name in starts:
+        torch.testing.assert_close(together[name][0].latents, alone[name][0].latents, **TOLERANCE)
+
+
+def test_only_sessions_of_one_kind_are_stepped_together() -> None:
+    latents, conditions = clips(LONG, 1, 2)
+    assert conditions is not None
+    model = random_transformer(LONG)
+    sessions = [Session(model, latents, conditions[:, :2], 8, SampleConfig(steps=steps)) for steps in (2, 3)]
+    with pytest.raises(ValueError, match="equal settings"):
+        step_together(sessions, [conditions[:, 2]] * 2)
 
 
 @pytest.mark.parametrize("back_to", [2, 5, 8])

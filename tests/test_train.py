@@ -23,7 +23,7 @@ from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
 from nextframe.learner import accumulate_gradients
-from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.objective import Clips, FrameFlowMatching, Score
 from nextframe.recipes import train_preset
 from nextframe.train import Position, learning_rate
 from nextframe.transformer import Transformer
@@ -97,7 +97,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of step `steps`."""
     calls = []
 
-    def interrupted(*arguments: object) -> torch.Tensor:
+    def interrupted(*arguments: object) -> Score:
         calls.append(1)
         if len(calls) == steps:
             os.kill(os.getpid(), signal.SIGINT)
@@ -110,7 +110,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path
     """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
     config = replace(WORLD, train=replace(TRAIN, steps=300, checkpoint_minutes=0.002))
     script = "import sys, pathlib, test_train; test_train.kill_target(*map(pathlib.Path, sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     run = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", script, str(latents), str(run)], env=environment)
     deadline = time.monotonic() + 120
@@ -148,7 +148,7 @@ def test_accumulation_changes_nothing() -> None:
     inputs = objective.prepare(clips, torch.Generator().manual_seed(0))
     gradients = []
     for parts in (1, 2, 4):
-        accumulate_gradients(objective.loss, network, inputs, parts, torch.device("cpu"))
+        accumulate_gradients(objective.score, network, inputs, parts, torch.device("cpu"))
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[2], atol=1e-6, rtol=1e-5)
@@ -160,7 +160,7 @@ def test_every_parameter_gets_a_gradient() -> None:
         torch.nn.init.normal_(parameter, std=0.1)
     objective = FrameFlowMatching(WORLD)
     clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
-    objective.loss(network, objective.prepare(clips, torch.Generator().manual_seed(0))).backward()
+    objective.score(network, objective.prepare(clips, torch.Generator().manual_seed(0))).loss.backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 

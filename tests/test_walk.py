@@ -11,7 +11,7 @@ from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
 from nextframe.parallel import matrix_precision, settle_products
 from nextframe.runs import Walk, WorldModel
-from nextframe.sampler import Session
+from nextframe.session import Session
 
 CPU = torch.device("cpu")
 CLIP = torch.randint(0, 256, (3, SIZE, SIZE, 3), dtype=torch.uint8)

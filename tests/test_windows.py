@@ -11,9 +11,9 @@ from tiny import tiny_latents
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextframe.bench.flops import training_flops
 from nextframe.clips import clip_batches
 from nextframe.config import ClipConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.flops import training_flops
 from nextframe.learner import accumulate_gradients
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.parallel import recompute_blocks
@@ -53,7 +53,7 @@ def alone(objective: FrameFlowMatching, inputs: Inputs, window: int) -> Inputs:
 
 
 def loss_and_gradients(network: Transformer, objective: FrameFlowMatching, inputs: Inputs, parts: int = 1) -> list:
-    loss = accumulate_gradients(objective.loss, network, inputs, parts, CPU)
+    loss = accumulate_gradients(objective.score, network, inputs, parts, CPU).loss
     return [loss, *(torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters())]
 
 
@@ -148,7 +148,7 @@ def test_training_learns_and_can_be_mirrored(tmp_path: Path) -> None:
     optimizer, losses = torch.optim.Adam(network.parameters(), 1e-2), []
     for step in range(60):
         inputs = objective.prepare(batches(step), torch.Generator().manual_seed(step))
-        losses.append(accumulate_gradients(objective.loss, network, inputs, 1, CPU).item())
+        losses.append(accumulate_gradients(objective.score, network, inputs, 1, CPU).loss.item())
         optimizer.step()
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
 
@@ -179,7 +179,7 @@ def test_arithmetic_of_windows_is_what_torch_counts() -> None:
     for windows in (1, 3):
         objective, inputs = prepared(config, (9,) * windows, batch=1)
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            objective.loss(network, inputs)
+            objective.score(network, inputs)
         counts.append(counter.get_total_flops())
-    ours = [training_flops(config, 1, 9, windows) for windows in (1, 3)]
+    ours = [training_flops(config, 1, [9] * windows) for windows in (1, 3)]
     assert ours[1] - ours[0] == 3 * (counts[1] - counts[0])

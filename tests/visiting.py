@@ -19,9 +19,9 @@ from tiny import tiny_episodes, tiny_run
 from websockets.sync.client import ClientConnection, connect
 
 from nextframe.runs import load
-from nextframe.web.guard import LOOPBACK
+from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.house import House, Stage
-from nextframe.web.serve import listen, server_of
+from nextframe.web.serve import server_of
 from nextframe.web.server import application
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library

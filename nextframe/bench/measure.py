@@ -9,24 +9,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import torch
 
 from nextframe.autoencoder import Autoencoder, decode_video
-from nextframe.bench.flops import frame_flops, training_flops
 from nextframe.bench.rival import Rival, Work, compared
 from nextframe.bench.stopwatch import Lap, in_turns, median, now, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
+from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
 from nextframe.layout import layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.parallel import matrix_precision, should_compile
-from nextframe.sampler import Session, at_sampling, guidance_branches
+from nextframe.sampler import at_sampling, guidance_branches
+from nextframe.session import Session
 
 WALK_FRAMES = 156
 """Frames of one walk of `bench play`, before the next begins."""
@@ -83,7 +85,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
         "compile_seconds": first.whole - median(whole) if compiled else None,
         "frames_per_second": batch * layout.frames / median(whole),
         "tokens_per_second": batch * layout.tokens / median(whole),
-        **bed.arithmetic(training_flops(model, batch, frames, windows), median(core)),
+        **bed.arithmetic(training_flops(model, batch, [frames] * windows), median(core)),
         **peak,
         "against": compared(rival, "seconds_per_step", core, rival_seconds),
     }
@@ -121,6 +123,7 @@ def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
         frames=WALK_FRAMES,
         steps=workload.steps,
         solver=workload.solver,
+        slide=workload.slide,
         guidance=workload.guidance,
         autoencoder=workload.autoencoder,
     )
@@ -150,13 +153,14 @@ def frame_times(workload: SampleBench, bed: Bed, least: int) -> dict[str, Any]:
         laps = sampled_laps(workload, bed, sample, decoder, first_frames)
         taken, rival_seconds = in_turns(laps, rival and rival.unit, least, bed.subject.seconds, device)
     core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
+    typical, typical_whole = (median_of_means(laps, sample.slide) for laps in (core, whole))
     pasts = range(context + 1, context + 1 + min(frames, len(taken)))
     flops = sum(frame_flops(model, past, evaluations) for past in pasts) / len(pasts)
     fine = layout_of(model, 1).tokens
     decoded = {
-        "seconds_per_frame_decoded": median(whole),
+        "seconds_per_frame_decoded": typical_whole,
         "seconds_per_frame_decoded_p95": percentile_95(whole),
-        "frames_per_second_decoded": batch / median(whole),
+        "frames_per_second_decoded": batch / typical_whole,
     }
     return {
         **bed.described(),
@@ -165,17 +169,18 @@ def frame_times(workload: SampleBench, bed: Bed, least: int) -> dict[str, Any]:
         "frames": frames,
         "steps": sample.steps,
         "solver": sample.solver,
+        "slide": sample.slide,
         "guidance": sample.guidance,
         "tokens_per_frame": fine,
         "repeats": len(taken),
-        "seconds_per_frame": median(core),
+        "seconds_per_frame": typical,
         "seconds_per_frame_p95": percentile_95(core),
         **(decoded if decoder is not None else {}),
         "seconds_first_frame": median(first_frames),
         "warm_up_seconds": warm_up,
-        "frames_per_second": batch / median(core),
-        "tokens_per_second": batch * fine / median(core),
-        **bed.arithmetic(batch * branches * flops, median(core)),
+        "frames_per_second": batch / typical,
+        "tokens_per_second": batch * fine / typical,
+        **bed.arithmetic(batch * branches * flops, typical),
         **peak,
         "against": compared(rival, "seconds_per_frame", core, rival_seconds),
     }
@@ -205,9 +210,16 @@ def sampled_laps(
             yield Lap(made - started, now(device) - started)
 
 
+def median_of_means(seconds: list[float], count: int) -> float:
+    """The median of the means of `count` in a row: of frames, among which every so many one reads the window."""
+    rows = [seconds[start : start + count] for start in range(0, len(seconds), count)]
+    return median([mean(row) for row in rows if len(row) == count or len(rows) == 1])
+
+
 def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
     """The model's own sampling settings, with what was given in their place."""
-    given = {"steps": workload.steps, "solver": workload.solver, "guidance": workload.guidance}
+    names = ("steps", "solver", "slide", "guidance")
+    given = {name: getattr(workload, name) for name in names}
     try:
         return replace(sample, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
@@ -245,6 +257,7 @@ SETTINGS = (
     "windows",
     "steps",
     "solver",
+    "slide",
     "guidance",
     "dtype",
     "device",

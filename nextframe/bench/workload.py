@@ -84,6 +84,8 @@ class SampleBench:
     """Steps per frame; the model's own setting if not given."""
     solver: Literal["euler", "heun", "adams"] | None = None
     """Its solver; the model's own setting if not given."""
+    slide: int | None = None
+    """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = 1.0
     """1: none, whatever the model's own setting is. Any other value computes everything twice."""
     autoencoder: str | None = None
@@ -113,6 +115,8 @@ class PlayBench:
     """Steps per frame; the model's own setting if not given."""
     solver: Literal["euler", "heun", "adams"] | None = None
     """Its solver; the model's own setting if not given."""
+    slide: int | None = None
+    """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = None
     """The model's own setting if not given."""
     autoencoder: str | None = None

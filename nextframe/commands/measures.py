@@ -1,4 +1,4 @@
-"""Commands that show what a model does, how well, and how fast."""
+"""Commands that show how training goes on, and what a model does, how well, and how fast."""
 
 import shlex
 from pathlib import Path
@@ -7,9 +7,42 @@ import tyro
 
 from nextframe.bench.workload import WORKLOADS
 from nextframe.config import Protocol
+from nextframe.errors import UserError
 from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
 from nextframe.presets import PROTOCOLS, protocol_summary
 from nextframe.presets import as_published as with_published_choices
+
+
+def watch(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path | None = None,
+    port: int = 8001,
+    browser: bool = True,
+) -> None:
+    """Curves and sample clips of runs in training, in the browser: nextframe watch RUN [RUN ...]
+
+    It reads what the runs have written, so they may go on elsewhere, be finished, or have been killed.
+
+    Args:
+        runs: Folders of runs, shown over each other.
+        out: Write the page to this file once, in place of serving it.
+        port: Port to listen at, on this machine alone.
+        browser: Open the browser.
+    """
+    if not runs:
+        raise UserError("name a run, or several: nextframe watch RUN")
+    from nextframe.pages.html import write_page
+    from nextframe.pages.watch import watch_page
+
+    page = watch_page(runs, refreshed=False)
+    if out is not None:
+        print(f"page: {write_page(out, page)}")
+        return
+    from nextframe.web.address import LOOPBACK, listen
+    from nextframe.web.watching import serve_watch
+
+    with listen(LOOPBACK[0], port) as listener:
+        serve_watch(runs, listener, browser)
 
 
 def sample(

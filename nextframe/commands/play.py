@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from nextframe.errors import UserError
+from nextframe.web.address import listen
 
 
 def play(
@@ -15,6 +16,7 @@ def play(
     solver: Literal["euler", "heun", "adams"] | None = None,
     seed: int = 0,
     memory: int | None = None,
+    slide: int | None = None,
     real: bool = True,
     size: int = 64,
     host: str = "127.0.0.1",
@@ -36,6 +38,7 @@ def play(
         solver: How a step is made.
         seed: Of the noise.
         memory: Frames the model sees at once, at most; the length it was trained on if not given.
+        slide: Frames by which its window moves at a time; the model's own if not given.
         real: Where the footage is of mazes, the engine shows what the same actions lead to there.
         size: Height and width of a frame of --world.
         host: Address to listen at. Any but this machine's own asks for the token that is printed.
@@ -49,7 +52,7 @@ def play(
     if sessions < 1:
         raise UserError(f"--sessions is {sessions}: choose 1 or more")
     try:
-        from nextframe.web.serve import listen, serve
+        from nextframe.web.serve import serve
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "websockets", "PIL"):
             raise
@@ -59,7 +62,7 @@ def play(
         if model is not None:
             from nextframe.web.opening import open_model
 
-            given = {"steps": steps, "guidance": guidance, "solver": solver, "memory": memory}
+            given = {"steps": steps, "guidance": guidance, "solver": solver, "memory": memory, "slide": slide}
             stage = open_model(model, data, given, seed, real, device)
         else:
             from nextframe.web.engine import EngineStage

@@ -1,14 +1,15 @@
 """Curves as SVG inside a page, in the colours of the page and of its dark mode."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nextframe.data.arrays import reason_of
 from nextframe.errors import UserError
+from nextframe.journal import read_log
 from nextframe.metrics.statistics import EARLY
 from nextframe.results import METHODS, Method, Results
 
@@ -50,8 +51,10 @@ def error_curves(results: Results, metric: str) -> str:
 
 def loss_curve(run: Path) -> str:
     """The loss of a training run over its steps: every record, and a running median over a twentieth of them."""
-    records = read_metrics(run)
-    steps, losses = np.array([[record["step"], record["loss"]] for record in records]).T
+    learnt = [(record["step"], record["loss"]) for record in read_log(run) if "loss" in record]
+    if not learnt:
+        raise UserError(f"{run} has no loss yet that is a number: lower --train.optimizer.learning-rate")
+    steps, losses = np.array(learnt).T
     figure, axes = _figure()
     axes.plot(steps, losses, color=METHOD_COLOURS["reconstruction"], linewidth=0.8, alpha=0.5)
     axes.plot(steps, running_median(losses, max(1, len(losses) // 20)), color=METHOD_COLOURS["model"], linewidth=2.2)
@@ -62,20 +65,47 @@ def loss_curve(run: Path) -> str:
     return _svg(figure)
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The records of a run's `metrics.jsonl`, by step. Raises UserError when it is missing, empty or damaged.
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; `faint`: of a colour that others of the chart have too, 0 to 1."""
 
-    A resumed run logs again what it had done since its last checkpoint; the newer record counts.
-    """
-    path = run / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        by_step = {float(record["step"]): record for record in records if "loss" in record}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}): give a run that has been trained") from error
-    if not by_step:
-        raise UserError(f"{path} has no records yet: train longer, or lower --train.log-every")
-    return [by_step[step] for step in sorted(by_step)]
+    steps: Sequence[float]
+    values: Sequence[float]
+    colour: str
+    faint: float = 0.0
+    smooth: bool = False
+    """Drawn as a running median over a twentieth of it, over a thin line of all there is."""
+    dots: bool = False
+
+
+def line_chart(lines: Sequence[Line], label: str, from_zero: bool) -> str:
+    """Figures of training over its steps."""
+    figure, axes = _figure()
+    for line in lines:
+        values = np.array(line.values)
+        if line.smooth:
+            axes.plot(line.steps, values, color=line.colour, linewidth=0.7, alpha=0.35)
+            values = running_median(values, max(1, len(values) // 20))
+        marker = {"marker": "o", "markersize": 4, "linestyle": ":"} if line.dots else {}
+        axes.plot(line.steps, values, color=line.colour, linewidth=1.8, alpha=1 - line.faint, **marker)
+    if (smooth := [line for line in lines if line.smooth]) and all(len(line.values) > 20 for line in smooth):
+        # The first records would squeeze the rest into a line.
+        shown = np.concatenate([line.values for line in lines])
+        axes.set_ylim(0.98 * shown.min(), max(np.quantile(line.values, 0.95) for line in smooth) * 1.05)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("training step")
+    axes.set_ylabel(label)
+    axes.ticklabel_format(useOffset=False)
+    axes.xaxis.set_major_locator(_ticks())
+    return _svg(figure)
+
+
+def _ticks() -> Any:
+    """Few of them, and only whole steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(6, integer=True)
 
 
 def running_median(values: np.ndarray, reach: int) -> list[float]:

@@ -90,7 +90,12 @@ def heading(text: str, level: int = 2) -> str:
 
 def video(frames: np.ndarray, fps: float, caption: str) -> str:
     """Frames uint8 [f, h, w, 3] as a video that plays, silently, again and again."""
-    data = b64encode(mp4_bytes(frames, fps)).decode()
+    return mp4_video(mp4_bytes(frames, fps), caption)
+
+
+def mp4_video(mp4: bytes, caption: str) -> str:
+    """The same for a video that is mp4 already."""
+    data = b64encode(mp4).decode()
     source = f'src="data:video/mp4;base64,{data}"'
     return _figure(f"<video autoplay loop muted playsinline controls {source}></video>", caption)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nextframe.config import SampleConfig
 from nextframe.parallel import synchronise
-from nextframe.runs import Walk, WorldModel
+from nextframe.runs import Walk, WorldModel, imagine_together
 from nextframe.web.history import Action, Branch, History, Step, shared_frames
 
 BLOCK = 512
@@ -68,19 +68,15 @@ class Dreamer:
         self._walk = self._branch = None
 
     def step(self, history: History, action: Action) -> Made:
-        started = time.perf_counter()
+        return dream([(self, history, action)])[0]
+
+    def leave(self, history: History) -> Walk:
+        """The session, which is about to make a frame after those up to where the history stands."""
         walk = self._at(history)
         if walk.frames >= walk.most_frames:
             walk.grow(walk.frames + BLOCK)
-        latents = walk.imagine(0 if action is None else action)
-        synchronise(self.world.device)
-        imagined = time.perf_counter()
-        with self.world.at_work():
-            frame = self.world.decode(latents[None])[0].numpy()
         self._branch = None  # until the history has taken the frame in, see `took`
-        decoded = time.perf_counter()
-        # A copy: the session's own tensor holds the whole walk.
-        return Made(frame, latents.clone(), None, 1000 * (imagined - started), 1000 * (decoded - imagined))
+        return walk
 
     def took(self, history: History) -> None:
         """The history has appended what `step` made."""
@@ -111,3 +107,19 @@ class Dreamer:
         nothing = (math.nan,) * config.action_size
         vectors = [nothing if step.action is None else step.action for step in path[1:]]
         return torch.tensor(vectors, dtype=torch.float32).reshape(len(path) - 1, config.action_size)
+
+
+def dream(asked: Sequence[tuple[Dreamer, History, Action]]) -> list[Made]:
+    """`Dreamer.step` of each, in one world. Walks whose settings agree are stepped in one pass, wherever they are."""
+    if not asked:
+        return []
+    started, world = time.perf_counter(), asked[0][0].world
+    walks = [dreamer.leave(history) for dreamer, history, _ in asked]
+    latents = imagine_together(walks, [0 if action is None else action for _, _, action in asked])
+    synchronise(world.device)
+    imagined = time.perf_counter()
+    with world.at_work():
+        frames = world.decode(torch.stack(latents)).numpy()
+    took = 1000 * (imagined - started), 1000 * (time.perf_counter() - imagined)
+    # A copy: the session's own tensor holds the whole walk.
+    return [Made(frame, own.clone(), None, *took) for frame, own in zip(frames, latents, strict=True)]

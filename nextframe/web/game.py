@@ -1,5 +1,6 @@
 """One visitor's walk: step, go back, branch, change how it is dreamed. Nothing here knows of a browser."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.runs import WorldModel
-from nextframe.web.dreamer import Dreamer, Made, Source
+from nextframe.web.dreamer import Dreamer, Made, Source, dream
 from nextframe.web.history import MOST_FRAMES, Action, Film, History, Step
 from nextframe.web.starts import Start
 
@@ -35,10 +36,19 @@ class Game:
 
         Raises UserError when the walk is full, or the world has ended.
         """
+        result = step_games([(self, action)])[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def check_next(self) -> None:
+        """Raises UserError where `step` would."""
         self.history.check_room()
         if self.ended is not None and self.history.frame == self.history.branch.length - 1:
             raise UserError(self.ended)
-        made = self.source.step(self.history, action)
+
+    def take(self, action: Action, made: Made) -> tuple[np.ndarray, Made]:
+        """The frame that `action` leads to is made."""
         pose = made.pose
         if pose is None and self.start.maze is not None:
             pose = self.start.maze.move(self.history.current().pose, action)
@@ -90,6 +100,31 @@ class Game:
         self.source.rest()
         self.film.close()
         self.truth_film.close()
+
+
+def step_games(asked: Sequence[tuple[Game, Action]]) -> list[tuple[np.ndarray, Made] | Exception]:
+    """`Game.step` of each; what the model dreams is made in one pass. What one raises is in its place."""
+    results: dict[int, tuple[np.ndarray, Made] | Exception] = {}
+    dreamt: list[tuple[int, Dreamer]] = []
+    for place, (game, action) in enumerate(asked):
+        try:
+            game.check_next()
+            if isinstance(game.source, Dreamer):
+                dreamt.append((place, game.source))
+            else:
+                results[place] = game.take(action, game.source.step(game.history, action))
+        except Exception as error:
+            results[place] = error
+    try:
+        made = dream([(source, asked[place][0].history, asked[place][1]) for place, source in dreamt])
+        for (place, _), one in zip(dreamt, made, strict=True):
+            game, action = asked[place]
+            results[place] = game.take(action, one)
+    except Exception as error:
+        if len(dreamt) > 1:  # alone, it shows whose it is
+            return [result for one in asked for result in step_games([one])]
+        results[dreamt[0][0]] = error
+    return [results[place] for place in range(len(asked))]
 
 
 def psnr(frame: np.ndarray, truth: np.ndarray) -> float:

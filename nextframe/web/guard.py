@@ -7,7 +7,6 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = (".js", ".css", ".svg")
 """Parts of the page, which are public: the page cannot ask for them with a token."""
 HEADERS = {

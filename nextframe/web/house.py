@@ -13,6 +13,7 @@ import numpy as np
 
 from nextframe.data.episodes import DatasetInfo
 from nextframe.errors import UserError
+from nextframe.web.dreams import Dreams
 from nextframe.web.game import Game
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.outbox import Outbox
@@ -69,8 +70,8 @@ class House:
         self.seats = seats
         self.visitors: OrderedDict[str, Visitor] = OrderedDict()
         self.folder = Path(tempfile.mkdtemp(prefix="nextframe-play-"))
-        # One thread owns the model; its queue is first come, first served, and a visitor has one job in it.
-        self.dreams = ThreadPoolExecutor(1, "dreams")
+        # One thread owns the model; a visitor has one job in its queue.
+        self.dreams = Dreams()
         self.chores = ThreadPoolExecutor(CHORES, "chores")
         self._arriving = 0
 
@@ -90,9 +91,8 @@ class House:
         """A new visitor. Raises FullError, and UserError for a start there is not."""
         self._check_seats()
         self._arriving += 1
-        loop = asyncio.get_running_loop()
         try:
-            game = await loop.run_in_executor(self.dreams, self.stage.begin, message, self.folder)
+            game = await asyncio.wrap_future(self.dreams.submit(lambda: self.stage.begin(message, self.folder)))
         finally:
             self._arriving -= 1
         visitor = Visitor(game, self.stage.fps, self.stage.window, self.dreams, self.chores)
@@ -138,8 +138,8 @@ class House:
     async def close(self) -> None:
         """End everything."""
         await asyncio.gather(*(visitor.detach() for visitor in self.visitors.values()), return_exceptions=True)
-        for executor in (self.dreams, self.chores):
-            executor.shutdown(cancel_futures=True)
+        self.dreams.close()
+        self.chores.shutdown(cancel_futures=True)
         for visitor in self.visitors.values():
             visitor.game.close()
         self.visitors.clear()

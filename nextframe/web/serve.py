@@ -1,41 +1,19 @@
-"""`nextframe play`: the address, the browser, and a server that takes all it has started with it when it goes."""
+"""`nextframe play`: the browser, and a server that takes all it has started with it when it goes."""
 
 import asyncio
-import errno
-import os
 import secrets
 import socket
-import sys
 import webbrowser
 
 import uvicorn
 from fastapi import FastAPI
 
-from nextframe.errors import UserError
-from nextframe.web.guard import LOOPBACK
+from nextframe.web.address import LOOPBACK, has_screen
 from nextframe.web.house import Stage
 from nextframe.web.messages import LONGEST
 from nextframe.web.server import application
 
 CLOSING_SECONDS = 3
-SEND_BUFFER = 2**17
-"""Bytes a socket may hold that a slow client has not read: with the system's millions, it would see the past."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Raises UserError when the port is taken, or the host is none of this machine's."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        listener.bind((host, port))
-        listener.listen(64)
-        return listener
-    except (OSError, OverflowError) as error:
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise UserError(f"port {port} is taken: stop what listens there, or choose another with --port") from None
-        raise UserError(f"cannot listen at {host}, port {port} ({error}): choose others, --host, --port") from None
 
 
 def serve(stage: Stage, listener: socket.socket, host: str, seats: int, browser: bool) -> None:
@@ -67,8 +45,3 @@ def server_of(app: FastAPI) -> uvicorn.Server:
             log_level="warning",
         )
     )
-
-
-def has_screen() -> bool:
-    """Whether a browser would have somewhere to appear; some would take over the terminal instead."""
-    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

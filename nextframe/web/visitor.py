@@ -12,6 +12,7 @@ import numpy as np
 
 from nextframe.errors import UserError
 from nextframe.web.dreamer import Dreamer
+from nextframe.web.dreams import Dreams
 from nextframe.web.game import Game
 from nextframe.web.history import Action, Step
 from nextframe.web.messages import Act, Change, Enter, Message, Seek
@@ -27,11 +28,11 @@ MEASURED_SECONDS = 2.0
 class Visitor:
     """Lives as long as its walk is kept, whether a client is there (`outbox`) or not.
 
-    dreams: the executor of the game, which has one thread where a model is. chores: for engines and files. A visitor
-    has one job with `dreams` at a time, and those wait in a queue: so the visitors take turns.
+    dreams: where frames are made. chores: for engines and files. A visitor has one job with `dreams` at a time, and
+    those wait in a queue: so the visitors take turns, or are served together.
     """
 
-    def __init__(self, game: Game, fps: float, window: int, dreams: Executor, chores: Executor) -> None:
+    def __init__(self, game: Game, fps: float, window: int, dreams: Dreams, chores: Executor) -> None:
         self.name = secrets.token_urlsafe(12)
         self.game = game
         self.fps = fps
@@ -138,7 +139,7 @@ class Visitor:
         asked = time.perf_counter()
         self.waiting = True
         try:
-            started, (frame, made) = await self._run(self.dreams, lambda: (time.perf_counter(), self.game.step(action)))
+            started, frame, made = await self._known(self.dreams.step(self.game, action))
         finally:
             self.waiting = False
         self._shown.append(time.monotonic())
@@ -205,9 +206,8 @@ class Visitor:
             return 0.0
         return round((len(self._shown) - 1) / max(self._shown[-1] - self._shown[0], 1e-6), 1)
 
-    async def _run(self, executor: Executor, work: Callable[[], T]) -> T:
-        """Have a job done, and know of it until it is: a thread cannot be stopped in the middle."""
-        job = executor.submit(work)
+    async def _known(self, job: Future[T]) -> T:
+        """The result of a job, which is known of until it is done: a thread cannot be stopped in the middle."""
         self._job = job
         return await asyncio.shield(asyncio.wrap_future(job))
 

@@ -6,7 +6,11 @@ machine's rate that is computed from it means useful work. A multiplication and 
 norms, activations, rotations and the softmax (about a hundredth) are left out.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 
 from nextframe.config import TransformerConfig
 from nextframe.layers import TIME_CHANNELS
@@ -30,16 +34,23 @@ def frames_of(layout: Layout) -> list[Frame]:
     ]
 
 
-def training_flops(config: TransformerConfig, batch: int, frames: int, windows: int = 1) -> int:
-    """Forward and backward on `batch` clips of `frames` frames. A backward pass is two forward ones.
+def training_flops(config: TransformerConfig, batch: int, lengths: Sequence[int]) -> int:
+    """Forward and backward on `batch` clips with a window at the end of their first `lengths[k]` frames, for each k.
 
-    With several windows at the end of a clip, all but one save the coarse past, which sees nothing but itself.
+    A backward pass is two forward ones. All windows but the longest save their coarse past, which sees nothing but
+    itself.
     """
+    costs = [_window_flops(config, length) for length in lengths]
+    return 3 * batch * (sum(alone - saved for alone, saved in costs) + max(saved for _, saved in costs))
+
+
+@cache
+def _window_flops(config: TransformerConfig, frames: int) -> tuple[int, int]:
+    """A forward pass on a clip of one window, and what of that its coarse past alone takes."""
     clip = frames_of(layout_of(config, frames))
     past = [frame for frame in clip if frame.level == COARSE]
     answers = [frame for frame in clip if frame.level == FINE]
-    alone, saved = forward_flops(config, clip, clip, answers), forward_flops(config, past, past, [])
-    return 3 * batch * (windows * alone - (windows - 1) * saved)
+    return forward_flops(config, clip, clip, answers), forward_flops(config, past, past, [])
 
 
 def frame_flops(config: TransformerConfig, past: int, steps: int) -> int:
@@ -79,8 +90,12 @@ def forward_flops(config: TransformerConfig, queries: list[Frame], keys: list[Fr
 
 def visible_pairs(config: TransformerConfig, queries: list[Frame], keys: list[Frame]) -> int:
     """Pairs of a query token and a key token it sees."""
-    full = config.attention == "full"
-    return sum(query.tokens * sum(key.tokens for key in keys if full or key.index <= query.index) for query in queries)
+    if config.attention == "full":
+        return sum(query.tokens for query in queries) * sum(key.tokens for key in keys)
+    keys = sorted(keys, key=lambda key: key.index)
+    tokens = [0, *accumulate(key.tokens for key in keys)]
+    indices = [key.index for key in keys]
+    return sum(query.tokens * tokens[bisect_right(indices, query.index)] for query in queries)
 
 
 def _common_start(one: list[Frame], other: list[Frame]) -> int:

@@ -1,0 +1,282 @@
+"""Frames from a model, the fast way: the past lies in a cache, and several sessions can be stepped in one pass."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nextframe.cache import KeyValueCache
+from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.flow import SOLVERS, Velocity, evaluated_levels
+from nextframe.layers import joined
+from nextframe.layout import FINE, Layout, Segment, layout_of
+from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, guided, layout_times
+from nextframe.shapes import Modulations
+from nextframe.transformer import Rows, Transformer
+
+
+class Session:
+    """Frames generated so far, and the cache of them.
+
+    The stack of the cache is, bottom first, the coarse frames and the clean frames of the window. For each new frame
+    the sampler works out what the stack should be, pops to where it agrees, and pushes the rest in the pass that makes
+    the first step of the new frame. So the window's first frames cost one frame each, and once it slides, every frame
+    costs one pass over the window; nothing else has to know when it slides.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        context: Tensor,
+        conditions: Tensor | None,
+        capacity: int,
+        sample: SampleConfig,
+        seeds: list[int] | None = None,
+    ) -> None:
+        """`context`: scaled latents [b, f, c, h, w], f may be 0.
+
+        `conditions`: what each context frame is conditioned on, ids (int64 [b, f]) or vectors (float32 [b, f, a]).
+        `capacity`: the most frames the session will ever hold, context included.
+        """
+        config = at_sampling(model.config, sample, capacity)
+        if config.attention == "full":
+            raise ValueError("a Video DiT has no next frame: sample a whole clip")
+        self.model, self.sample, self.capacity = model.eval().with_config(config), sample, capacity
+        self.frames = context.shape[1]
+        self._latents = _room_for(context, capacity)
+        self._conditions = None if conditions is None else _room_for(conditions, capacity)
+        self.seeds = seeds if seeds is not None else [sample.seed + index for index in range(len(context))]
+        self.branches = guidance_branches(config, sample)
+        weight = model.head.weight
+        self.cache = KeyValueCache(
+            config.layers,
+            len(self.branches) * len(context),
+            config.heads,
+            largest_stack(config, capacity),
+            config.head_dim,
+            cache_dtype(weight),
+            weight.device,
+        )
+
+    @property
+    def latents(self) -> Tensor:
+        """All frames so far, [b, f, c, h, w]."""
+        return self._latents[:, : self.frames]
+
+    def amend(self, condition: Tensor) -> None:
+        """Tell later frames that the newest one was under `condition` ([b] or [b, a]), which was not known in time."""
+        if self._conditions is None or not self.frames:
+            raise ValueError("there is no condition to amend")
+        self._conditions[:, self.frames - 1] = condition
+        self.cache.rewind(past_layout(self.model.config, self.frames - 1))
+
+    def step(self, condition: Tensor | None = None) -> Tensor:
+        """Generate the next frame, given its condition (int64 [b] or float32 [b, a]); returns its latents [b, c, h, w].
+
+        Raises ValueError when the session is full, or the condition is missing.
+        """
+        return step_together([self], [condition])[0]
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Sessions of one kind can be stepped together."""
+        return id(self.model.head.weight), self.model.config, replace(self.sample, seed=0)
+
+    def rewind(self, frames: int) -> None:
+        """Forget all but the first `frames` frames; the next step goes on from there."""
+        if not 0 <= frames <= self.frames:
+            raise ValueError(f"cannot go back to frame {frames} of {self.frames}")
+        self.frames = frames
+        self.cache.rewind(layout_of(self.model.config, frames))
+
+    def grow(self, capacity: int) -> None:
+        """Make room for so many frames, context included; what there is stays, and so do the frames to come.
+
+        Raises ValueError with RIFLEx, which bends time by the length that was said at first.
+        """
+        if self.sample.riflex:
+            raise ValueError("with RIFLEx a session cannot grow: give it its whole capacity")
+        if capacity > self.capacity:
+            self.capacity = capacity
+            self._latents = _room_for(self.latents, capacity)
+            if self._conditions is not None:
+                self._conditions = _room_for(self._conditions[:, : self.frames], capacity)
+            self.cache.grow(largest_stack(self.model.config, capacity))
+
+    def begin(self, condition: Tensor | None) -> Tensor:
+        """Note what the next frame is told; returns the noise it is made of. Raises ValueError as `step` does."""
+        if self.frames >= self.capacity:
+            raise ValueError(f"this session has room for {self.capacity} frames")
+        config = self.model.config
+        if config.condition != "none":
+            if condition is None or self._conditions is None:
+                raise ValueError(f"this model is conditioned on {config.condition}s: give one per frame")
+            self._conditions[:, self.frames] = condition
+        shape = (config.latent_channels, config.latent_size, config.latent_size)
+        return frame_noise(shape, self.seeds, self.frames).to(self._latents.device)
+
+    def take(self, frame: Tensor) -> None:
+        """The next frame is made."""
+        self._latents[:, self.frames] = frame
+        self.frames += 1
+
+    def rows_of(self, frames: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Latents and conditions of some frames, for all branches of guidance one after the other."""
+        latents = self._latents[:, frames].repeat(len(self.branches), 1, 1, 1, 1)
+        if self._conditions is None:
+            return latents, None
+        return latents, branched(self.model.config, self.sample, self._conditions[:, frames])
+
+
+@torch.no_grad()
+def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | None]) -> list[Tensor]:
+    """The next frame of each of several sessions: what `Session.step` gives, with all of them in one pass a step.
+
+    They may hold any frames. Raises ValueError where `step` does, and for sessions that are not of one `kind`.
+    """
+    first = sessions[0]
+    if any(session.kind != first.kind for session in sessions):
+        raise ValueError("only sessions of one model and equal settings can be stepped together")
+    noise = torch.cat([session.begin(told) for session, told in zip(sessions, conditions, strict=True)])
+    velocity, sample = _velocity(sessions), first.sample
+    if len(first.branches) == 2:
+        velocity = guided(velocity, sample.guidance)
+    made = SOLVERS[sample.solver](velocity, noise, sample.steps).split([len(session.seeds) for session in sessions])
+    for session, frame in zip(sessions, made, strict=True):
+        session.take(frame)
+    return list(made)
+
+
+class _Reading:
+    """What a session's cache lacks of what its new frame is to see."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, config = session, session.model.config
+        wanted = past_layout(config, session.frames)
+        session.cache.rewind(wanted)
+        self.new = layout_of(config, session.frames + 1, first=session.frames)
+        self.missing = without(wanted, session.cache.layout)
+        self.read = self.missing.order
+        self.rows = len(session.branches) * len(session.seeds)
+
+    @property
+    def shape(self) -> tuple[tuple[int, int], ...]:
+        return tuple((segment.level, segment.frames) for segment in self.missing.segments)
+
+    def told(self, levels: list[float]) -> tuple[Tensor, Tensor | None]:
+        """Times and conditions of the frames that are read and of the new frame at every level, row after row."""
+        times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in levels)])
+        _, conditions = self.session.rows_of([*self.read, *[self.session.frames] * len(levels)])
+        return times.expand(self.rows, -1).flatten(), None if conditions is None else conditions.flatten(0, 1)
+
+
+def _velocity(sessions: Sequence[Session]) -> Velocity:
+    """Velocity of the new frames; its first evaluation also reads whatever of the past the caches lack."""
+    model, sample, branches = sessions[0].model, sessions[0].sample, len(sessions[0].branches)
+    readings = [_Reading(session) for session in sessions]
+    levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
+    modulations = _modulations(model, readings, levels)
+    sizes = [len(session.seeds) for session in sessions]
+
+    def velocity(x: Tensor, s: float) -> Tensor:
+        parts = x.unflatten(0, (branches, -1)).split(sizes, dim=1)
+        answers = list(parts)
+        for places in _alike(readings):
+            group = [(readings[place], modulations[place], parts[place].flatten(0, 1)) for place in places]
+            found = _evaluate(model, group, levels.index(s))
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer.unflatten(0, (branches, -1))
+        return joined(answers, dim=1).flatten(0, 1)
+
+    return velocity
+
+
+def _alike(readings: list[_Reading]) -> list[list[int]]:
+    """Those that have as much to read can be in one pass."""
+    groups: dict[object, list[int]] = {}
+    for place, reading in enumerate(readings):
+        groups.setdefault(reading.shape, []).append(place)
+    return list(groups.values())
+
+
+def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tensor]], level: int) -> tuple[Tensor, ...]:
+    """Velocities [rows, c, h, w] of new frames of the same shape, in one pass with what their caches lack."""
+    latents, rows, parts = [], [], []
+    for reading, modulation, x in group:
+        # The past and the new frame in one pass; what is read stays on the stack. The first level is the highest, so
+        # its column follows those of the past.
+        column, new = len(reading.read) + level, reading.new
+        first = 0 if reading.missing.segments else column
+        layout = _append(reading.missing, new.segments[0]) if reading.missing.segments else new
+        past = reading.session.rows_of(reading.missing.order)[0]
+        latents.append(torch.cat([past, x[:, None]], dim=1))
+        rows.append(Rows(len(x), layout, reading.session.cache))
+        parts.append([part[:, first : column + 1] for part in modulation])
+    together = [joined(several, dim=0) for several in zip(*parts, strict=True)]
+    out = model.velocity(model.tokens(joined(latents, dim=0), rows[0].layout), rows, together, asked=1)
+    for reading, _, _ in group:
+        reading.session.cache.push(reading.missing.segments)
+        reading.missing = Layout()
+    return model.latents(out)[:, 0].float().split([one.count for one in rows])
+
+
+def _modulations(model: Transformer, readings: list[_Reading], levels: list[float]) -> list[Modulations]:
+    """Of the frames that are to be read and of the new frames at every level, all in one go."""
+    told = [reading.told(levels) for reading in readings]
+    conditions = [condition for _, condition in told if condition is not None]
+    times = joined([time for time, _ in told], dim=0).to(model.head.weight.device)
+    parts = model.modulations(times[None], joined(conditions, dim=0)[None] if conditions else None)
+    split = [part[0].split([len(time) for time, _ in told]) for part in parts]
+    return [[part[place].unflatten(0, (reading.rows, -1)) for part in split] for place, reading in enumerate(readings)]
+
+
+def rollout(session: Session, conditions: Tensor | None, frames: int) -> Iterator[Tensor]:
+    """Generate `frames` frames, one latent [b, c, h, w] after the other; `conditions`: one each, as in `Session`."""
+    for index in range(frames):
+        yield session.step(None if conditions is None else conditions[:, index])
+
+
+def past_layout(config: TransformerConfig, frames: int) -> Layout:
+    """How the `frames` clean frames before a new one are seen by it: its own layout without itself."""
+    segments = list(layout_of(config, frames + 1).segments)
+    last = segments.pop()
+    if last.frames > 1:
+        segments.append(Segment(last.level, last.start, last.stop - 1, last.side, last.stride))
+    return Layout(tuple(segments))
+
+
+def without(wanted: Layout, present: Layout) -> Layout:
+    """What follows in `wanted` after `present`, which it begins with."""
+    rest = []
+    for index, segment in enumerate(wanted.segments):
+        start = present.segments[index].stop if index < len(present.segments) else segment.start
+        if start < segment.stop:
+            rest.append(Segment(segment.level, start, segment.stop, segment.side, segment.stride))
+    return Layout(tuple(rest))
+
+
+def _append(layout: Layout, frame: Segment) -> Layout:
+    """A layout and one more fine frame, in one segment with the fine frames before it."""
+    if layout.segments and layout.segments[-1].level == FINE:
+        *rest, last = layout.segments
+        return Layout((*rest, Segment(FINE, last.start, frame.stop, frame.side, frame.stride)))
+    return Layout((*layout.segments, frame))
+
+
+def largest_stack(config: TransformerConfig, frames: int) -> int:
+    """Tokens of the largest stack, new frame included, that a session of `frames` frames needs."""
+    return max((layout_of(config, length).tokens for length in range(1, frames + 1)), default=0)
+
+
+def _room_for(start: Tensor, capacity: int) -> Tensor:
+    """[b, f, ...] -> [b, capacity, ...], which begins with `start`; allocated once."""
+    room = start.new_empty(len(start), capacity, *start.shape[2:])
+    room[:, : start.shape[1]] = start
+    return room
+
+
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """Keys and values are kept in the precision that matrix products run in."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,0 +1,59 @@
+"""`nextframe watch`: a page of what runs have logged, made anew whenever it is asked for."""
+
+import socket
+import webbrowser
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from nextframe.errors import UserError
+from nextframe.pages.watch import watch_page
+from nextframe.web.address import LOOPBACK, has_screen
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers for a `Watch`."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Watch)
+        # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
+        if urlsplit(f"//{self.headers.get('host', '')}").hostname not in LOOPBACK:
+            self.send_error(403, "open the address that was printed")
+        elif self.path != "/":
+            self.send_error(404)
+        else:
+            try:
+                status, content = 200, watch_page(self.server.runs, refreshed=True)
+            except UserError as error:
+                status, content = 503, str(error)
+            self.answer(status, content)
+
+    def answer(self, status: int, content: str) -> None:
+        body = content.encode()
+        self.send_response(status)
+        self.send_header("content-type", "text/html; charset=utf-8" if status == 200 else "text/plain; charset=utf-8")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The terminal is not told of every look."""
+
+
+class Watch(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, runs: Sequence[Path], listener: socket.socket) -> None:
+        super().__init__(listener.getsockname()[:2], Page, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self.runs = listener, runs
+
+
+def serve_watch(runs: Sequence[Path], listener: socket.socket, browser: bool) -> None:
+    """Until it is interrupted; then KeyboardInterrupt, as everywhere."""
+    address = f"http://{LOOPBACK[0]}:{listener.getsockname()[1]}/"
+    print(f"watching at {address} (Ctrl-C ends it)", flush=True)
+    if browser and has_screen():
+        webbrowser.open(address)
+    Watch(runs, listener).serve_forever()
