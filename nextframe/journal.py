@@ -98,13 +98,12 @@ def metrics_log(run: Path, step: int, config: TrainConfig) -> Iterator[Callable[
     if path.exists():
         kept = [line for line in _lines(path) if (record := _record(line)) and record["step"] <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-    with path.open("a") as file, _tensorboard(run, step) as draw, _wandb(run, config) as send:
+    with _tensorboard(run, step) as draw, _wandb(run, config) as send:
 
         def log(record: Record) -> None:
             record = {name: value for name, value in record.items() if math.isfinite(value)}
-            with writing(path):
+            with writing(path), path.open("a") as file:  # opened each time: on a full disk closing fails too
                 file.write(json.dumps(record) + "\n")
-                file.flush()
             tagged = {_tag(name): value for name, value in record.items() if name != "step"}
             draw(tagged, int(record["step"]))
             send(tagged, int(record["step"]))
@@ -162,17 +161,21 @@ def _tensorboard(run: Path, step: int) -> AbstractContextManager[Draw]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return _no_board()
-    return _events(SummaryWriter(str(run / "tensorboard"), purge_step=step + 1))
+    folder = run / "tensorboard"
+    with writing(folder):
+        return _events(folder, SummaryWriter(str(folder), purge_step=step + 1))
 
 
 @contextmanager
-def _events(board: Any) -> Iterator[Draw]:
+def _events(folder: Path, board: Any) -> Iterator[Draw]:
     def draw(record: Record, step: int) -> None:
-        for tag, value in record.items():
-            board.add_scalar(tag, value, step)
+        with writing(folder):
+            for tag, value in record.items():
+                board.add_scalar(tag, value, step)
 
     yield draw
-    board.close()
+    with writing(folder):
+        board.close()
 
 
 def check_wandb(config: TrainConfig) -> None:

@@ -1,6 +1,5 @@
 """From a configuration and a folder of data to a trained run."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
-from nextframe.files import sha256, writing
+from nextframe.files import sha256, write_atomically
 from nextframe.flops import training_flops
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
 from nextframe.journal import check_wandb
@@ -121,5 +120,5 @@ def keep_autoencoder(source: Path, kept: Path, begun: bool) -> None:
             raise UserError(f"{kept.parent} was trained on latents of another autoencoder: use another --out")
         return
     read_config(source / CONFIG)
-    with writing(kept):
-        shutil.copytree(source, kept, dirs_exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        write_atomically(kept / name, (source / name).read_bytes())

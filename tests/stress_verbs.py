@@ -25,8 +25,6 @@ from nextframe.import_footage import USUAL_CUT, import_footage
 from nextframe.worlds.record import MazeSettings, record_maze
 
 EPISODES = 6
-LONGEST = {"record": 3.0, "import": 2.0, "encode": 0.6, "encode on two devices": 8.0}
-"""Seconds until a life is ended, at most: about what it takes undisturbed."""
 
 
 def prepare(folder: Path) -> None:
@@ -80,43 +78,44 @@ def life(verb: str, folder: Path, out: Path) -> int:
     return child
 
 
-def children(parent: int) -> list[int]:
-    found = []
+def running() -> dict[int, int]:
+    """Processes that have not ended, and who started them."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = entry.read_text().rpartition(")")[2].split()
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == parent:
-            found.append(int(entry.parent.name))
+        if state != "Z":
+            found[int(entry.parent.name)] = int(parent)
     return found
+
+
+def children(parent: int) -> set[int]:
+    return {child for child, other in running().items() if other == parent}
 
 
 def assert_nothing_is_left(folder: Path, worked: set[int]) -> None:
     """No temporary file, and no process that a life had started."""
     deadline = time.monotonic() + 30
-    while left := [*worked & set(running()), *processes_naming(str(folder / "temporary"))]:
+    while left := [*worked & running().keys(), *processes_naming(str(folder / "temporary"))]:
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
     assert list((folder / "temporary").iterdir()) == []
 
 
-def running() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-
-
-def kill(verb: str, folder: Path, kills: int) -> int:
-    """Do it to its end, with `kills` kills on the way; returns how many of them hit work."""
-    chance, hit, number, longest = random.Random(1), 0, 0, LONGEST[verb]
+def kill(verb: str, folder: Path, kills: int, longest: float) -> int:
+    """Do it to its end, with `kills` kills on the way, after at most `longest` seconds; returns how many hit work."""
+    chance, hit, number = random.Random(1), 0, 0
     while True:
         child = life(verb, folder, folder / "killed")
         worked: set[int] = set()
         if number < kills:
             until = time.monotonic() + chance.uniform(0.02, longest)
             while time.monotonic() < until:
-                worked |= set(children(child))
+                worked |= children(child)
                 time.sleep(0.02)
-            workers = sorted(worked & set(children(child)))
+            workers = sorted(children(child))
             how = ("SIGKILL", "SIGTERM", "a worker")[number % 3]
             victim = chance.choice(workers) if how == "a worker" and workers else child
             os.kill(victim, signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
@@ -141,6 +140,7 @@ if __name__ == "__main__":
     prepare(folder)
     (folder / "temporary").mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "temporary")
+    started = time.monotonic()
     child = life(verb, folder, folder / "undisturbed")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    print(kill(verb, folder, kills))
+    print(kill(verb, folder, kills, time.monotonic() - started))

@@ -19,7 +19,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @LINUX
 @pytest.mark.parametrize(
-    ("verb", "kills"), [pytest.param(verb, 20, marks=LONG) for verb in ("encode", "import", "record")]
+    ("verb", "kills"), [("encode", 2), *(pytest.param(verb, 20, marks=LONG) for verb in ("encode", "import", "record"))]
 )
 def test_what_is_killed_ends_as_if_it_had_not_been(verb: str, kills: int, tmp_path: Path) -> None:
     killed(verb, kills, tmp_path)
@@ -28,6 +28,7 @@ def test_what_is_killed_ends_as_if_it_had_not_been(verb: str, kills: int, tmp_pa
 
 @LINUX
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_devices_side_by_side(tmp_path: Path) -> None:
     """Their shards come in any order."""
     killed("encode on two devices", 9, tmp_path)

@@ -143,10 +143,8 @@ class EpisodeDataset:
             if difference := _difference(asdict(dataset.info), asdict(info)):
                 raise UserError(f"{folder} was made with other settings ({difference}): use those, or a new folder")
             return dataset
-        # A writer that was killed while it made the folder may have left a part of the index.
-        if folder.exists() and (
-            not folder.is_dir() or any(not path.name.startswith(TEMPORARY) for path in folder.iterdir())
-        ):
+        # A writer that ended before its first episode may have left a part of the index, and folders for episodes.
+        if folder.exists() and (not folder.is_dir() or any(_is_somebodys(path) for path in folder.rglob("*"))):
             raise UserError(f"{folder} is there already and is not a dataset: choose a new folder")
         dataset = cls(folder, info, {})
         dataset.save()
@@ -235,6 +233,10 @@ class EpisodeDataset:
         if self._mirror is not None:
             self._mirror.fetch(info.files[role])
         return path
+
+
+def _is_somebodys(path: Path) -> bool:
+    return not path.is_dir() and not path.name.startswith(TEMPORARY)
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:

@@ -152,7 +152,9 @@ class Shard:
         if entry is None or entry["shape"][0] < stop:
             raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
         if entry["dtype"] not in DTYPES:
-            raise UserError(f"{self.path} holds {name} as {entry['dtype']}: delete it and encode the data again")
+            raise UserError(
+                f"{self.path} holds {name} as {str(entry['dtype'])[:20]!r}: delete it and encode the data again"
+            )
         dtype = DTYPES[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
         first = self._start + entry["data_offsets"][0]

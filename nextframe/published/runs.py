@@ -146,7 +146,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         content = tensors_of(path, mmap=True)
     except ValueError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
+        code = re.search(r"GLOBAL (\S+)", str(error.__cause__))  # which ours is cut short of
         if code:
             raise UserError(
                 f"{path} wants to run {code[1]} while it is read, which nextframe never does: "
