@@ -21,6 +21,8 @@ from nextframe.errors import UserError
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 TEMPORARY = ".nextframe-partial-"
 """Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
+LONGEST_NAME = 1000
+"""Characters of a file that an index names."""
 
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one slash of two
@@ -137,7 +139,10 @@ def plain_name(name: object) -> bool:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too."""
+    """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too,
+    or is too long."""
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"names {name[:200]!r} ..., longer than a path can be: do not trust it")
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"names {name[:200]!r}, outside its folder: do not trust it")
