@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from nextframe.data.arrays import reason_of
 from nextframe.errors import UserError
 from nextframe.files import write_atomically
 
@@ -35,7 +36,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+        raise UserError(f"{path} is damaged or no safetensors file ({reason_of(error)})") from None
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -47,7 +48,16 @@ def load_weights(network: N, path: Path) -> N:
 
     Raises UserError listing the first names that are missing, unexpected or of another shape.
     """
-    weights, wanted = read_weights(path), network.state_dict()
+    weights = read_weights(path)
+    check_fit(network, weights, path)
+    with torch.no_grad():
+        network.load_state_dict(weights)
+    return network
+
+
+def check_fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Raises UserError listing the first names that are missing, unexpected or of another shape."""
+    wanted = network.state_dict()
     missing = [name for name in wanted if name not in weights]
     unexpected = [name for name in weights if name not in wanted]
     shapes = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
@@ -55,6 +65,3 @@ def load_weights(network: N, path: Path) -> N:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"{path} does not fit its configuration: {problem}: {', '.join(names[:3])}{more}")
-    with torch.no_grad():
-        network.load_state_dict(weights)
-    return network

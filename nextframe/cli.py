@@ -15,7 +15,7 @@ from nextframe.commands.measures import bench, evaluate, sample, watch
 from nextframe.commands.models import convert, export, train
 from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 from nextframe.memory import keep_freed_memory
 from nextframe.options import unknown
 from nextframe.version import VERSION
@@ -53,21 +53,28 @@ VERBS = {
     "convert": Verb(convert),
 }
 
+GOES_ON = "stopped; the same command goes on from here"
 RESUMES = ("demo", "record", "import", "train", "encode", "evaluate")
 
 
 def main() -> None:
-    """Entry point of `nextframe`. Exit status: 0 done, 1 a bug, 2 something the user can put right, 130 interrupted."""
+    """Entry point of `nextframe`. Exit status: 0 done, 1 a bug, 2 something the user can put right, 130 interrupted.
+
+    Training that was asked to give way (SIGTERM) and has saved everything is done for now: 0.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     keep_freed_memory()
     try:
         run_command(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _first_to_say(str(error)):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+    except Stopped:
+        print(f"\n{GOES_ON}", file=sys.stderr)
     except KeyboardInterrupt:
         resumes = " ".join(sys.argv[1:2]) in RESUMES
-        print("\nstopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
+        print("\n" + (GOES_ON if resumes else "stopped"), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; leave nothing for the interpreter to complain about at exit.
@@ -97,6 +104,15 @@ def overview() -> str:
     lines = ["nextframe: footage in, a world to walk in out", "", "usage: nextframe COMMAND ...", ""]
     lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join([*lines, "", "nextframe COMMAND --help says more; nextframe --version."])
+
+
+def _first_to_say(text: str) -> bool:
+    """Whether to print an error; see `ranks.first_to_say`. A process that is alone does not import torch for that."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from nextframe.ranks import first_to_say
+
+    return first_to_say(text)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -19,6 +19,10 @@ def at_least(settings: object, **smallest: float) -> None:
             raise ValueError(f"{name} is {value}: it must be at least {least}")
 
 
+MOST_LAYERS = 1000
+"""So that a configuration that somebody else wrote keeps nobody waiting."""
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """The FAR transformer (arXiv 2503.19325, section 3); the defaults are FAR-B on 8 x 8 latents."""
@@ -60,6 +64,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
         at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window, slide=1)
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
         if self.slide > self.window:
             raise ValueError(f"slide {self.slide} must be at most window {self.window}")
         if self.slide > 1 and self.coarse_patch is None:
@@ -111,8 +117,10 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         stages = len(self.encoder_channels)
         lengths = {len(self.encoder_layers), len(self.decoder_channels), len(self.decoder_layers)}
-        if lengths != {stages}:
+        if lengths != {stages} or not stages:
             raise ValueError("encoder and decoder need one number of channels and of layers for each stage")
+        if max(stages, *self.encoder_layers, *self.decoder_layers) > MOST_LAYERS:
+            raise ValueError(f"a stage may have {MOST_LAYERS} layers at most")
         if self.encoder_channels[-1] % self.latent_channels or self.decoder_channels[-1] % self.latent_channels:
             raise ValueError(f"latent_channels {self.latent_channels} must divide the channels of the last stage")
         if self.frame_size % self.compression:

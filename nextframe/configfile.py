@@ -5,6 +5,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
+from reprlib import repr as short  # of a few names for one list, a few lines can make gigabytes
 from typing import Any, TypeVar
 
 import yaml
@@ -14,6 +15,10 @@ from nextframe.errors import UserError
 from nextframe.files import write_atomically
 
 KINDS: dict[str, type] = {"autoencoder": TokenizerConfig, "world-model": WorldModelConfig}
+MOST_BRACKETS = 1000
+"""The parser takes the square of their number in time."""
+NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What the parser lets through: a date that there is not, an empty number, thousands of brackets."""
 RunConfig = TokenizerConfig | WorldModelConfig
 T = TypeVar("T")
 
@@ -27,31 +32,37 @@ def write_config(config: RunConfig, path: Path) -> None:
 def read_config(path: Path) -> RunConfig:
     """Raises UserError, naming the file and the setting, for anything that does not fit."""
     try:
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if sum(map(text.count, "[{")) > MOST_BRACKETS:
+            raise ValueError("it is nested too deeply")
+        values = yaml.safe_load(text)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run: it has no {path.name}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the folder of a run") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict) or values.get("kind") not in KINDS:
+    except (yaml.YAMLError, *NOT_YAML) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{path} is not valid YAML: {reason[0][:300]}") from None
+    kinds = [kind for kind in KINDS if isinstance(values, dict) and values.get("kind") == kind]
+    if not kinds:
         raise UserError(f"{path}: kind must be one of {', '.join(KINDS)}")
-    kind = values.pop("kind")
+    del values["kind"]
     try:
-        return build(KINDS[kind], values, str(path))
-    except ValueError as error:
+        return build(KINDS[kinds[0]], values, str(path))
+    except (ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def build(cls: type[T], values: Any, where: str) -> T:
     """A dataclass from plain values; every name and type is checked."""
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected settings, found {values!r}")
+        raise UserError(f"{where}: expected settings, found {short(values)}")
     hints = typing.get_type_hints(cls)
     unknown = [name for name in values if name not in hints]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), list(hints), n=1)
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        meant = f", did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{where}: unknown setting {short(unknown[0])}{meant}")
     return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
@@ -72,11 +83,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads `1e-4` as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{where}: {value!r} does not fit {getattr(hint, '__name__', hint)}")
+    raise UserError(f"{where}: {short(value)} does not fit {getattr(hint, '__name__', hint)}")
 
 
 def _plain(value: Any) -> Any:

@@ -7,17 +7,18 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from nextframe.checkpoint import CONFIG
 from nextframe.config import Protocol, TrainConfig
 from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
-from nextframe.files import write_atomically
+from nextframe.files import read_json, write_atomically
 from nextframe.pages.report import write_report
 from nextframe.parallel import resolve_device
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
@@ -25,6 +26,7 @@ from nextframe.progress import clock
 from nextframe.recipes import train_preset
 from nextframe.worlds.record import record_maze
 
+N = TypeVar("N")
 PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
 PROTOCOL = PROTOCOLS["demo"]
 SHARES = {"record": 0.05, "autoencoder": 0.30, "encode": 0.10, "world": 0.43}
@@ -42,7 +44,7 @@ class Stages:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._spent: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        self._spent = _note(path, {}, _stages)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -60,6 +62,20 @@ class Stages:
     @property
     def seconds(self) -> dict[str, float]:
         return {name: stage["seconds"] for name, stage in self._spent.items()}
+
+
+def _note(path: Path, new: N, checked: Callable[[Any], N]) -> N:
+    """What is noted in a file, or `new` where it is not there. Raises UserError when it is damaged."""
+    try:
+        return checked(read_json(path))
+    except FileNotFoundError:
+        return new
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, and run the demo again") from error
+
+
+def _stages(noted: Any) -> dict[str, dict[str, float]]:
+    return {name: {key: float(stage[key]) for key in ("seconds", "finished")} for name, stage in noted.items()}
 
 
 def demo(out: Path, episodes: int, device: str) -> Path:
@@ -111,10 +127,8 @@ def within(train: TrainConfig, seconds: float, device: str) -> TrainConfig:
 def same_budget(out: Path, seconds: float) -> None:
     """A run that was begun with another budget has its stages shared out differently: refuse to mix them."""
     path = out / "budget.json"
-    if path.exists() and json.loads(path.read_text()) != seconds:
-        raise UserError(
-            f"{out} was begun with --budget {json.loads(path.read_text()):.0f}s: use that, or another --out"
-        )
+    if (before := _note(path, seconds, float)) != seconds:
+        raise UserError(f"{out} was begun with --budget {before:.0f}s: use that, or another --out")
     write_atomically(path, json.dumps(seconds).encode())
 
 

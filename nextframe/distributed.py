@@ -26,6 +26,10 @@ class Scored(nn.Module):
         self.network = network
         self.score = score
 
+    def reckon_with_rest(self) -> None:
+        """Have a weight that no step uses: DDP, told that some may have no gradient, warns where all have one."""
+        self.unused = nn.Parameter(torch.zeros(()))
+
     def forward(self, inputs: Inputs) -> Any:
         return self.score(self.network, inputs)
 
@@ -44,8 +48,10 @@ def spread(
     share_batch_norms(network)
     scored = Scored(network, score)
     if not shard:
+        if rest := some_rest(network):
+            scored.reckon_with_rest()
         # Without device_ids inputs are left where they are: where the windows are is read on the CPU.
-        return DistributedDataParallel(scored, find_unused_parameters=some_rest(network), gradient_as_bucket_view=True)
+        return DistributedDataParallel(scored, find_unused_parameters=rest, gradient_as_bucket_view=True)
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()
     mesh = init_device_mesh(device.type, (ranks.ranks(),))

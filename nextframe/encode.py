@@ -26,7 +26,7 @@ from nextframe.data.latents import (
     write_shard,
 )
 from nextframe.errors import UserError
-from nextframe.files import sha256, sole_writer, sweep, write_atomically
+from nextframe.files import end_with_parent, sha256, sole_writer, sweep, write_atomically
 from nextframe.parallel import matrix_precision, resolve_devices, resolve_precision
 from nextframe.progress import Advance, progress
 from nextframe.runs import load_autoencoder
@@ -221,6 +221,7 @@ _worker: dict[str, Any] = {}
 
 def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
+    end_with_parent()
     device = torch.device(free.get())
     _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
 

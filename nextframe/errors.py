@@ -7,3 +7,7 @@ class UserError(Exception):
     The command line prints it without a traceback and exits with status 2. Everything else that is raised is a bug
     and keeps its traceback.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """Asked to give way (SIGTERM), and nothing is lost: the same command goes on from here."""

@@ -1,20 +1,28 @@
 """Files that are there whole or not at all."""
 
+import ctypes
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nextframe.errors import UserError
 
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 TEMPORARY = ".nextframe-partial-"
 """Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
+LONGEST_NAME = 1000
+"""Characters of a file that an index names."""
 
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one slash of two
@@ -99,6 +107,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def end_with_parent() -> None:
+    """Have the kernel end this process (SIGTERM) when the one that started it is no more, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed runs left behind in `folder`, which must be ours alone: see `sole_writer`.
 
@@ -109,6 +123,30 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError for all that is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def plain_name(name: object) -> bool:
+    """Whether a word can be the name of a file, and not lead out of its folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0", "\n"}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too,
+    or is too long."""
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"names {name[:200]!r} ..., longer than a path can be: do not trust it")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"names {name[:200]!r}, outside its folder: do not trust it")
+    return path
 
 
 def sha256(path: Path) -> str:

@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av.error
-
 from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.production import Jobs, produce
 from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
-from nextframe.data.video import video_facts
+from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
 from nextframe.files import sole_writer, sweep, write_atomically
@@ -157,7 +155,7 @@ def _fps(sources: list[Source]) -> float:
         if source.video.suffix != ".npz" and source.video.is_file():
             try:
                 return video_facts(source.video).fps or USUAL_FPS
-            except (av.error.FFmpegError, IndexError):
+            except VIDEO_ERRORS:
                 continue  # whoever decodes it says so, or skips it
     return USUAL_FPS
 

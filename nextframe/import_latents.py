@@ -24,6 +24,7 @@ from nextframe.data.latents import (
     write_shard,
 )
 from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
+from nextframe.data.tensors import tensors_of
 from nextframe.encode import SCALE_EPISODES, SHARD, begin, check_weights
 from nextframe.errors import UserError
 from nextframe.files import sha256, sole_writer, sweep
@@ -101,10 +102,9 @@ def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
     path = source.latents
     assert path is not None
     try:
-        latents: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # broken files make torch raise of all kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} cannot be read as latents ({reason}): {MEND}") from error
+        latents = tensors_of(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as latents ({error}): {MEND}") from error
     if not isinstance(latents, Tensor) or not latents.is_floating_point() or tuple(latents.shape[1:]) != shape:
         found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
         raise UserError(

@@ -96,15 +96,14 @@ def metrics_log(run: Path, step: int, config: TrainConfig) -> Iterator[Callable[
     with writing(path):
         run.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if (record := _record(line)) and record["step"] <= step]
+        kept = [line for line in _lines(path) if (record := _record(line)) and record["step"] <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-    with path.open("a") as file, _tensorboard(run, step) as draw, _wandb(run, config) as send:
+    with _tensorboard(run, step) as draw, _wandb(run, config) as send:
 
         def log(record: Record) -> None:
             record = {name: value for name, value in record.items() if math.isfinite(value)}
-            with writing(path):
+            with writing(path), path.open("a") as file:  # opened each time: on a full disk closing fails too
                 file.write(json.dumps(record) + "\n")
-                file.flush()
             tagged = {_tag(name): value for name, value in record.items() if name != "step"}
             draw(tagged, int(record["step"]))
             send(tagged, int(record["step"]))
@@ -119,7 +118,7 @@ def read_log(run: Path) -> list[Record]:
     """
     path = run / METRICS
     try:
-        records = [record for line in path.read_text(errors="replace").splitlines() if (record := _record(line))]
+        records = [record for line in _lines(path) if (record := _record(line))]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a run that has been trained") from error
     by_step: dict[float, Record] = {}
@@ -136,13 +135,18 @@ def last_timed(run: Path) -> Record:
     return next((record for record in reversed(records) if "seconds_per_step" in record), {})
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()
+
+
 def _record(line: str) -> Record | None:
-    """A line of the log; None of one that a kill cut short."""
+    """The figures of a line of the log that are numbers; None of one that a kill cut short."""
     try:
-        record = json.loads(line)
-        return {name: float(value) for name, value in record.items()} if "step" in record else None
-    except (ValueError, TypeError, AttributeError):
+        record = {name: float(value) for name, value in json.loads(line).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    record = {name: value for name, value in record.items() if math.isfinite(value)}
+    return record if "step" in record else None
 
 
 def _tag(name: str) -> str:
@@ -163,17 +167,21 @@ def _tensorboard(run: Path, step: int) -> AbstractContextManager[Draw]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return _no_board()
-    return _events(SummaryWriter(str(run / "tensorboard"), purge_step=step + 1))
+    folder = run / "tensorboard"
+    with writing(folder):
+        return _events(folder, SummaryWriter(str(folder), purge_step=step + 1))
 
 
 @contextmanager
-def _events(board: Any) -> Iterator[Draw]:
+def _events(folder: Path, board: Any) -> Iterator[Draw]:
     def draw(record: Record, step: int) -> None:
-        for tag, value in record.items():
-            board.add_scalar(tag, value, step)
+        with writing(folder):
+            for tag, value in record.items():
+                board.add_scalar(tag, value, step)
 
     yield draw
-    board.close()
+    with writing(folder):
+        board.close()
 
 
 def check_wandb(config: TrainConfig) -> None:

@@ -4,7 +4,6 @@ import math
 import sys
 
 from nextframe import ranks
-from nextframe.checkpoint import Position
 from nextframe.config import TrainConfig
 from nextframe.errors import UserError
 from nextframe.estimate import in_words
@@ -21,6 +20,7 @@ from nextframe.footprint import (
 )
 from nextframe.learner import Learner
 from nextframe.parallel import blocks_of
+from nextframe.pieces import Position
 from nextframe.progress import clock
 
 CLEARLY = 1.1

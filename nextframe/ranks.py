@@ -3,7 +3,10 @@
 A process that was not started by torchrun is alone: nothing here does anything then.
 """
 
+import faulthandler
+import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 
 SILENCE = timedelta(minutes=10)
 """How long a process waits for the others. They may be writing a checkpoint, or compiling."""
@@ -60,14 +63,16 @@ def joined(device: torch.device) -> Iterator[None]:
         hosts = dist.new_group(backend="gloo", timeout=SILENCE)
         assert isinstance(hosts, dist.ProcessGroup)
         _hosts = hosts
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        _watch()
         yield
         _hosts = None
         dist.destroy_process_group()
     except UserError as error:
         _leave_unless_first(2)
         raise error
-    except KeyboardInterrupt:
-        _leave_unless_first(130)
+    except KeyboardInterrupt as stop:
+        _leave_unless_first(0 if isinstance(stop, Stopped) else 130)
         raise
     except RuntimeError as error:
         if not _is_about_others(error):
@@ -79,6 +84,29 @@ def joined(device: torch.device) -> Iterator[None]:
             f"another of the {os.environ['WORLD_SIZE']} processes {what}: see what it said, and run the same command "
             "again; it goes on from the newest checkpoint"
         ) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def first_to_say(text: str) -> bool:
+    """Whether no other process that the same torchrun started has said this: all find the same error in a command.
+
+    For what goes wrong before they have joined. Who cannot ask says it.
+    """
+    if not launched() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return store.add(f"nextframe/{attempt}/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True
+
+
+def _watch() -> None:
+    """Have this process say where it stands if it does not come back to the others: just before they give it up."""
+    faulthandler.dump_traceback_later(0.9 * SILENCE.total_seconds())
 
 
 def _leave_unless_first(status: int) -> None:
@@ -101,7 +129,9 @@ def largest(*values: float) -> list[float]:
     if _hosts is None:
         return list(values)
     told = torch.tensor(values, dtype=torch.float64)
+    faulthandler.cancel_dump_traceback_later()  # who waits here is not the one that hangs
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
+    _watch()
     return told.tolist()
 
 

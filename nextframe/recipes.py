@@ -1,6 +1,5 @@
 """From a configuration and a folder of data to a trained run."""
 
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
-from nextframe.files import sha256, writing
+from nextframe.files import sha256, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
@@ -218,5 +217,5 @@ def refuse_another_autoencoder(source: Path, kept: Path, begun: bool) -> None:
 
 def keep_autoencoder(source: Path, kept: Path) -> None:
     """A world model carries the autoencoder its latents were made with, from its first step to its last."""
-    with writing(kept):
-        shutil.copytree(source, kept, dirs_exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        write_atomically(kept / name, (source / name).read_bytes())

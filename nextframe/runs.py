@@ -1,20 +1,21 @@
 """Run folders: a trained model with its configuration, ready to use."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, load_weights, read_weights, write_weights
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.data.arrays import reason_of
 from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
@@ -23,6 +24,7 @@ from nextframe.session import Session, step_together
 from nextframe.transformer import Transformer
 
 C = TypeVar("C", bound=RunConfig)
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     if not (run / AUTOENCODER).exists():
         way_out = f"nextframe convert DCAE_FILE.pth --out {run / AUTOENCODER}"
         raise UserError(f"{run} has no autoencoder yet, so it cannot see or show frames: add one with {way_out}")
-    transformer = load_weights(Transformer(config.model), run / WEIGHTS).to(device).eval()
+    transformer = _filled(lambda: Transformer(config.model), run / WEIGHTS).to(device).eval()
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
     dtype = resolve_precision(precision, torch.device(device))
     for network in (transformer, autoencoder):
@@ -276,7 +278,17 @@ def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Aut
     """The autoencoder of a run, its averaged weights. Raises UserError when `run` is none."""
     run = Path(run)
     config = _config(run, TokenizerConfig, "an autoencoder")
-    return load_weights(Autoencoder(config.model), run / WEIGHTS).to(device).eval()
+    return _filled(lambda: Autoencoder(config.model), run / WEIGHTS).to(device).eval()
+
+
+def _filled(network: Callable[[], N], path: Path) -> N:
+    """A network with the weights in a file. Raises UserError where they do not fit, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            check_fit(network(), read_weights(path), path)
+    except (RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"{path} does not fit its configuration ({reason_of(error)})") from error
+    return load_weights(network(), path)
 
 
 def _config(run: Path, kind: type[C], what: str) -> C:

@@ -15,7 +15,7 @@ import torch
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.distributed import piece
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner
 from nextframe.parallel import synchronise
@@ -23,19 +23,22 @@ from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
 from nextframe.saver import Saver, saving
 
+ASKED: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}
+"""The ways to ask a run to stop. Where processes are asked in both, all end as by the second."""
+
 
 def train(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
     """Train `learner` in the folder `run`, going on from its newest checkpoint; returns where the run stands.
 
     Every `examine_minutes`, and when the run is done, `examine` looks at what it can do; training goes on the same.
 
-    Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt. Raises UserError, and
-    saves nothing, when the loss has not been a number for too long. Of several processes only the first writes, and
-    its clock counts; when one is asked to stop, all do.
+    Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt; of a SIGTERM that is
+    Stopped. Raises UserError, and saves nothing, when the loss has not been a number for too long. Of several processes
+    only the first writes, and its clock counts; when one is asked to stop, all do.
     """
     config = learner.config
     position = restore(run, learner)
-    stop, held_out = False, None
+    stop, held_out = 0.0, None
     with (
         interruptions() as interrupted,
         saving(run, position) as saver,
@@ -79,8 +82,9 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
                 held_out = seen.get("held_out_loss")
                 looked = time.monotonic()
                 last += seen["examine_seconds"]  # is no time of training
-    if stop or interrupted():
-        raise KeyboardInterrupt
+    (stop,) = ranks.largest(max(stop, interrupted()))
+    if stop:
+        raise Stopped if stop == ASKED[signal.SIGTERM] else KeyboardInterrupt
     return position
 
 
@@ -117,23 +121,24 @@ def save(saver: Saver, learner: Learner, position: Position) -> None:
 
 
 @contextmanager
-def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a question: was the process asked to stop? No step is left half done, but a second Ctrl-C does not wait.
+def interruptions() -> Iterator[Callable[[], float]]:
+    """Yield a question: was the process asked to stop, and how (`ASKED`; 0: it was not)?
 
-    A second SIGTERM does: whoever sends it to all processes, and has torchrun pass it on to them, means it once.
+    No step is left half done, but a second Ctrl-C does not wait. A second SIGTERM does: whoever sends it to all
+    processes, and has torchrun pass it on to them, means it once.
     """
-    asked = False
+    asked = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked and number == signal.SIGINT and not ranks.launched():
             raise KeyboardInterrupt
-        asked = True
+        asked = max(asked, ASKED[number])
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
-        yield lambda: False
+        yield lambda: 0
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in ASKED}
     try:
         yield lambda: asked
     finally:

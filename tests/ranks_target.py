@@ -31,7 +31,7 @@ from nextframe.config import (
     WorldModelConfig,
 )
 from nextframe.discriminator import Discriminator
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 from nextframe.learner import Learner
 from nextframe.recipes import train_preset
 
@@ -178,7 +178,7 @@ def broken(folder: Path) -> None:
     Learner.inputs = inputs
     try:
         train_preset(replace(FAR, train=replace(TRAIN, steps=1000)), folder / "latents", folder / "broken")
-    except KeyboardInterrupt:
+    except Stopped:
         (folder / f"stopped-{ranks.rank()}").touch()
 
 

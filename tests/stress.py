@@ -18,11 +18,16 @@ import torch
 from ranks_target import FAR_LONG
 
 from nextframe import pieces
+from nextframe.config import WorldModelConfig
 from nextframe.recipes import train_preset
 
 CONFIG = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_minutes=0.0))
 STEPS_PER_LIFE = 6
 MOMENTS = ("half its pieces", "before the weights", "after the weights")
+
+
+def endless() -> WorldModelConfig:
+    return replace(FAR_LONG, train=replace(FAR_LONG.train, steps=10**6))
 
 
 def lives(folder: Path, kills: int) -> int:

@@ -11,7 +11,7 @@ from tiny import tiny_latents
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
-from nextframe.checkpoint import CONFIG, WEIGHTS, Position, write_weights
+from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.configfile import write_config
 from nextframe.data.latents import LatentDataset, LatentEpisode, write_shard
@@ -20,6 +20,7 @@ from nextframe.footprint import Demand, Footprint, fits_in_earnest, measured, se
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.outlook import duration, proven, way_out
+from nextframe.pieces import Position
 from nextframe.recipes import estimate_preset, train_preset, world_model_demand, world_model_task
 from nextframe.soundness import few_episodes, latents_off
 

@@ -263,7 +263,7 @@ def test_damaged_files() -> None:
     convert("FAR.pth", "--out", "as_it_is")
     with zipfile.ZipFile("other.pth", "w") as archive:
         archive.writestr("letter.txt", "Dear reader")
-    assert "damaged or no file of torch.save" in refused("other.pth", "--out", "run")
+    assert "damaged, cut off or no file of torch.save" in refused("other.pth", "--out", "run")
     Path("noise.safetensors").write_bytes(content[:1000])
     assert "no safetensors file" in refused("noise.safetensors", "--out", "run")
     assert "is no file" in refused("nowhere.pth", "--out", "run")

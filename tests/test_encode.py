@@ -1,9 +1,14 @@
 """Latents: of this footage by this autoencoder, or encoded again; whatever was lost or changed meanwhile."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -260,6 +265,24 @@ def test_several_devices_share_the_work(autoencoder: Path, data: Path, tmp_path:
     assert_right(tmp_path / "two", data)
     assert len(one.shards) == len(two.shards) == 3
     assert {episode.name: episode.psnr for episode in one.episodes} == {e.name: e.psnr for e in two.episodes}
+
+
+def test_a_process_that_is_killed_is_reported(autoencoder: Path, data: Path, tmp_path: Path) -> None:
+    """As the kernel does when there is no memory left."""
+
+    def kill() -> None:
+        while not (pids := [process.pid for process in active_children() if process.pid]):
+            time.sleep(0.01)
+        os.kill(pids[0], signal.SIGKILL)
+
+    killer = Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="a process that was encoding ended early: see above, and run it again"):
+        encode(autoencoder, data, tmp_path / "latents", "cpu,cpu")
+    killer.join()
+    assert not active_children()
+    encode(autoencoder, data, tmp_path / "latents", "cpu")
+    assert_right(tmp_path / "latents", data)
 
 
 def test_what_cannot_be_encoded_is_one_line(autoencoder: Path, data: Path, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_contents_must_be_what_the_index_says(dataset: EpisodeDataset) -> None:
             dataset.read(edit_episode(dataset, frames=frames))
     info = edit_episode(dataset, frames=FRAMES)
     edit_index(dataset, size=32)
-    with pytest.raises(UserError, match=r"a\.mp4 holds uint8 \(20, 16, 16, 3\), not"):
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be decoded \(frames are 16 x 16, not 32 x 32\)"):
         EpisodeDataset.open(dataset.folder).read(info)
     edit_index(dataset, size=16, action_names=["noop"])
     with pytest.raises(UserError, match=r"a\.npz has actions 0 to 1, the dataset has noop"):

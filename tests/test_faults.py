@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,32 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path, monkeypatch: 
     assert [path.name for path in (folder / "run" / "checkpoints").iterdir()] == ["00000004"]
     monkeypatch.undo()
     assert train_preset(longer, folder / "latents", folder / "run").step == 6
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_whoever_gives_way_is_done_for_now(folder: Path, number: signal.Signals, status: int) -> None:
+    """A SIGTERM is no failure: all is saved. Ctrl-C is one, to whoever waits for the command."""
+    script = (
+        "import sys, pathlib, stress, nextframe.cli as cli; from nextframe.recipes import train_preset\n"
+        "folder, config = pathlib.Path(sys.argv[1]), stress.endless()\n"
+        "cli.VERBS['train'] = cli.Verb(lambda rest: train_preset(config, folder / 'latents', folder / 'run'), True)\n"
+        "sys.argv[1:] = ['train']; cli.main()"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    command = [sys.executable, "-c", script, str(folder)]
+    for _ in range(2):  # the second goes on from the first
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        done = len(losses(folder / "run")) if (folder / "run" / "metrics.jsonl").exists() else 0
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+            if (folder / "run" / "metrics.jsonl").exists() and len(losses(folder / "run")) > done:
+                process.send_signal(number)
+                break
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == status and "stopped; the same command goes on from here" in said, said
+        state = newest(folder / "run")
+        assert state is not None and state.position.step == len(losses(folder / "run")) > done
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=(pytest.mark.slow, pytest.mark.timeout(1200)))])

@@ -100,7 +100,7 @@ def test_videos_are_looked_at_as_i3d_wants_them(tmp_path: Path, monkeypatch: pyt
         found = features(videos, batch=2)
     np.testing.assert_allclose(found, np.concatenate([colours, change], axis=1), atol=1e-6)
     (tmp_path / "weights" / "i3d_torchscript.pt").write_bytes(b"half a file")
-    with pytest.raises(UserError, match=r"i3d_torchscript\.pt is damaged .*: delete that file"):
+    with pytest.raises(UserError, match=r"i3d_torchscript\.pt is damaged, .*: delete that file"):
         VideoFeatures.load(torch.device("cpu"))
 
 

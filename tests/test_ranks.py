@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,11 +29,13 @@ TOLD = ("gradient_norm", "weight_norm", "average_distance", "held_out_loss", "lo
 """Beside the loss, where it is told."""
 
 
-def target(folder: Path, *launcher: str) -> None:
+def target(folder: Path, *launcher: str) -> str:
+    """What it says."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     command = [sys.executable, *launcher, str(HERE / "ranks_target.py"), str(folder)]
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert ran.returncode == 0, ran.stderr
+    return ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trained(config, folder, f"{name}-alone")
     for name in ("replicated", "sharded"):
         train_preset(to_the_middle(FAR_LONG), folder / "latents", folder / f"from-one-to-two-{name}")
-    target(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    said = target(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert "find_unused_parameters" not in said  # a warning of DDP's
     return folder
 
 
@@ -133,9 +137,30 @@ def test_a_step_that_one_of_them_breaks_is_skipped_by_both(folder: Path) -> None
 
 
 def test_a_process_that_goes_or_sleeps_ends_the_other_with_a_line(folder: Path) -> None:
-    target(folder)
+    said = target(folder)
     assert "another of the 2 processes has gone: see what it said" in (folder / "gone-0").read_text()
     assert "another of the 2 processes did not answer for 3 s" in (folder / "silent-0").read_text()
+    # The one that slept, and no other, says where it stood.
+    assert said.count("Timeout (") == 1 and re.search(r'ranks_target\.py", line \d+ in update', said)
+
+
+def test_an_error_of_all_is_said_once(tmp_path: Path) -> None:
+    """Before they have joined; what one alone finds is said too."""
+    script = (
+        "import os, sys; from nextframe import cli\n"
+        "from nextframe.errors import UserError\n"
+        "def fail(rest):\n"
+        "    raise UserError('all alike' if rest == ['alike'] else f'of rank {os.environ[\"RANK\"]}')\n"
+        "cli.VERBS['train'] = cli.Verb(fail, raw=True); sys.argv[1:] = ['train', sys.argv[1]]; cli.main()"
+    )
+    (tmp_path / "fail.py").write_text(script)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for word, said in (("alike", ["all alike"]), ("other", ["of rank 0", "of rank 1"])):
+        command = [*launcher, str(tmp_path / "fail.py"), word]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+        assert sorted(lines) == [f"error: {text}" for text in said], ran.stderr
 
 
 def test_shares_are_all_of_a_batch_and_parts_stay_together() -> None:

@@ -22,6 +22,8 @@ from nextframe.config import (
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, write_index, write_shard
+from nextframe.files import sha256
+from nextframe.metrics.weights import STANDARD
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.transformer import Transformer
 
@@ -160,5 +162,7 @@ class Activities(torch.nn.Module):
 def tiny_i3d(folder: Path) -> Path:
     """A folder for $NEXTFRAME_WEIGHTS, with that in the place of I3D."""
     folder.mkdir(exist_ok=True)
-    torch.jit.script(Activities()).save(folder / "i3d_torchscript.pt")
+    path = folder / STANDARD["i3d"].file
+    torch.jit.script(Activities()).save(path)
+    STANDARD["i3d"] = STANDARD["i3d"]._replace(sha256=sha256(path))  # no other is run
     return folder

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nextframe.data.episodes import NPZ_ERRORS, ActionKind
+from nextframe.data.arrays import arrays_of, reason_of
+from nextframe.data.episodes import ActionKind
 from nextframe.errors import UserError
 
 SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
@@ -63,8 +64,8 @@ def read_actions(path: Path) -> ActionTable:
             return _from_jsonl(path)
         return _from_arrays(path)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is no table of actions ({reason[:300]}): {MEND}") from error
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise UserError(f"{path} is no table of actions ({reason}): {MEND}") from error
 
 
 def _from_csv(path: Path) -> ActionTable:
@@ -129,17 +130,18 @@ def _from_arrays(path: Path) -> ActionTable:
         if len(arrays) != 1:
             raise ValueError(f"it has no array `actions` but {', '.join(sorted(arrays)) or 'none at all'}")
         key = next(iter(arrays))
-    return table_of(path, arrays[key], tuple(map(str, arrays.get("action_names", np.empty(0, str)).ravel())))
+    table = table_of(path, arrays[key], tuple(map(str, arrays.get("action_names", np.empty(0, str)).ravel())))
+    if table.ids is not None and table.names and table.ids.max(initial=0) >= len(table.names):
+        raise ValueError(f"it has {len(table.names)} `action_names` and actions up to {table.ids.max()}")
+    if table.vectors is not None and table.names and len(table.names) != table.vectors.shape[1]:
+        raise ValueError(f"it has {len(table.names)} `action_names`, actions have {table.vectors.shape[1]} numbers")
+    return table
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Of an npz, or the one of an npy as `actions`; none unpickled. Raises ValueError for other or damaged files."""
-    try:
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            return {"actions": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except NPZ_ERRORS as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    """Of an npz, or the one of an npy as `actions`. Raises OSError, and ValueError for other or damaged files."""
+    with path.open("rb") as file:
+        return arrays_of(file)
 
 
 def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...] = ()) -> ActionTable:

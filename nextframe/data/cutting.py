@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av.error
 import numpy as np
 
 from nextframe.data.actions import MEND, ActionTable, Vocabulary, load_arrays, read_actions, without_way_out
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeInfo, write_episode
 from nextframe.data.production import Finished, Jobs, work
-from nextframe.data.video import Fit, decoded, fitted, unreadable, video_facts
+from nextframe.data.video import VIDEO_ERRORS, Fit, decoded, fitted, unreadable, video_facts
 from nextframe.errors import UserError
 
 STILL = 2
@@ -105,7 +104,7 @@ def _pictures(path: Path) -> Iterator[np.ndarray]:
             for picture in decoded(file):
                 count += 1
                 yield picture
-    except (av.error.FFmpegError, IndexError, OSError) as error:
+    except (*VIDEO_ERRORS, OSError) as error:
         raise UserError(f"{unreadable(path, error)}: {MEND}") from error
     if count < max(1, promised - 2):  # a frame or two may be hidden by an edit list
         raise UserError(f"{path} is cut short: {count} of {promised} frames can be read; {MEND}")

@@ -8,20 +8,18 @@ import hashlib
 import json
 import math
 import re
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import av.error
 import numpy as np
 
+from nextframe.data.arrays import arrays_of, reason_of
 from nextframe.data.remote import Mirror, mirror_of
-from nextframe.data.video import decoded, lossless_mp4
+from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
 from nextframe.errors import UserError
-from nextframe.files import TEMPORARY, write_atomically
+from nextframe.files import TEMPORARY, inside, plain_name, read_json, write_atomically
 
 ActionKind = Literal["id", "vector", "none"]
 """An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
@@ -30,8 +28,6 @@ VERSION = 1
 INDEX = "dataset.json"
 AGAIN = "record or import this episode again"
 DELETE = f"delete it, and {AGAIN}"  # what is there is not recorded again
-# What numpy raises on damaged and foreign files, found by feeding it thousands.
-NPZ_ERRORS = (ValueError, EOFError, TypeError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -112,21 +108,27 @@ class EpisodeDataset:
         folder = Path(folder) if mirror is None else mirror.folder
         path = folder / INDEX
         try:
-            document = json.loads(path.read_bytes())
+            document = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{folder} is not a dataset: it has no {INDEX}; make one with `nextframe record`") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): restore it, or record into a new folder") from error
+            raise UserError(
+                f"{path} cannot be read ({reason_of(error)}): restore it, or record into a new folder"
+            ) from error
         try:
             if document["version"] != VERSION:
-                raise UserError(f"{path} has version {document['version']}, this nextframe reads {VERSION}: update it")
+                raise UserError(
+                    f"{path} has version {str(document['version'])[:20]}, this nextframe reads {VERSION}: update it"
+                )
             info = _parse_dataset_info(document)
             episodes = {entry["name"]: parse_episode_info(entry) for entry in document["episodes"]}
             for episode in episodes.values():
                 if not _is_label(episode.label, info):
                     raise ValueError(f"label {episode.label} of episode {episode.name}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): restore it, or record into a new folder") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{path} is damaged ({repr(error)[:300]}): restore it, or record into a new folder"
+            ) from error
         return cls(folder, info, episodes, mirror)
 
     @classmethod
@@ -141,10 +143,8 @@ class EpisodeDataset:
             if difference := _difference(asdict(dataset.info), asdict(info)):
                 raise UserError(f"{folder} was made with other settings ({difference}): use those, or a new folder")
             return dataset
-        # A writer that was killed while it made the folder may have left a part of the index.
-        if folder.exists() and (
-            not folder.is_dir() or any(not path.name.startswith(TEMPORARY) for path in folder.iterdir())
-        ):
+        # A writer that ended before its first episode may have left a part of the index, and folders for episodes.
+        if folder.exists() and (not folder.is_dir() or any(_is_somebodys(path) for path in folder.rglob("*"))):
             raise UserError(f"{folder} is there already and is not a dataset: choose a new folder")
         dataset = cls(folder, info, {})
         dataset.save()
@@ -165,7 +165,7 @@ class EpisodeDataset:
                 raise UserError(f"{video_path} has no array `video`: {DELETE}")
             video = video["video"]
         else:
-            video = _read_video(video_path, info.frames)
+            video = _read_video(video_path, info.frames, self.info.size)
         if "actions" not in data:
             raise UserError(f"{data_path} has no array `actions`: {DELETE}")
         actions = data.pop("actions")
@@ -226,12 +226,17 @@ class EpisodeDataset:
     def _path(self, info: EpisodeInfo, role: str) -> Path:
         if role not in info.files:
             raise UserError(f"{self.folder / INDEX} names no {role} file for {info.name}: record it again")
-        path = self.folder / info.files[role]
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise UserError(f"{self.folder / INDEX} names {info.files[role]!r}, outside its folder: do not trust it")
+        try:
+            path = inside(self.folder, info.files[role])
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.folder / INDEX} {error}") from error
         if self._mirror is not None:
             self._mirror.fetch(info.files[role])
         return path
+
+
+def _is_somebodys(path: Path) -> bool:
+    return not path.is_dir() and not path.name.startswith(TEMPORARY)
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
@@ -256,6 +261,8 @@ def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
         raise TypeError(f"files, sha256 or meta of episode {info.name}")
     if not all(isinstance(text, str) for text in (info.name, info.split, *info.files.values(), *info.sha256.values())):
         raise TypeError(f"names of episode {info.name}")
+    if not plain_name(info.name) or not plain_name(info.split):  # files are called after them
+        raise ValueError(f"name {info.name[:200]!r} of an episode")
     if info.label is not None and type(info.label) is not int:  # True is an int, and no label
         raise TypeError(f"label of episode {info.name}")
     return info
@@ -303,15 +310,17 @@ def write_episode(
     return EpisodeInfo(name, split, frames, files, digests, meta, None if label is None else int(label))
 
 
-def _read_video(path: Path, frames: int) -> np.ndarray:
-    """uint8 [frames, h, w, 3]; UserError unless there are exactly that many frames."""
+def _read_video(path: Path, frames: int, size: int) -> np.ndarray:
+    """uint8 [frames, size, size, 3]; UserError unless there are exactly that many frames of that size."""
     pictures = []
     try:
         for picture in decoded(BytesIO(_read_bytes(path))):
             pictures.append(picture)
+            if picture.shape[:2] != (size, size):
+                raise ValueError(f"frames are {picture.shape[1]} x {picture.shape[0]}, not {size} x {size}")
             if len(pictures) > frames:
                 break
-    except (av.error.FFmpegError, IndexError) as error:
+    except VIDEO_ERRORS as error:
         raise UserError(f"{path} cannot be decoded ({error}): {DELETE}") from error
     if len(pictures) != frames:
         count = f"more than {frames}" if len(pictures) > frames else len(pictures)
@@ -323,11 +332,9 @@ def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
     """All arrays of a file, none unpickled. Raises UserError, ending in `again`, when it is missing or damaged."""
     content = _read_bytes(path, again)
     try:
-        with np.load(BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except NPZ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__  # on one line
-        raise UserError(f"{path} cannot be read ({reason}): delete it, and {again}") from error
+        return arrays_of(BytesIO(content))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, and {again}") from error
 
 
 def _read_bytes(path: Path, again: str = AGAIN) -> bytes:

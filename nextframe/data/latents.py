@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from nextframe.data.arrays import reason_of
 from nextframe.data.episodes import ActionKind
 from nextframe.data.remote import mirror_of
 from nextframe.errors import UserError
-from nextframe.files import write_atomically
+from nextframe.files import inside, plain_name, read_json, write_atomically
 
 VERSION = 1
 INDEX = "latents.json"
@@ -85,14 +86,15 @@ def read_index(folder: Path) -> LatentIndex:
     """Raises UserError when `latents.json` is missing, damaged or of another version."""
     path = folder / INDEX
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if content.pop("version") != VERSION:
             raise UserError(f"{path} was written by another version of nextframe: delete it and encode the data again")
         episodes = tuple(_parse_episode(entry) for entry in content.pop("episodes"))
         content["shape"], content["action_names"] = tuple(content["shape"]), tuple(content["action_names"])
         content["label_names"] = tuple(content.get("label_names", ()))
         content["shards"] = dict(content.get("shards", {}))
-        if outside := [name for name in content["shards"] if Path(name).name != name]:
+        named = {*content["shards"], *(episode.shard for episode in episodes)}
+        if outside := [name for name in named if not plain_name(name)]:
             raise ValueError(f"{outside[0]} is outside its folder")
         index = LatentIndex(**content, episodes=episodes)
         if index.action_kind not in get_args(ActionKind) or not isinstance(index.mirrored, bool):
@@ -106,13 +108,15 @@ def read_index(folder: Path) -> LatentIndex:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or encode into a new folder") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and encode the data again") from None
+        raise UserError(f"{path} is damaged ({reason_of(error)}): delete it and encode the data again") from None
 
 
 def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:
     episode = LatentEpisode(**entry)
     if not all(isinstance(text, str) for text in (episode.name, episode.split, episode.shard, episode.source)):
         raise TypeError(f"names of episode {episode.name}")
+    if not plain_name(episode.name):
+        raise ValueError(f"name {episode.name[:200]!r} of an episode")
     if not isinstance(episode.frames, int) or episode.frames < 1:
         raise TypeError(f"frames of episode {episode.name}")
     if episode.label is not None and type(episode.label) is not int:  # True is an int, and no label
@@ -132,15 +136,15 @@ class Shard:
                 raise ValueError("truncated header")
             self._header: dict[str, Any] = json.loads(self._bytes[8 : 8 + length].tobytes())
             self._start = 8 + length
-            ends = [entry["data_offsets"][1] for name, entry in self._header.items() if name != "__metadata__"]
-            if self._start + max(ends, default=0) > len(self._bytes):
-                raise ValueError("truncated data")
+            self._header.pop("__metadata__", None)
+            for name, entry in self._header.items():
+                _check_entry(name, entry, len(self._bytes) - self._start)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: encode the data again") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): encode the data again") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete it and encode the data again") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({reason_of(error)}): delete it and encode the data again") from None
 
     def read(self, name: str, start: int, stop: int, interval: int = 1) -> Tensor:
         """Rows start, start + interval ... below stop of one tensor."""
@@ -148,12 +152,26 @@ class Shard:
         if entry is None or entry["shape"][0] < stop:
             raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
         if entry["dtype"] not in DTYPES:
-            raise UserError(f"{self.path} holds {name} as {entry['dtype']}: delete it and encode the data again")
+            raise UserError(
+                f"{self.path} holds {name} as {str(entry['dtype'])[:20]!r}: delete it and encode the data again"
+            )
         dtype = DTYPES[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
         first = self._start + entry["data_offsets"][0]
         content = self._bytes[first + start * row : first + stop * row].copy()
         return torch.from_numpy(content).view(dtype).reshape(stop - start, *entry["shape"][1:])[::interval]
+
+
+def _check_entry(name: str, entry: dict[str, Any], room: int) -> None:
+    """Raises ValueError, KeyError or TypeError for a line of a shard's header that its `room` bytes cannot hold."""
+    begin, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *entry["shape"])) or not entry["shape"]:
+        raise ValueError(f"shape or offsets of {name[:100]}")
+    if end > room:
+        raise ValueError("truncated data")
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is not None and math.prod(entry["shape"]) * dtype.itemsize != end - begin:
+        raise ValueError(f"size of {name[:100]}")
 
 
 class LatentDataset:
@@ -178,7 +196,11 @@ class LatentDataset:
         if episode.shard not in self._shards:
             if self._mirror is not None:
                 self._mirror.fetch(episode.shard)
-            self._shards[episode.shard] = Shard(self.folder / episode.shard)
+            try:
+                path = inside(self.folder, episode.shard)
+            except (ValueError, OSError) as error:
+                raise UserError(f"{self.folder / INDEX} {error}") from error
+            self._shards[episode.shard] = Shard(path)
         return self._shards[episode.shard]
 
     def latents(

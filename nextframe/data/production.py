@@ -4,7 +4,6 @@ A job is what one worker makes one or several episodes of: a seed, a video. `pro
 `work` is what such a module does. A worker that is told to end leaves nothing; so does one whose recorder has died.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -23,11 +22,11 @@ from typing import IO, Any
 
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, parse_episode_info
 from nextframe.errors import UserError
+from nextframe.files import end_with_parent
 from nextframe.progress import progress
 
 SAVE_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 Jobs = dict[str, dict[str, Any]]
 """What is to be made, by name: anything JSON can hold."""
@@ -144,8 +143,7 @@ def work(do: Work) -> None:
     results = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _end)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    end_with_parent()
     scratch = Path(sys.argv[1])
     try:
         job = json.loads((scratch / "job.json").read_bytes())

@@ -1,18 +1,19 @@
 """What is to be imported: the videos of a folder or of a published list, and what lies beside them."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
-import numpy as np
-
 from nextframe.data import actions, video
+from nextframe.data.arrays import names_of_arrays
 from nextframe.errors import UserError
+from nextframe.files import read_json
 
+LONGEST_PATH = 4096
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -82,9 +83,8 @@ def _of_folder(folder: Path, labelled: bool) -> list[Source]:
 def _films(path: Path) -> bool:
     """Whether an npz holds a video; a file that is none at all is taken for one, so that it is not passed over."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return "video" in arrays.files
-    except actions.NPZ_ERRORS:
+        return "video" in names_of_arrays(path)
+    except ValueError:
         return True
 
 
@@ -103,9 +103,8 @@ def _beside(path: Path) -> Path | None:
         return found[0]
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return path if "actions" in arrays.files else None
-        except actions.NPZ_ERRORS:
+            return path if "actions" in names_of_arrays(path) else None
+        except ValueError:
             return None  # whoever reads the video says what is wrong
     return None
 
@@ -113,8 +112,8 @@ def _beside(path: Path) -> Path | None:
 def _of_list(path: Path) -> list[Source]:
     """The published code's lists: objects with `video_path`, and maybe `action_path`, `latent_path`, `label`."""
     try:
-        entries = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        entries = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a list of videos ({error}): mend it") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path} is no list of videos: it should hold a list of objects with a `video_path`")
@@ -126,14 +125,15 @@ def _of_list(path: Path) -> list[Source]:
 def _of_entry(path: Path, number: int, entry: dict[str, Any], split: str | None) -> Source:
     named: dict[str, str | None] = {key: entry.get(key) for key in ("video_path", "action_path", "latent_path")}
     for key, value in named.items():
-        if value is not None and not isinstance(value, str):
-            raise UserError(f"{path}: {key} of entry {number} is {value!r}: give a path")
+        words = isinstance(value, str) and len(value) < LONGEST_PATH and "\0" not in value
+        if value is not None and not words:
+            raise UserError(f"{path}: {key} of entry {number} is {short(value)}: give a path")
     main = named["video_path"] or named["latent_path"]
     if not main:
         raise UserError(f"{path}: entry {number} has no `video_path`")
     label = entry.get("label")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
-        raise UserError(f"{path}: label of entry {number} is {label!r}: give a number or a name")
+        raise UserError(f"{path}: label of entry {number} is {short(label)}: give a number or a name")
     film = _resolved(path, main)
     beside = _resolved(path, named["action_path"]) if named["action_path"] else None
     if beside is None and film.suffix == ".npz" and film.is_file():

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import IO, Literal
 
 import av
+import av.error
 import numpy as np
 from PIL import Image
 
 Fit = Literal["crop", "squeeze"]
 """How a picture is made square."""
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
+MOST_PIXELS = 8192 * 8192
+"""Of a frame, as the file says before any is decoded."""
+VIDEO_ERRORS = (av.error.FFmpegError, IndexError, ValueError, AttributeError, MemoryError)
+"""What a broken file makes of reading it. IndexError: there is no video in it; AttributeError: none with a size."""
 # Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
 ENCODER = {"qp": "0", "preset": "veryfast", "coder": "0", "g": "15", "threads": "1"}
 
@@ -41,11 +46,13 @@ def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[st
 def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
     """The frames of a video file, uint8 [h, w, 3], one after the other.
 
-    Raises `av.error.FFmpegError` or IndexError for what is no video. The decoder is given an open file, not a name, so
+    Raises one of `VIDEO_ERRORS` for what is no video. The decoder is given an open file, not a name, so
     that a playlist in disguise cannot make it open other files.
     """
     with av.open(file, "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
+        if stream.width * stream.height > MOST_PIXELS:
+            raise ValueError(f"{stream.width} x {stream.height} pixels are too many")
         stream.thread_type = "NONE"
         for frame in container.decode(stream):
             planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
@@ -64,7 +71,7 @@ class VideoFacts:
 
 
 def video_facts(path: Path) -> VideoFacts:
-    """Without decoding. Raises as `decoded` does, and OSError."""
+    """Without decoding. Raises one of `VIDEO_ERRORS`, and OSError."""
     with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from nextframe.data.arrays import reason_of
 from nextframe.errors import UserError
-from nextframe.metrics.weights import fingerprint, weight_file
+from nextframe.files import sha256
+from nextframe.metrics.weights import STANDARD, fingerprint, weight_file
 
 FEWEST_FRAMES = 10
 """The network halves time again and again: of shorter videos nothing is left."""
@@ -30,11 +32,14 @@ class VideoFeatures:
     def load(cls, device: torch.device) -> "VideoFeatures":
         """With the standard weights. Raises UserError when their file is missing or damaged."""
         path = weight_file("i3d")
+        if not sha256(path).startswith(STANDARD["i3d"].sha256):  # TorchScript is code: nobody else's is run
+            raise UserError(f"{path} is damaged, or not the published file: delete that file, and it is fetched anew")
         try:
             return cls(torch.jit.load(path, map_location=device).eval(), device)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{path} is damaged ({reason}): delete that file, and it is fetched anew") from error
+            raise UserError(
+                f"{path} is damaged ({reason_of(error)}): delete that file, and it is fetched anew"
+            ) from error
 
     @torch.no_grad()
     def __call__(self, videos: np.ndarray, batch: int = 8) -> np.ndarray:

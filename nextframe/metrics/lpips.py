@@ -6,12 +6,12 @@ metric; as a loss only the pictures get a gradient.
 
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
 from nextframe.metrics.weights import Name, fingerprint, weight_file
 from nextframe.shapes import Pixels
@@ -115,11 +115,11 @@ def _fill(network: nn.Module, path: Path, name_in_file: Callable[[str], str]) ->
     way_out = "delete that file, and it is fetched anew"
     try:
         # No code of a stranger's file is run. LPIPS's own files want a GPU, unless told otherwise.
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): {way_out}") from error
+        weights = tensors_of(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): {way_out}") from error
     wanted = {name: name_in_file(name) for name in network.state_dict()}
-    missing = [name for name in wanted.values() if name not in weights]
+    missing = [name for name in wanted.values() if not isinstance(weights, dict) or name not in weights]
     if missing:
         raise UserError(f"{path} is of another network ({missing[0]} is missing): {way_out}")
     try:

@@ -3,12 +3,9 @@
 RUN/published.safetensors     published weights that ours have no place for, as they were: a round trip is exact
 """
 
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +14,7 @@ from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, read_weights, write_weights
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.presets import PRESETS
@@ -145,27 +143,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_weights(path)
     again = "download it again"
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is damaged, cut off or no file of torch.save: {again}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        # Whatever torch stumbles over in here is in the file.
-        code = re.search(r"GLOBAL (\S+)", str(error))
+        content = tensors_of(path, mmap=True)
+    except ValueError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error.__cause__))  # which ours is cut short of
         if code:
             raise UserError(
                 f"{path} wants to run {code[1]} while it is read, which nextframe never does: "
                 "have it saved again as a state dict of tensors alone"
             ) from None
-        raise UserError(f"{path} is damaged or no file of torch.save ({str(error).splitlines()[0]}): {again}") from None
+        raise UserError(f"{path} is damaged, cut off or no file of torch.save ({error}): {again}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]

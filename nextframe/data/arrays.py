@@ -1,0 +1,39 @@
+"""Arrays of files that somebody else wrote: nothing is unpickled, and no small file fills the memory."""
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+MOST_BYTES = 4 * 2**30
+"""That the arrays of one file may take; a zip of megabytes can hold terabytes of zeros."""
+
+
+def arrays_of(file: IO[bytes]) -> dict[str, np.ndarray]:
+    """All arrays of an npz, or the one of an npy as `actions`. Raises ValueError for other or damaged files."""
+    try:
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {"actions": found}
+        if (size := sum(member.file_size for member in found.zip.infolist())) > MOST_BYTES:
+            raise ValueError(f"its arrays take {size >> 20:,} MiB, the most is {MOST_BYTES >> 20:,}: divide it")
+        arrays = {name: found[name] for name in found.files}
+    except Exception as error:  # broken files make numpy raise of all kinds
+        raise ValueError(reason_of(error)) from error
+    if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{others[0][:100]!r} in it is no array")
+    return arrays
+
+
+def names_of_arrays(path: Path) -> list[str]:
+    """Those in an npz, which are not read. Raises ValueError as `arrays_of` does."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays.files
+    except Exception as error:
+        raise ValueError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """On one line, and not too long a one."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

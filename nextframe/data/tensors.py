@@ -1,0 +1,51 @@
+"""Tensors of files that somebody else wrote with torch.save: no code in them is run, no small file fills the memory."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextframe.data.arrays import reason_of
+
+PACKED = 2**26
+"""Bytes more than its size that a file of torch may unpack to: tensors are never packed there, code is."""
+SHARED = 4
+"""How many tensors of a file may be one and the same: tied weights are."""
+
+
+def tensors_of(path: Path, mmap: bool = False) -> Any:
+    """What torch.save wrote, if that is tensors and what holds them: torch refuses a file that wants to run code.
+
+    Raises ValueError for other or damaged files, in torch's words.
+    """
+    try:
+        _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # broken files make torch raise of all kinds
+        raise ValueError(reason_of(error)) from error
+    # One number may be told to stand for all of a huge tensor.
+    if sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content)) > path.stat().st_size * SHARED:
+        raise ValueError("its tensors are larger than the file")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError or BadZipFile for a file of torch that promises more than is in it."""
+    if zipfile.is_zipfile(path):  # files of old versions are none
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size + PACKED:
+                raise ValueError("its parts are larger than the file")
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict):
+        for value in content.values():
+            yield from _tensors(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _tensors(value)
