@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from nextframe import ranks, recipes
+from nextframe import footprint, ranks, recipes
 from nextframe.config import (
     AutoencoderConfig,
     ClipConfig,
@@ -31,7 +31,12 @@ from nextframe.config import (
     WorldModelConfig,
 )
 from nextframe.discriminator import Discriminator
+<<<<<<< HEAD
 from nextframe.errors import Stopped, UserError
+=======
+from nextframe.errors import UserError
+from nextframe.footprint import Demand
+>>>>>>> before
 from nextframe.learner import Learner
 from nextframe.recipes import train_preset
 
@@ -73,10 +78,13 @@ def exactly(config: WorldModelConfig | TokenizerConfig) -> Iterator[None]:
     if isinstance(config, WorldModelConfig):
         yield
         return
-    plain = recipes.Autoencoder, recipes.Discriminator, Learner.inputs
+    plain = recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.example
 
     def inputs(self: Learner, step: int) -> dict[str, torch.Tensor]:
         return {name: x.double() for name, x in plain[2](self, step).items()}
+
+    def example(learner: Learner, demand: Demand, rows: int) -> dict[str, torch.Tensor]:
+        return {name: x.double() for name, x in plain[3](learner, demand, rows).items()}
 
     def discriminator() -> Discriminator:
         made = plain[1]().double()
@@ -85,11 +93,11 @@ def exactly(config: WorldModelConfig | TokenizerConfig) -> Iterator[None]:
 
     recipes.Autoencoder = lambda config: plain[0](config).double()
     recipes.Discriminator = discriminator
-    Learner.inputs = inputs
+    Learner.inputs, footprint.example = inputs, example
     try:
         yield
     finally:
-        recipes.Autoencoder, recipes.Discriminator, Learner.inputs = plain
+        recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.example = plain
 
 
 def trained(config: WorldModelConfig | TokenizerConfig, folder: Path, name: str) -> None:

@@ -23,9 +23,14 @@ from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
+<<<<<<< HEAD
 from nextframe.learner import accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching, Score
 from nextframe.pieces import newest_checkpoint
+=======
+from nextframe.learner import Learner, accumulate_gradients
+from nextframe.objective import Clips, FrameFlowMatching
+>>>>>>> before
 from nextframe.recipes import train_preset
 from nextframe.train import Position, learning_rate
 from nextframe.transformer import Transformer
@@ -96,15 +101,15 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of step `steps`."""
-    calls = []
+    calls, update = [], Learner.update
 
-    def interrupted(*arguments: object) -> Score:
+    def interrupted(self: Learner, rate: float, step: int) -> torch.Tensor:
         calls.append(1)
         if len(calls) == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return accumulate_gradients(*arguments)  # type: ignore[arg-type]
+        return update(self, rate, step)
 
-    monkeypatch.setattr("nextframe.learner.accumulate_gradients", interrupted)
+    monkeypatch.setattr(Learner, "update", interrupted)
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
