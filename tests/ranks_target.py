@@ -31,12 +31,8 @@ from nextframe.config import (
     WorldModelConfig,
 )
 from nextframe.discriminator import Discriminator
-<<<<<<< HEAD
 from nextframe.errors import Stopped, UserError
-=======
-from nextframe.errors import UserError
 from nextframe.footprint import Demand
->>>>>>> before
 from nextframe.learner import Learner
 from nextframe.recipes import train_preset
 

@@ -23,14 +23,9 @@ from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
-<<<<<<< HEAD
-from nextframe.learner import accumulate_gradients
-from nextframe.objective import Clips, FrameFlowMatching, Score
-from nextframe.pieces import newest_checkpoint
-=======
 from nextframe.learner import Learner, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
->>>>>>> before
+from nextframe.pieces import newest_checkpoint
 from nextframe.recipes import train_preset
 from nextframe.train import Position, learning_rate
 from nextframe.transformer import Transformer
