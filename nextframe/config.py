@@ -267,7 +267,10 @@ class WorldModelConfig:
                 f"sample.memory {self.sample.memory} is less than the window of {self.model.window} frames"
             )
         if self.sample.slide > self.model.window:
-            raise ValueError(f"sample.slide {self.sample.slide} is more than the window of {self.model.window} frames")
+            raise ValueError(
+                f"sample.slide {self.sample.slide} is more than the window of {self.model.window} frames: "
+                f"set --sample.slide {self.model.window} or less"
+            )
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
         if self.clip.ramp and self.train.minutes is not None:

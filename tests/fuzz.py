@@ -126,12 +126,6 @@ def make_checkpoints(folder: Path) -> None:
             path.unlink()
 
 
-def without_sums(folder: Path) -> None:
-    make_checkpoints(folder)
-    for path in folder.rglob("SHA256SUMS"):
-        path.unlink()
-
-
 def read_checkpoints(folder: Path) -> None:
     found = newest_checkpoint(folder / "run")
     assert found is not None and isinstance(found.position.step, int), "what is damaged was taken for whole"
@@ -293,8 +287,7 @@ READERS = {
     "latents": Reader(make_latents, read_latents, 2),
     "config": Reader(make_configs, read_configs, 2),
     "run": Reader(lambda folder: tiny_run(folder / "run"), lambda folder: load(folder / "run"), 0.2),
-    "checkpoint": Reader(make_checkpoints, read_checkpoints, 0.3),
-    "checkpoint without sums": Reader(without_sums, read_checkpoints, 0.2),
+    "checkpoint": Reader(make_checkpoints, read_checkpoints, 0.5),
     "training log": Reader(make_log, go_on_with_log),
     "watch": Reader(make_log, lambda folder: watch_page([folder], refreshed=True), 0.13),
     "published pth": Reader(lambda folder: make_published(folder, ".pth"), read_all_published, 0.4),

@@ -143,7 +143,7 @@ def test_a_shard_of_another_kind_is_named(folder: Path) -> None:
         dataset.latents(dataset.index.episodes[0], 0, 2, mirrored=True)
     path = folder / "s.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"I64"', b'"U64"'))
-    with pytest.raises(UserError, match=r"s\.safetensors holds a\.actions as U64"):
+    with pytest.raises(UserError, match=r"s\.safetensors holds a\.actions as 'U64'"):
         LatentDataset(folder).actions(dataset.index.episodes[0])
 
 

@@ -52,6 +52,8 @@ TINY_WORLD = [
     "6",
     "--model.window",
     "4",
+    "--sample.slide",
+    "2",
     "--clip.frames",
     "16",
     "--clip.min-frames",
