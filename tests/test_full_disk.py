@@ -94,7 +94,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("verb", [train, encode, record, predict])
+@pytest.mark.parametrize(
+    "verb", [train, *(pytest.param(verb, marks=pytest.mark.slow) for verb in (encode, record, predict))]
+)
 def test_a_full_disk(
     verb: Callable[[Path, Path], Any], disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
