@@ -20,7 +20,7 @@ from nextframe.errors import UserError
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.parallel import matrix_precision, resolve_precision, settle_products
-from nextframe.session import Session, step_together
+from nextframe.session import Session, alike, step_together
 from nextframe.transformer import Transformer
 
 C = TypeVar("C", bound=RunConfig)
@@ -189,12 +189,9 @@ class Walk:
 def imagine_together(walks: Sequence[Walk], actions: Sequence[int | Sequence[float]]) -> list[Tensor]:
     """`Walk.imagine` of each, for walks of one model: those with equal settings in one pass, wherever they are."""
     told = [walk.told(action) for walk, action in zip(walks, actions, strict=True)]
-    kinds: dict[object, list[int]] = {}
-    for place, walk in enumerate(walks):
-        kinds.setdefault(walk.session.kind, []).append(place)
     made: dict[int, Tensor] = {}
     with walks[0].model.at_work():
-        for places in kinds.values():
+        for places in alike([walk.session.kind for walk in walks]):
             frames = step_together([walks[place].session for place in places], [told[place] for place in places])
             made |= {place: frame[0] for place, frame in zip(places, frames, strict=True)}
     return [made[place] for place in range(len(walks))]

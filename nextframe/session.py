@@ -1,6 +1,6 @@
 """Frames from a model, the fast way: the past lies in a cache, and several sessions can be stepped in one pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,8 +21,8 @@ class Session:
 
     The stack of the cache is, bottom first, the coarse frames and the clean frames of the window. For each new frame
     the sampler works out what the stack should be, pops to where it agrees, and pushes the rest in the pass that makes
-    the first step of the new frame. So the window's first frames cost one frame each, and once it slides, every frame
-    costs one pass over the window; nothing else has to know when it slides.
+    the first step of the new frame. So a frame costs one clean frame, and where the window has slid, which it does by
+    `slide` frames at a time, a pass over the window; nothing else has to know when it slides.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Session:
         return step_together([self], [condition])[0]
 
     @property
-    def kind(self) -> tuple[object, ...]:
+    def kind(self) -> Hashable:
         """Sessions of one kind can be stepped together."""
         return id(self.model.head.weight), self.model.config, replace(self.sample, seed=0)
 
@@ -195,7 +195,7 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
     def velocity(x: Tensor, s: float) -> Tensor:
         parts = x.unflatten(0, (branches, -1)).split(sizes, dim=1)
         answers = list(parts)
-        for places in _alike(readings):
+        for places in alike([reading.shape for reading in readings]):  # as much to read: one pass
             group = [(readings[place], modulations[place], parts[place].flatten(0, 1)) for place in places]
             found = _evaluate(model, group, levels.index(s))
             for place, answer in zip(places, found, strict=True):
@@ -205,11 +205,11 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
     return velocity
 
 
-def _alike(readings: list[_Reading]) -> list[list[int]]:
-    """Those that have as much to read can be in one pass."""
-    groups: dict[object, list[int]] = {}
-    for place, reading in enumerate(readings):
-        groups.setdefault(reading.shape, []).append(place)
+def alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The places of each key."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
     return list(groups.values())
 
 
@@ -221,7 +221,7 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
         # its column follows those of the past.
         column, new = len(reading.read) + level, reading.new
         first = 0 if reading.missing.segments else column
-        layout = _append(reading.missing, new.segments[0]) if reading.missing.segments else new
+        layout = _append(reading.missing, new.segments[0])
         past = reading.session.rows_of(reading.missing.order)[0]
         latents.append(torch.cat([past, x[:, None]], dim=1))
         rows.append(Rows(len(x), layout, reading.session.cache))

@@ -100,7 +100,7 @@ class Stage:
     def show(self, frame: int, shade: int) -> None:
         assert self.socket is not None
         nothing = dict.fromkeys(("action", "at", "transformer_ms", "decode_ms", "wait_ms", "psnr"))
-        header = json.dumps({"kind": "dream", "frame": frame, "height": 8, "width": 8, **nothing}).encode()
+        header = json.dumps({"kind": "dream", "frame": frame, "branch": 0, "height": 8, "width": 8, **nothing}).encode()
         self.socket.send(struct.pack(">I", len(header)) + header + bytes([shade]) * 192)
 
     def actions(self) -> list[tuple[str, Any, Any]]:

@@ -280,6 +280,8 @@ def test_a_process_that_is_killed_is_reported(autoencoder: Path, data: Path, tmp
     with pytest.raises(UserError, match="a process that was encoding ended early: see above, and run it again"):
         encode(autoencoder, data, tmp_path / "latents", "cpu,cpu")
     killer.join()
+    for process in active_children():  # told to end: it is given the time
+        process.join(10)
     assert not active_children()
     encode(autoencoder, data, tmp_path / "latents", "cpu")
     assert_right(tmp_path / "latents", data)

@@ -87,7 +87,7 @@ def test_the_engine_shows_what_was_recorded(
         client.act(int(episode.actions[CONTEXT - 3]), at=100.0)
         assert np.array_equal(client.frame(CONTEXT - 2, "truth").pixels, episode.video[CONTEXT - 2])
         assert visitor.game.history.branch.number == 1
-        assert server.get(f"/api/session/{ready['session']}/frame/{CONTEXT - 2}.png?kind=truth")[0] == 200
+        assert server.get(f"/api/session/{ready['session']}/frame/{CONTEXT - 2}.png?branch=0&kind=truth")[0] == 200
         # An engine that dies is done without.
         os.kill(visitor.reality._process.pid, signal.SIGKILL)  # pyright: ignore
         client.act(0, at=101.0)

@@ -104,7 +104,7 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
     assert (state["branch"], state["length"], state["frame"]) == (1, 10, 9)
     assert state["branches"] == [{"id": 0, "from": 6, "length": end + 1}, {"id": 1, "from": 9, "length": 10}]
     client.say("branch", branch=0)
-    assert client.frame().header["frame"] == end
+    assert (header := client.frame().header)["frame"] == end and header["branch"] == 0
     client.say("settings", steps=3, guidance=2, solver="adams")
     while client.line("state")["settings"] != {"steps": 3, "guidance": 2.0, "solver": "adams"}:
         pass
@@ -115,10 +115,13 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
     assert client.line("notice")["text"] == "there is no branch 2: choose 0 to 1"
     client.say("hold", action=0, on=True)
     client.say("pause")
-    status, png = server.get(f"/api/session/{session}/frame/8.png?kind=dream")
+    status, png = server.get(f"/api/session/{session}/frame/8.png?branch=0&kind=dream")
     assert status == 200 and np.array_equal(picture_of(png), eighth.pixels)
-    assert server.get(f"/api/session/{session}/frame/8.png?kind=truth")[0] == 404
-    assert server.get(f"/api/session/{session}/frame/3.png?kind=truth")[0] == 200
+    own, other = (server.get(f"/api/session/{session}/frame/9.png?branch={branch}")[1] for branch in (0, 1))
+    assert not np.array_equal(picture_of(own), picture_of(other))
+    assert server.get(f"/api/session/{session}/frame/10.png?branch=1")[0] == 404
+    assert server.get(f"/api/session/{session}/frame/8.png?branch=0&kind=truth")[0] == 404
+    assert server.get(f"/api/session/{session}/frame/3.png?branch=0&kind=truth")[0] == 200
     for form, begin in (("npz", b"PK"), ("episode", b"PK"), ("mp4", b"\0\0\0")):
         status, body = server.get(f"/api/session/{session}/save?format={form}")
         assert status == 200 and body.startswith(begin)

@@ -133,12 +133,12 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         return StreamingResponse(_parts(handle), media_type="application/octet-stream", headers=headers)
 
     @app.get("/api/session/{name}/frame/{frame}.png")
-    async def one_frame(name: str, frame: int, kind: str = "dream") -> Response:
+    async def one_frame(name: str, frame: int, branch: int, kind: str = "dream") -> Response:
         game = _house(app).visitor(name).game
-        branch = game.history.branch
-        if not 0 <= frame < branch.length:
-            return JSONResponse({"error": f"this branch has no frame {frame}"}, 404)
-        step = branch.step(frame)
+        branches = game.history.branches
+        if not (0 <= branch < len(branches) and 0 <= frame < branches[branch].length):
+            return JSONResponse({"error": f"branch {branch} has no frame {frame}"}, 404)
+        step = branches[branch].step(frame)
         shown = game.film.read(step.place) if kind == "dream" else game.truth(step)
         if shown is None:
             return JSONResponse({"error": f"the engine has not been asked for frame {frame}"}, 404)

@@ -194,7 +194,7 @@ class Visitor:
         history = self.game.history
         step = history.current()
         none = {"at": None, "transformer_ms": None, "decode_ms": None, "wait_ms": None}
-        place = {"frame": history.frame, "action": step.action, "psnr": step.psnr}
+        place = {"frame": history.frame, "branch": history.branch.number, "action": step.action, "psnr": step.psnr}
         (self.outbox.add if beside else self.outbox.show)(picture({**none, **header, **place}, frame))
 
     def _say(self, text: str) -> None:

@@ -177,7 +177,7 @@ function drawNewest() {
   if (dream.frame < context && !truth) paint($("truth"), dream); // what it was shown is the truth
   memory.keep(dream.frame, $("dream"));
   if (dream.frame === sought) sought = null;
-  if (state && sought === null) {
+  if (state && sought === null && dream.branch === state.branch) { // what comes of another branch, `onState` places
     state.frame = dream.frame;
     state.length = Math.max(state.length, dream.frame + 1);
   }
