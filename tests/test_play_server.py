@@ -353,7 +353,7 @@ def test_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_who_is_silent_for_long_gives_back_what_it_holds_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "IDLE_SECONDS", 1.0)
     with serving(tiny_stage(tmp_path), seats=1) as server, Client(server.port) as client:
         visitor = server.house.visitor(client.start())
         client.act(1, at=1.0)
