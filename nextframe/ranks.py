@@ -124,11 +124,11 @@ def _is_about_others(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
-def largest(*values: float) -> list[float]:
+def largest(value: float, *others: float) -> list[float]:
     """Of each value the largest that a process gives. All wait here for the last; nobody waits for a GPU."""
     if _hosts is None:
-        return list(values)
-    told = torch.tensor(values, dtype=torch.float64)
+        return [value, *others]
+    told = torch.tensor([value, *others], dtype=torch.float64)
     faulthandler.cancel_dump_traceback_later()  # who waits here is not the one that hangs
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
     _watch()

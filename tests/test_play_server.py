@@ -411,14 +411,14 @@ def test_visitors_who_are_ready_are_stepped_together(tmp_path: Path, monkeypatch
         return plain(sessions, conditions)
 
     monkeypatch.setattr("nextframe.runs.step_together", counted)
-    stage = with_steps(tiny_stage(tmp_path, 1000.0), 20)
+    stage = with_steps(tiny_stage(tmp_path, 1000.0), 10)
     with serving(stage) as server, Client(server.port) as one, Client(server.port) as two, Client(server.port) as late:
         names = [client.start() for client in (one, two, late)]
         for client in (one, two, late):
-            client.say("repeat", action=1, frames=20)
+            client.say("repeat", action=1, frames=12)
         made = lambda: [server.house.visitor(name).game.history.made for name in names]  # noqa: E731
-        assert eventually(lambda: made() == [20] * 3, 60)
-        assert sizes.count(3) > 10, sizes
+        assert eventually(lambda: made() == [12] * 3, 60)
+        assert sizes.count(3) > 6, sizes
 
 
 def _read_on(client: Client) -> None:
