@@ -222,6 +222,13 @@ def both_lost(folder: Path) -> None:
         os.waitpid(children[1], 0)
 
 
+def to_be_killed(latents: str, run: str, checkpoint_minutes: str) -> None:
+    """One process, which saves often (tests/test_train.py)."""
+    torch.set_num_threads(1)
+    train = replace(TRAIN, steps=100, checkpoint_minutes=float(checkpoint_minutes))
+    train_preset(replace(FAR_LONG, train=train), Path(latents), Path(run))
+
+
 def free_port() -> int:
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))

@@ -109,8 +109,8 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path) -> None:
     """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
-    # In processes of their own, where shapes are not checked: that takes longer than training does.
-    script = "import sys, test_train; test_train.kill_target(*sys.argv[1:])"
+    # In processes of their own, which know nothing of conftest: checking shapes takes longer than training does.
+    script = "import sys, ranks_target; ranks_target.to_be_killed(*sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     run, straight = tmp_path / "killed", tmp_path / "straight"
     command = [sys.executable, "-c", script, str(latents)]
@@ -126,12 +126,6 @@ def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path
     for folder in (run, straight):
         subprocess.run([*command, str(folder), "10"], env=environment, check=True)
     assert losses(run) == losses(straight)
-
-
-def kill_target(latents: str, run: str, checkpoint_minutes: str) -> None:
-    torch.set_num_threads(1)
-    train = replace(TRAIN, steps=100, checkpoint_minutes=float(checkpoint_minutes))
-    train_preset(replace(WORLD, train=train), Path(latents), Path(run))
 
 
 def test_training_learns(latents: Path, tmp_path: Path) -> None:
