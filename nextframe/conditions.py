@@ -1,4 +1,4 @@
-"""Which action a frame is given."""
+"""Which action a frame is given, and which way it faces."""
 
 import torch
 from torch import Tensor
@@ -18,3 +18,14 @@ def actions_for_frames(config: TransformerConfig, actions: Tensor) -> Tensor:
     axis = -2 if config.condition == "vector" else -1
     first = torch.full_like(actions.narrow(axis, 0, 1), config.null_condition)
     return torch.cat([first, actions.narrow(axis, 0, actions.shape[axis] - 1)], dim=axis)
+
+
+def headings_of(config: TransformerConfig, conditions: Tensor | None) -> Tensor | None:
+    """Which way each frame faces, int64 [..., f] in [0, headings): the sum of the turns that its actions and those of
+    all frames before it (`conditions`, ids [..., f] as `actions_for_frames` gives them) have made.
+
+    An action that nobody knows turns nobody. None for a model without a compass.
+    """
+    if not config.turns or conditions is None:
+        return None
+    return torch.tensor([*config.turns, 0], device=conditions.device)[conditions].cumsum(dim=-1) % config.headings

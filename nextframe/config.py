@@ -34,7 +34,7 @@ class TransformerConfig:
     heads: int = 12
     head_dim: int = 64
     rope_axes: tuple[int, int, int] = (16, 24, 24)
-    """Channels of a head that turn with the frame, the row and the column."""
+    """Channels of a head that turn with the frame, the row and the column; those of a compass come on top."""
     patch: int = 1
     """Latent rows and columns per token in the fine level (the newest frames)."""
     coarse_patch: int | None = None
@@ -52,6 +52,10 @@ class TransformerConfig:
     """Numbers in an action that is a vector; its null condition is all nan."""
     action_of: Literal["arrival", "departure"] = "arrival"
     """Which action a frame is given: the one that led to it, or (the published networks) the one taken in it."""
+    turns: tuple[int, ...] = ()
+    """A compass: by how many steps of `headings` in a full circle each action turns whoever acts. Attention then knows
+    how far a frame faces away from another, as it knows how long ago it was. Empty: it does not."""
+    headings: int = 1
     temporal_decay: float = 0.0
     """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
     riflex_frames: int | None = None
@@ -63,7 +67,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
-        at_least(self, classes=0, action_size=0, riflex_frames=1, memory=self.window, slide=1)
+        at_least(self, classes=0, action_size=0, headings=1, riflex_frames=1, memory=self.window, slide=1)
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
         if self.slide > self.window:
@@ -72,8 +76,15 @@ class TransformerConfig:
             raise ValueError("a short model has no window that slides over a coarse past: slide must be 1")
         if any(axis % 2 for axis in self.rope_axes):
             raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
-        if sum(self.rope_axes) != self.head_dim:
-            raise ValueError(f"rope_axes {self.rope_axes} must add up to head_dim {self.head_dim}")
+        if bool(self.turns) != (self.headings > 1):
+            raise ValueError(f"turns {self.turns} and headings {self.headings}: a compass needs both, else neither")
+        if self.turns and (self.condition, self.action_of, self.attention) != ("action", "arrival", "frame-causal"):
+            raise ValueError("a compass adds up the actions that led to each frame: this model is told none, turns=()")
+        if self.turns and len(self.turns) != self.classes:
+            raise ValueError(f"turns {self.turns} must have a number for each of the {self.classes} actions")
+        if sum(self.rope_axes) + 2 * len(self.compass) != self.head_dim:
+            compass = f" and the compass's {2 * len(self.compass)}" if self.compass else ""
+            raise ValueError(f"rope_axes {self.rope_axes}{compass} must add up to head_dim {self.head_dim}")
         if self.condition in ("label", "action") and self.classes < 1:
             raise ValueError(f"condition {self.condition!r} needs classes >= 1")
         if self.condition == "vector" and self.action_size < 1:
@@ -89,6 +100,11 @@ class TransformerConfig:
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
+
+    @property
+    def compass(self) -> tuple[int, ...]:
+        """How many times round each of its pairs of channels turns in a full circle: 1, 2, 4 ... up to half of it."""
+        return tuple(2**power for power in range(self.headings.bit_length() - 1))
 
     @property
     def null_condition(self) -> float:
@@ -273,6 +289,8 @@ class WorldModelConfig:
             )
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
+        if self.model.turns and self.clip.interval > 1:
+            raise ValueError("a compass adds up the turns of every frame: set --clip.interval 1")
         if self.clip.ramp and self.train.minutes is not None:
             raise ValueError("clip.ramp counts steps, and train.minutes ends the run before them: set --clip.ramp 0")
         if self.clip.windows > 1 and self.model.coarse_patch is None:

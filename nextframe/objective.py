@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from nextframe.conditions import headings_of
 from nextframe.config import WorldModelConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, noised, training_levels
 from nextframe.layout import Layout, shared_past
@@ -108,6 +109,9 @@ class FrameFlowMatching:
             if self.config.model.condition == "vector":
                 dropped = dropped[..., None]
             told = batch.conditions[:, layout.order]
+            headings = headings_of(self.config.model, batch.conditions)
+            if headings is not None:  # of what was done, also where the model is not told
+                inputs["headings"] = headings[:, layout.order]
             inputs["condition"] = told.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
@@ -116,8 +120,9 @@ class FrameFlowMatching:
         assert isinstance(transformer, Transformer)
         layout = self.layout(inputs[LENGTHS][0].tolist())
         tokens = transformer.tokens(inputs["input"], layout)
-        velocity = transformer.latents(transformer(tokens, layout, inputs["time"], inputs.get("condition")))
-        error = (velocity.float() - inputs["target"]).square().mean(dim=(2, 3, 4))
+        told = inputs.get("condition")
+        velocity = transformer(tokens, layout, inputs["time"], told, headings=inputs.get("headings"))
+        error = (transformer.latents(velocity).float() - inputs["target"]).square().mean(dim=(2, 3, 4))
         noisy = inputs["weight"] > 0
         levels = inputs["time"][:, -error.shape[1] :] / 1000
         return Score((error * inputs["weight"]).sum(dim=1).mean(), by_level(error.detach(), levels, noisy))

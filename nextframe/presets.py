@@ -47,6 +47,9 @@ MAZE = WorldModelConfig(
         window=16,
         condition="action",
         classes=5,
+        turns=(0, 0, 1, -1, 0),  # to the left, and to the right
+        headings=16,
+        rope_axes=(16, 16, 24),
     ),
     clip=ClipConfig(frames=300, min_frames=16, ramp=0.7),
     clean_context=0.4,

@@ -1,4 +1,4 @@
-"""Rotary positions on three axes: frame, row, column."""
+"""Rotary positions on three axes: frame, row, column; and a fourth for a model with a compass: the heading."""
 
 import math
 from functools import lru_cache
@@ -27,6 +27,19 @@ def rotary_table(
         frequencies[0] = riflex(frequencies[0], riflex_frames)
     angles = torch.cat([positions[:, axis, None] * frequencies[axis] for axis in range(3)], dim=1)
     return torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
+
+
+def heading_table(layout: Layout, headings: Tensor, compass: tuple[int, ...], circle: int) -> RotaryTable:
+    """exp(i angle) for every token and every number of `compass`, complex64 [b, n, m]: the position on a fourth axis.
+
+    `headings`: [b, f], of the frames of the layout, `circle` of them all the way round. Pair j turns compass[j] times
+    round in a full circle, so that the product of a query and a key knows the angle between their frames.
+    """
+    sizes = torch.tensor([one.tokens_per_frame for one in layout.segments for _ in range(one.frames)])
+    times_round = torch.tensor(compass, dtype=torch.float64, device=headings.device)
+    angles = headings[..., None] * times_round * (2 * math.pi / circle)
+    table = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    return table.repeat_interleave(sizes.to(headings.device), dim=1, output_size=layout.tokens)
 
 
 def _frequencies(channels: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, SOLVERS, Velocity
 from nextframe.layout import COARSE, Layout, layout_of
@@ -93,11 +94,14 @@ def uncached_frame(
     def velocity(x: Tensor, s: float) -> Tensor:
         clip = torch.cat([context.repeat(len(x) // len(context), 1, 1, 1, 1), x[:, None]], dim=1)
         time = torch.cat([past, past.new_tensor([1000 * s])]).expand(len(x), -1)
-        output = model(model.tokens(clip, layout), layout, time, told)
+        output = model(model.tokens(clip, layout), layout, time, told, headings=headings)
         return model.latents(output[:, -1:])[:, 0].float()
 
     told = None if conditions is None else branched(config, sample, conditions[:, frames - layout.frames :])
     guides = len(guidance_branches(config, sample))
+    headings = headings_of(config, conditions)
+    if headings is not None:
+        headings = headings[:, frames - layout.frames :].repeat(guides, 1)
     noise = frame_noise(context.shape[2:], seeds, frames - 1).to(context.device)
     return SOLVERS[sample.solver](guided(velocity, sample.guidance) if guides == 2 else velocity, noise, sample.steps)
 

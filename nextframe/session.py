@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nextframe.cache import KeyValueCache
+from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import SOLVERS, Velocity, evaluated_levels
 from nextframe.layers import joined
@@ -92,7 +93,7 @@ class Session:
             return
         latents, _ = self.rows_of(reading.read)
         (modulations,) = _modulations(self.model, [reading], [])
-        rows = [Rows(reading.rows, layout, self.cache)]
+        rows = [Rows(reading.rows, layout, self.cache, self.headings_at(layout))]
         self.model.velocity(self.model.tokens(latents, layout), rows, modulations, asked=1)
         self.cache.push(layout.segments)
 
@@ -140,6 +141,13 @@ class Session:
         if self._conditions is None:
             return latents, None
         return latents, branched(self.model.config, self.sample, self._conditions[:, frames])
+
+    def headings_at(self, layout: Layout) -> Tensor | None:
+        """Which way the frames of a layout face, for all branches; None for a model without a compass."""
+        if self._conditions is None:
+            return None
+        headings = headings_of(self.model.config, self._conditions[:, : layout.segments[-1].stop])
+        return None if headings is None else headings[:, layout.order].repeat(len(self.branches), 1)
 
 
 @torch.no_grad()
@@ -224,7 +232,7 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
         layout = _append(reading.missing, new.segments[0])
         past = reading.session.rows_of(reading.missing.order)[0]
         latents.append(torch.cat([past, x[:, None]], dim=1))
-        rows.append(Rows(len(x), layout, reading.session.cache))
+        rows.append(Rows(len(x), layout, reading.session.cache, reading.session.headings_at(layout)))
         parts.append([part[:, first : column + 1] for part in modulation])
     together = [joined(several, dim=0) for several in zip(*parts, strict=True)]
     out = model.velocity(model.tokens(joined(latents, dim=0), rows[0].layout), rows, together, asked=1)

@@ -16,7 +16,7 @@ from nextframe.config import TransformerConfig
 from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, chunks, joined, normalised
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import views
-from nextframe.rope import rotary_table
+from nextframe.rope import heading_table, rotary_table
 from nextframe.shapes import FrameConditions, FrameTimes, Latents, Modulations, RotaryTable, Tokens
 
 
@@ -27,6 +27,8 @@ class Rows:
     count: int
     layout: Layout
     cache: KeyValueCache | None = None
+    headings: Tensor | None = None
+    """Which way each frame of the layout faces, int64 [count, f]: of a model with a compass."""
 
 
 def patchify(latents: Latents, patch: int) -> Tokens:
@@ -97,13 +99,16 @@ class Transformer(nn.Module):
         time: FrameTimes,
         condition: FrameConditions | None = None,
         cache: KeyValueCache | None = None,
+        headings: Tensor | None = None,
     ) -> Tokens:
         """Velocity of the fine tokens, [b, f_fine, n, c p p].
 
-        `tokens` holds one tensor per segment of `layout`, `time` and `condition` one column per frame of it. With a
-        `cache` the tokens also see what lies on its stack, and their keys and values are written above it.
+        `tokens` holds one tensor per segment of `layout`; `time`, `condition` and (of a model with a compass)
+        `headings` one column per frame of it. With a `cache` the tokens also see what lies on its stack, and their
+        keys and values are written above it.
         """
-        return self.velocity(tokens, [Rows(len(time), layout, cache)], self.modulations(time, condition))
+        rows = Rows(len(time), layout, cache, headings)
+        return self.velocity(tokens, [rows], self.modulations(time, condition))
 
     def modulations(self, time: FrameTimes, condition: FrameConditions | None) -> Modulations:
         """What times and conditions do to the network, per frame: all that depends on them.
@@ -146,10 +151,20 @@ class Transformer(nn.Module):
         return self.head(normalised(newest, shift, scale))
 
     def _rotary(self, rows: Sequence[Rows], device: torch.device) -> RotaryTable:
-        tables = [rotary_table(one.layout, self.config.rope_axes, self.config.riflex_frames, device) for one in rows]
+        tables = [self._positions(one, device) for one in rows]
         if len(rows) == 1:
             return tables[0]
         return torch.cat([table.expand(one.count, -1, -1) for table, one in zip(tables, rows, strict=True)])
+
+    def _positions(self, rows: Rows, device: torch.device) -> RotaryTable:
+        config = self.config
+        table = rotary_table(rows.layout, config.rope_axes, config.riflex_frames, device)
+        if not config.compass:
+            return table
+        if rows.headings is None:
+            raise ValueError("this model has a compass: give the heading of each frame")
+        compass = heading_table(rows.layout, rows.headings, config.compass, config.headings)
+        return torch.cat([table.expand(rows.count, -1, -1), compass], dim=-1)
 
     def _seen(self, rows: Sequence[Rows], device: torch.device) -> list[Seen]:
         below = [Layout() if one.cache is None else one.cache.layout for one in rows]

@@ -26,6 +26,7 @@ with jaxtyping.install_import_hook(
 
 SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))
 LONG = replace(SHORT, coarse_patch=2, window=4, condition="action", classes=3)
+COMPASS = replace(LONG, turns=(0, 1, -1), headings=4, rope_axes=(4, 4, 4))
 AUTOENCODER = AutoencoderConfig(
     frame_size=16,
     latent_channels=3,

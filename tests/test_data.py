@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LONG
+from conftest import COMPASS, LONG
 
-from nextframe.conditions import actions_for_frames
+from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, Shard, write_index, write_shard
 from nextframe.data.order import batch_indices
@@ -69,6 +69,14 @@ def test_arrival_and_departure() -> None:
     assert actions_for_frames(LONG, taken).tolist() == [[3, 0, 1]]  # 3 is the null action
     departure = replace(LONG, action_of="departure")
     assert actions_for_frames(departure, taken).tolist() == [[0, 1, 2]]
+
+
+def test_a_compass_turns_with_the_actions() -> None:
+    told = torch.tensor([[3, 1, 1, 0, 3, 1, 1, 2, 2], [3, 2, 2, 0, 3, 1, 1, 1, 0]])  # 3: nobody knows
+    headings = headings_of(COMPASS, told)
+    assert headings is not None
+    assert headings.tolist() == [[0, 1, 2, 2, 2, 3, 0, 3, 2], [0, 3, 2, 2, 2, 3, 0, 1, 1]]
+    assert headings_of(LONG, told) is None and headings_of(COMPASS, None) is None
 
 
 @pytest.mark.parametrize("leading", [(), (2,), (2, 5)])

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import nextframe
+from nextframe.conditions import actions_for_frames, headings_of
+from nextframe.config import WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
+from nextframe.presets import PRESETS
 from nextframe.worlds.maze.engine import MazeCamera
 from nextframe.worlds.maze.explorer import explore, move
 from nextframe.worlds.maze.map import Maze, cell_centre, free_cells, make_maze
@@ -79,7 +83,7 @@ def test_actions_lead_where_they_say() -> None:
     assert move(grid, pose, NOOP) == pose
     for _ in range(3 * CELL // STEP):
         pose = move(grid, pose, BACKWARD)
-    assert pose == (start[0] - STEP, start[1], 0)  # the wall stopped it
+    assert pose == start  # the wall stopped it
 
 
 def test_the_explorer_walks_and_comes_back() -> None:
@@ -108,6 +112,15 @@ def test_no_split_shares_a_seed() -> None:
     ranges = sorted((episode_seed(split, 0, 0), episode_seed(split, 10**6 - 1, 10**6 - 1)) for split in SPLITS)
     assert all(last < first for (_, last), (first, _) in pairwise(ranges))
     assert len({episode_seed("train", seed, index) for seed in range(3) for index in (0, 1, 10**6 - 1)}) == 9
+
+
+def test_the_compass_of_the_preset_points_where_the_maze_says() -> None:
+    preset, maze = PRESETS["maze"], make_maze(3, SETTINGS)
+    assert isinstance(preset, WorldModelConfig) and preset.model.headings == HEADINGS
+    actions, poses = explore(3, maze.grid, maze.start, 200, 0.6)
+    turned = headings_of(preset.model, actions_for_frames(preset.model, torch.tensor(actions)))
+    assert turned is not None
+    assert ((turned + poses[0][2]) % HEADINGS).tolist() == [heading for _, _, heading in poses]
 
 
 # The engine

@@ -27,6 +27,7 @@ VECTORS = replace(MODEL, condition="vector", classes=0, action_size=2)
 KINDS: dict[str, tuple[TransformerConfig, SampleConfig]] = {
     "arrival": (MODEL, SAMPLE),
     "departure": (replace(MODEL, action_of="departure"), SAMPLE),
+    "a compass": (replace(MODEL, turns=(1, -1, 0, 0, 0), headings=4, rope_axes=(4, 4, 4)), SAMPLE),
     "vectors at departure": (replace(VECTORS, action_of="departure"), SAMPLE),
     "labels": (replace(MODEL, condition="label"), SAMPLE),
     "nothing": (replace(MODEL, condition="none", classes=0), SAMPLE),

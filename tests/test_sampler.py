@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LONG, SHORT, random_transformer
+from conftest import COMPASS, LONG, SHORT, random_transformer
 
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.sampler import uncached_frame
@@ -35,7 +35,7 @@ def generate(
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize("context", [0, 1, 3, 4, 7], ids=lambda frames: f"context{frames}")
-@pytest.mark.parametrize("config", [SHORT, LONG, DECAYING], ids=["short", "long", "decay"])
+@pytest.mark.parametrize("config", [SHORT, LONG, DECAYING, COMPASS], ids=["short", "long", "decay", "compass"])
 def test_cached_is_uncached(config: TransformerConfig, context: int, guidance: float) -> None:
     """Across the moment the window (4 frames) slides: contexts before it, at it and after it, 5 frames each."""
     latents, conditions = clips(config, 2, context)
@@ -64,7 +64,7 @@ def test_one_at_a_time_is_eight_at_once() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize("slide", [1, 3])
-@pytest.mark.parametrize("config", [SHORT_ACTIONS, LONG, DECAYING], ids=["short", "long", "decay"])
+@pytest.mark.parametrize("config", [SHORT_ACTIONS, LONG, DECAYING, COMPASS], ids=["short", "long", "decay", "compass"])
 def test_stepped_together_is_stepped_alone(config: TransformerConfig, slide: int, guidance: float) -> None:
     """Sessions of other lengths, of which one is a batch of two, one starts from nothing, and one joins late."""
     if slide > 1 and config.coarse_patch is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LONG, SHORT, random_transformer
+from conftest import COMPASS, LONG, SHORT, random_transformer
 from tiny import tiny_latents
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,7 +47,7 @@ def alone(objective: FrameFlowMatching, inputs: Inputs, window: int) -> Inputs:
     fine = torch.arange(start, start + sizes[window])
     coarse = torch.arange(before - sizes[window])
     columns = torch.cat([coarse, sum(part.frames for part in past) + fine])
-    own = {name: inputs[name][:, columns] for name in ("input", "time", "condition") if name in inputs}
+    own = {name: inputs[name][:, columns] for name in ("input", "time", "condition", "headings") if name in inputs}
     own |= {"target": inputs["target"][:, fine], "weight": inputs["weight"][:, fine] * len(lengths)}
     return own | {LENGTHS: inputs[LENGTHS][:, window : window + 1]}
 
@@ -57,7 +57,9 @@ def loss_and_gradients(network: Transformer, objective: FrameFlowMatching, input
     return [loss, *(torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters())]
 
 
-@pytest.mark.parametrize("model", [LONG, LABEL, VECTOR, NONE], ids=["action", "label", "vector", "none"])
+@pytest.mark.parametrize(
+    "model", [LONG, COMPASS, LABEL, VECTOR, NONE], ids=["action", "compass", "label", "vector", "none"]
+)
 @pytest.mark.parametrize("lengths", [(5, 11, 8), (9, 9), (2, 7, 4), (1, 1, 3), (12,)], ids=str)
 def test_each_window_is_as_it_would_be_alone(model: TransformerConfig, lengths: tuple[int, ...]) -> None:
     network = random_transformer(model)

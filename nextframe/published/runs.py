@@ -130,6 +130,7 @@ def _without_counterpart(config: TransformerConfig) -> str:
     # The published classes know other patches, but no published file has any, so that none could be recognised.
     foreign = {
         "actions that are vectors": config.condition == "vector",
+        "compass": bool(config.turns),
         "full attention (Video DiT)": config.attention == "full",
         f"patches of {config.patch} x {config.patch} latents": config.patch != 1,
     }

@@ -110,7 +110,7 @@ class _Explorer:
         turn = self.rng.choice((TURN_LEFT, TURN_RIGHT))
         back = TURN_LEFT + TURN_RIGHT - turn
         quarter = HEADINGS // 4
-        glance = self.rng.randint(2, quarter)
+        glance = self.rng.randint(1, 2 * quarter)
         asides = (
             (0.30, []),
             (0.15, [turn] * glance + [NOOP] + [back] * glance),
@@ -118,8 +118,8 @@ class _Explorer:
             (0.10, [turn] * quarter),
             (0.08, [turn] * HEADINGS),
             (0.07, [NOOP] * self.rng.randint(2, 4)),
-            (0.10, [BACKWARD] * self.rng.randint(2, 6)),
-            (0.05, [FORWARD] * self.rng.randint(2, 4)),
+            (0.10, [BACKWARD] * self.rng.randint(1, 4)),
+            (0.05, [FORWARD] * self.rng.randint(1, 3)),
         )
         weights = [weight for weight, _ in asides]
         self.planned.extend(self.rng.choices([plan for _, plan in asides], weights)[0])
