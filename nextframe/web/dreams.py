@@ -1,15 +1,16 @@
-"""The one thread that owns the model. Frames that several visitors wait for at the same time are made in one pass."""
+"""The one thread that owns the model. Frames that several visitors wait for at the same time are made in one pass.
+
+Their pixels are decoded in a thread beside it, while the next ones are made.
+"""
 
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-import numpy as np
 
 from nextframe.web.dreamer import Dreamer, Made
 from nextframe.web.game import Game, step_games
@@ -32,7 +33,7 @@ class _Job:
 class _Frame:
     game: Game
     action: Action
-    future: Future[tuple[float, np.ndarray, Made]]
+    future: Future[tuple[float, Made]]
 
 
 class Dreams:
@@ -40,6 +41,7 @@ class Dreams:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[_Job | _Frame | None] = queue.SimpleQueue()
+        self._decoder = ThreadPoolExecutor(1, "decoder")
         self._thread = threading.Thread(target=self._run, name="dreams", daemon=True)
         self._thread.start()
 
@@ -48,9 +50,9 @@ class Dreams:
         self._queue.put(_Job(work, future))
         return future
 
-    def step(self, game: Game, action: Action) -> Future[tuple[float, np.ndarray, Made]]:
-        """When the frame was begun (`time.perf_counter`), and what `Game.step` returns, or raises."""
-        future: Future[tuple[float, np.ndarray, Made]] = Future()
+    def step(self, game: Game, action: Action) -> Future[tuple[float, Made]]:
+        """When the frame was begun (`time.perf_counter`), and what it took; raises what `Game.step` does."""
+        future: Future[tuple[float, Made]] = Future()
         self._queue.put(_Frame(game, action, future))
         return future
 
@@ -61,6 +63,7 @@ class Dreams:
                 job.future.cancel()
         self._queue.put(None)
         self._thread.join()
+        self._decoder.shutdown()
 
     def _run(self) -> None:
         together, unread = 1, list[Dreamer]()
@@ -69,7 +72,7 @@ class Dreams:
                 _do(job)
                 continue
             frames, after = self._gather(job, together)
-            _make(frames)
+            _make(frames, self._decoder)
             together = len(frames) + self._queue.qsize()
             unread = [source for frame in frames if isinstance(source := frame.game.source, Dreamer)]
             if after is not None:
@@ -117,12 +120,12 @@ def _do(job: _Job) -> None:
             job.future.set_exception(error)
 
 
-def _make(frames: list[_Frame]) -> None:
+def _make(frames: list[_Frame], beside: Executor) -> None:
     frames = [frame for frame in frames if frame.future.set_running_or_notify_cancel()]
     started = time.perf_counter()
-    results = step_games([(frame.game, frame.action) for frame in frames])
+    results = step_games([(frame.game, frame.action) for frame in frames], beside)
     for frame, result in zip(frames, results, strict=True):
         if isinstance(result, Exception):
             frame.future.set_exception(result)
         else:
-            frame.future.set_result((started, *result))
+            frame.future.set_result((started, result))

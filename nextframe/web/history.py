@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,43 @@ class Film:
     def __init__(self, size: int, folder: Path | None = None) -> None:
         self.size = size
         self.frames = 0
+        self._coming: dict[int, Future[np.ndarray]] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._bytes = size * size * 3
 
     def append(self, frame: np.ndarray) -> int:
         """Its place in the file."""
+        place, self.frames = self.frames, self.frames + 1
+        self._write(place, frame)
+        return place
+
+    def expect(self, frame: Future[np.ndarray]) -> int:
+        """The place of a frame that is still being made: who reads it waits for it, or hears why it was not made."""
+        place, self.frames = self.frames, self.frames + 1
+        self._coming[place] = frame
+        frame.add_done_callback(lambda made: self._keep(place, made))
+        return place
+
+    def _keep(self, place: int, made: Future[np.ndarray]) -> None:
+        if made.exception() is None:
+            self._write(place, made.result())
+            del self._coming[place]
+
+    def _write(self, place: int, frame: np.ndarray) -> None:
         content = np.ascontiguousarray(frame, np.uint8).tobytes()
         if len(content) != self._bytes:
             raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
-        os.pwrite(self._file.fileno(), content, self.frames * self._bytes)
-        self.frames += 1
-        return self.frames - 1
+        os.pwrite(self._file.fileno(), content, place * self._bytes)
 
     def read(self, place: int) -> np.ndarray:
         """uint8 [size, size, 3]; from any thread."""
+        if (coming := self._coming.get(place)) is not None:
+            return coming.result()
         content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
         return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
 
     def close(self) -> None:
+        wait(list(self._coming.values()))
         self._file.close()
 
 

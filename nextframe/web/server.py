@@ -139,7 +139,7 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         if not (0 <= branch < len(branches) and 0 <= frame < branches[branch].length):
             return JSONResponse({"error": f"branch {branch} has no frame {frame}"}, 404)
         step = branches[branch].step(frame)
-        shown = game.film.read(step.place) if kind == "dream" else game.truth(step)
+        shown = await _chore(app, lambda: game.film.read(step.place) if kind == "dream" else game.truth(step))
         if shown is None:
             return JSONResponse({"error": f"the engine has not been asked for frame {frame}"}, 404)
         return Response(await _chore(app, lambda: png_bytes(shown)), media_type="image/png")
