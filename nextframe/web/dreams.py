@@ -12,6 +12,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from nextframe.web.dreamer import Dreamer, Made
 from nextframe.web.game import Game, step_games
 from nextframe.web.history import Action
@@ -66,25 +68,26 @@ class Dreams:
         self._decoder.shutdown()
 
     def _run(self) -> None:
-        together, unread = 1, list[Dreamer]()
-        while (job := self._next(unread)) is not None:
+        together, coming, unread = 1, list[Future[np.ndarray]](), list[Dreamer]()
+        while (job := self._next(coming, unread)) is not None:
             if isinstance(job, _Job):
                 _do(job)
                 continue
             frames, after = self._gather(job, together)
-            _make(frames, self._decoder)
+            coming = _make(frames, self._decoder)
             together = len(frames) + self._queue.qsize()
             unread = [source for frame in frames if isinstance(source := frame.game.source, Dreamer)]
             if after is not None:
                 _do(after)
 
-    def _next(self, unread: list[Dreamer]) -> _Job | _Frame | None:
-        """Where nobody asks for a while, the walks that were stepped last read ahead."""
+    def _next(self, coming: list[Future[np.ndarray]], unread: list[Dreamer]) -> _Job | _Frame | None:
+        """Where nobody asks for a while after the frames have come, the walks that were stepped last read ahead."""
         while unread:
             try:
                 return self._queue.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                _read_ahead(unread.pop())
+                if all(frame.done() for frame in coming):
+                    _read_ahead(unread.pop())
         return self._queue.get()
 
     def _gather(self, first: _Frame, together: int) -> tuple[list[_Frame], _Job | None]:
@@ -120,7 +123,8 @@ def _do(job: _Job) -> None:
             job.future.set_exception(error)
 
 
-def _make(frames: list[_Frame], beside: Executor) -> None:
+def _make(frames: list[_Frame], beside: Executor) -> list[Future[np.ndarray]]:
+    """Make them; returns their pixels, which may be on their way."""
     frames = [frame for frame in frames if frame.future.set_running_or_notify_cancel()]
     started = time.perf_counter()
     results = step_games([(frame.game, frame.action) for frame in frames], beside)
@@ -129,3 +133,4 @@ def _make(frames: list[_Frame], beside: Executor) -> None:
             frame.future.set_exception(result)
         else:
             frame.future.set_result((started, result))
+    return [result.frame for result in results if isinstance(result, Made)]
