@@ -25,6 +25,7 @@ from nextframe import session
 from nextframe.data.video import mp4
 from nextframe.web import conversation
 from nextframe.web.messages import LONGEST
+from nextframe.web.stages import ModelStage
 
 FPS = 100.0
 
@@ -503,3 +504,32 @@ def test_a_bug_ends_the_session_that_met_it_alone(
         assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
         assert other.act(0, at=1.0).header["frame"] == 6
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is_resumed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seated, stage = server.house.present, server.house.stage
+    assert isinstance(stage, ModelStage)
+    decode = type(stage.world).decode
+    with Client(server.port) as client:
+        session = client.start()
+        expected = client.act(1, 1.0).pixels
+        client.say("seek", frame=5)
+        client.frame(5)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(stage.world), "decode", lambda *_: 1 / 0)
+            client.say("hold", action=1, on=True)
+            assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
+            with Client(server.port) as early:
+                early.say("resume", session=session)
+                assert early.ending()[0] == 1011
+        assert type(stage.world).decode is decode
+    assert eventually(lambda: server.house.present == seated)
+    with Client(server.port) as again:
+        again.say("resume", session=session)
+        first = again.line("ready")["frame"]
+        again.frame(first)
+        again.say("seek", frame=6)
+        assert np.array_equal(again.frame(6).pixels, expected)
+    capsys.readouterr()

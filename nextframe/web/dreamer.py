@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ class Made:
     """
 
     frame: Future[np.ndarray]
+    again: Callable[[], np.ndarray]
+    """Gives the frame too, should that fail."""
     latents: Any = None
     pose: tuple[int, int, int] | None = None
     transformer_ms: float = 0.0
@@ -131,17 +134,31 @@ def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | N
     took = 1000 * (time.perf_counter() - started)
     together = torch.stack(latents)
 
-    def decoded() -> np.ndarray:
-        with world.at_work():
-            return world.decode(together).numpy()
+    frames = finished(_decoded(world, together)) if beside is None else beside.submit(_decoded, world, together)
+    made = []
+    for place, own in enumerate(latents):
+        own = own.clone()  # the session's own tensor holds the whole walk
+        again = partial(_decoded_alone, world, own)
+        made.append(Made(_one_of(frames, place), again, own, transformer_ms=took))
+    return made
 
-    frames = finished(decoded()) if beside is None else beside.submit(decoded)
-    # A copy: the session's own tensor holds the whole walk.
-    return [Made(_one_of(frames, place), own.clone(), None, took) for place, own in enumerate(latents)]
+
+def _decoded(world: WorldModel, latents: Tensor) -> np.ndarray:
+    with world.at_work():
+        return world.decode(latents).numpy()
+
+
+def _decoded_alone(world: WorldModel, latents: Tensor) -> np.ndarray:
+    return _decoded(world, latents[None])[0]
+
+
+def at_once(frame: np.ndarray, pose: tuple[int, int, int] | None = None, end: str | None = None) -> Made:
+    """A frame that nobody has to wait for."""
+    return Made(finished(frame), lambda: frame, None, pose, end=end)
 
 
 def finished(frame: np.ndarray) -> Future[np.ndarray]:
-    """A frame, or several, that nobody has to wait for."""
+    """What nobody has to wait for."""
     future: Future[np.ndarray] = Future()
     future.set_result(frame)
     return future

@@ -3,6 +3,7 @@
 Their pixels are decoded in a thread beside it, while the next ones are made.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -60,9 +61,10 @@ class Dreams:
 
     def close(self) -> None:
         """What is under way is waited for; what waits is cancelled."""
-        while not self._queue.empty():
-            if (job := self._queue.get()) is not None:
-                job.future.cancel()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (job := self._queue.get_nowait()) is not None:
+                    job.future.cancel()
         self._queue.put(None)
         self._thread.join()
         self._decoder.shutdown()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,12 @@ class Game:
         pose = made.pose
         if pose is None and self.start.maze is not None:
             pose = self.start.maze.move(self.history.current().pose, action)
-        self.history.append(Step(action, self.film.expect(made.frame), made.latents, pose))
+        place, kept = self.film.expect(made.frame, made.again)
+        self.history.append(Step(action, place, made.latents, pose))
         if isinstance(self.source, Dreamer):
             self.source.took(self.history)
         self.ended = made.end
-        return made
+        return replace(made, frame=kept)
 
     def seek(self, frame: int) -> np.ndarray:
         """Go to any frame of this branch, and see it; a step from there begins a new branch. Raises UserError."""

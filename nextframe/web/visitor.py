@@ -35,6 +35,8 @@ class _Here:
     frame: int
     branch: int
     step: Step
+    length: int
+    branches: list[dict[str, int]]
 
 
 class Visitor:
@@ -63,16 +65,19 @@ class Visitor:
         self._job: Future[Any] | None = None
         self._loop: asyncio.Task[None] | None = None
         self._showing: asyncio.Task[None] | None = None
+        self._place = self._here()
 
     def attach(self, outbox: Outbox, failed: Callable[[Exception], None]) -> None:
         """A client is there. `failed` hears of what should not have happened."""
-        self.outbox, self.wants, self.resting = outbox, Wants(self.fps), False
+        shown = self.game.shown()  # before anything is said
+        self.outbox, self.wants, self.resting, self._failed = outbox, Wants(self.fps), False, failed
         history = self.game.history
         place = {"frame": history.frame, "context": history.context, "branch": history.branch.number}
         outbox.line(type="ready", session=self.name, **place, real=self.reality is not None)
-        self._show(self.game.shown(), self._here(), {"kind": "dream"})
+        self._show(shown, self._here(), {"kind": "dream"})
+        self._tell_curve()
         outbox.state(self.state)
-        self._loop = asyncio.create_task(self._play(failed))
+        self._loop = asyncio.create_task(self._play())
         if self.reality is not None:
             self.chores.submit(self.reality.start)
 
@@ -103,16 +108,17 @@ class Visitor:
             self.outbox.state(self.state, soon=self.wants.running)
 
     def state(self) -> dict[str, Any]:
-        history, source = self.game.history, self.game.source
+        # Of what is shown: the walk itself may be a frame further, which is being decoded.
+        place, source = self._place, self.game.source
         sample = source.sample if isinstance(source, Dreamer) else None
-        fine, coarse = self.memory(history.frame + 1)
+        fine, coarse = self.memory(place.frame + 1)
         told = None if sample is None else {"steps": sample.steps, "guidance": sample.guidance, "solver": sample.solver}
         return {
             "type": "state",
-            "frame": history.frame,
-            "length": history.branch.length,
-            "branch": history.branch.number,
-            "branches": history.outline(),
+            "frame": place.frame,
+            "length": place.length,
+            "branch": place.branch,
+            "branches": place.branches,
             "window": fine,
             "coarse": coarse,
             "fps": self._rate(),
@@ -121,7 +127,7 @@ class Visitor:
             "running": self.wants.running,
         }
 
-    async def _play(self, failed: Callable[[Exception], None]) -> None:
+    async def _play(self) -> None:
         try:
             while True:
                 wish = await self.wants.next()
@@ -130,8 +136,8 @@ class Visitor:
                 except UserError as error:
                     self.wants.stop()
                     self._say(str(error))
-        except Exception as error:  # ends this visitor, and no other
-            failed(error)
+        except Exception as error:  # ends this visitor's conversation, and no other
+            self._failed(error)
 
     async def _grant(self, wish: Seek | Enter | Change | Act) -> None:
         assert self.outbox is not None
@@ -147,6 +153,8 @@ class Visitor:
             self._show(shown, here := self._here(), {"kind": "dream"})
             if (truth := self.game.truth(here.step)) is not None and self.reality is not None:
                 self._show(truth, here, {"kind": "truth"}, beside=True)
+            if isinstance(wish, Enter):
+                self._tell_curve()
             self.outbox.state(self.state)
 
     async def _step(self, action: Action, at: float | None) -> None:
@@ -163,9 +171,15 @@ class Visitor:
         here = self._here()
         await self._all_shown()
         # While it is decoded and shown, the next frame is made.
-        self._showing = asyncio.create_task(self._show_made(made, here, times, at, truth))
+        self._showing = asyncio.create_task(self._show_or_fail(made, here, times, at, truth))
         if made.end is not None or not self.wants.running:
             await self._all_shown()
+
+    async def _show_or_fail(self, *arguments: Any) -> None:
+        try:
+            await self._show_made(*arguments)
+        except Exception as error:  # nobody may be waiting for it
+            self._failed(error)
 
     async def _show_made(
         self,
@@ -177,7 +191,7 @@ class Visitor:
     ) -> None:
         """A frame that the model has made, as soon as it is decoded, and the truth beside it."""
         began = time.perf_counter()
-        frame = await asyncio.wrap_future(made.frame)
+        frame = await asyncio.shield(asyncio.wrap_future(made.frame))
         times["decode_ms"] = 1000 * (time.perf_counter() - began)
         self._shown.append(time.monotonic())
         header = {"kind": "dream", "at": at, **{name: round(ms, 2) for name, ms in times.items()}}
@@ -197,7 +211,7 @@ class Visitor:
             self.outbox.state(self.state, soon=self.wants.running)
 
     async def _all_shown(self) -> None:
-        """Until the newest frame is on its way to the client. Raises what went wrong with it."""
+        """Until the newest frame is on its way to the client."""
         if (showing := self._showing) is not None:
             await asyncio.shield(showing)
             self._showing = None
@@ -223,14 +237,25 @@ class Visitor:
 
     def _here(self) -> _Here:
         history = self.game.history
-        return _Here(history.frame, history.branch.number, history.current())
+        branch = history.branch
+        return _Here(history.frame, branch.number, history.current(), branch.length, history.outline())
 
     def _show(self, frame: np.ndarray, here: _Here, header: dict[str, Any], beside: bool = False) -> None:
+        if not beside:
+            self._place = here
         if self.outbox is None:
             return
         none = {"at": None, "transformer_ms": None, "decode_ms": None, "wait_ms": None}
         place = {"frame": here.frame, "branch": here.branch, "action": here.step.action, "psnr": here.step.psnr}
         (self.outbox.add if beside else self.outbox.show)(picture({**none, **header, **place}, frame))
+
+    def _tell_curve(self) -> None:
+        """How near every frame of the branch was to its truth, where that is known."""
+        assert self.outbox is not None
+        history = self.game.history
+        steps = [history.branch.step(frame) for frame in range(history.branch.length)]
+        known = [[frame, step.psnr] for frame, step in enumerate(steps) if step.psnr is not None]
+        self.outbox.line(type="curve", branch=history.branch.number, psnr=known)
 
     def _say(self, text: str) -> None:
         if self.outbox is not None:
@@ -258,4 +283,7 @@ class Visitor:
             await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
         showing, self._showing = self._showing, None
         if showing is not None:
+            showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
+        # So that nobody waits for it in the loop.
+        await asyncio.gather(asyncio.wrap_future(self.chores.submit(self.game.shown)), return_exceptions=True)
