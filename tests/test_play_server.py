@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from websockets.sync.client import connect
 
 from nextframe import session
 from nextframe.data.video import mp4
-from nextframe.web import conversation
+from nextframe.web import conversation, serve
+from nextframe.web.address import listen
 from nextframe.web.messages import LONGEST
 from nextframe.web.stages import ModelStage
 
@@ -333,6 +335,29 @@ def test_a_token_is_needed_where_there_is_one(tmp_path: Path) -> None:
             connect(address)
         with connect(f"{address}?token=secret"):
             pass
+
+
+@pytest.mark.parametrize(("host", "guarded"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_strangers_are_asked_for_the_token_that_is_printed(
+    host: str, guarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, given = [], []
+
+    async def started(sockets: list[socket.socket]) -> None:
+        given[-1][-1]()  # ready
+
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serve, "has_screen", lambda: True)
+    monkeypatch.setattr(serve, "application", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(serve, "server_of", lambda _: SimpleNamespace(serve=started))
+    with listen("127.0.0.1", 0) as listener:
+        serve.serve(tiny_stage(tmp_path), listener, host, seats=1, browser=True)
+    _, _, hosts, token, _ = given[0]
+    assert capsys.readouterr().out == f"playing at {opened[0]} (Ctrl-C ends it)\n"
+    if guarded:
+        assert len(token) >= 32 and opened[0].endswith(f"/?token={token}")
+    else:
+        assert token is None and "127.0.0.1" in hosts and "token" not in opened[0]
 
 
 def test_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
