@@ -60,7 +60,7 @@ RESUMES = ("demo", "record", "import", "train", "encode", "evaluate")
 def main() -> None:
     """Entry point of `nextframe`. Exit status: 0 done, 1 a bug, 2 something the user can put right, 130 interrupted.
 
-    Training that was asked to give way (SIGTERM) and has saved everything is done for now: 0.
+    Training that was asked to give way (SIGTERM), whatever it was at, is done for now: 0.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     keep_freed_memory()
@@ -70,12 +70,11 @@ def main() -> None:
         if _first_to_say(str(error)):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-    except Stopped:
-        print(f"\n{GOES_ON}", file=sys.stderr)
-    except KeyboardInterrupt:
-        resumes = " ".join(sys.argv[1:2]) in RESUMES
-        print("\n" + (GOES_ON if resumes else "stopped"), file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        verb = " ".join(sys.argv[1:2])
+        print("\n" + (GOES_ON if verb in RESUMES else "stopped"), file=sys.stderr)
+        if verb != "train" or not isinstance(stop, Stopped):
+            sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; leave nothing for the interpreter to complain about at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,4 +116,4 @@ def _first_to_say(text: str) -> bool:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """SIGTERM ends a command as Ctrl-C does: saved, cleaned up, resumable."""
-    raise KeyboardInterrupt
+    raise Stopped

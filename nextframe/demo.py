@@ -6,6 +6,8 @@ Every stage is a verb that can be called alone, and goes on where it stopped; so
 import json
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -149,16 +151,25 @@ def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str
 
 def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str]]:
     """Commands to type after the demo."""
+    here = program()
     model, data = Path(os.path.relpath(model)), out / "footage"
     given = f"--model {shlex.quote(str(model))} --data {shlex.quote(str(data))}"
     asked = f"--context {protocol.context} --frames {protocol.frames} --episodes {protocol.episodes}"
-    dream = f"nextframe sample {given} --split demo {asked} --steps 25 --out runs/sample"
-    score = f"nextframe evaluate maze --model {shlex.quote(str(model))} --data data/maze --out runs/evaluation"
+    dream = f"{here} sample {given} --split demo {asked} --steps 25 --out runs/sample"
+    score = f"{here} evaluate maze --model {shlex.quote(str(model))} --data data/maze --out runs/evaluation"
     return [
-        ("Walk in it, in the browser", f"nextframe play {given}"),
-        ("Look at the footage", f"nextframe inspect {shlex.quote(str(data))}"),
+        ("Walk in it, in the browser", f"{here} play {given}"),
+        ("Look at the footage", f"{here} inspect {shlex.quote(str(data))}"),
         ("Dream with more steps a frame", dream),
-        ("Score it on mazes of your own", "nextframe record maze --episodes 64 --split test --out data/maze"),
+        ("Score it on mazes of your own", f"{here} record maze --episodes 64 --split test --out data/maze"),
         ("", score),
-        ("Train everything yourself, in an hour", "nextframe demo --train --budget 1h --out runs/mine"),
+        ("Train everything yourself, in an hour", f"{here} demo --train --budget 1h --out runs/mine"),
     ]
+
+
+def program() -> str:
+    """How nextframe is called from here."""
+    if shutil.which("nextframe"):
+        return "nextframe"
+    called = Path(sys.argv[0])
+    return shlex.quote(os.path.relpath(called)) if called.stem == "nextframe" else f"{sys.executable} -m nextframe"

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from nextframe import ranks
 from nextframe.checkpoint import WEIGHTS, checkpoints, write_weights
 from nextframe.errors import UserError
-from nextframe.files import TEMPORARY, sha256, writing
+from nextframe.files import TEMPORARY, plain_name, read_json, sha256, writing
 
 POSITION = "state.json"
 SUMS = "SHA256SUMS"
@@ -180,7 +180,11 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
             continue
         if damaged and ranks.rank() == 0:
             print(f"{'; '.join(damaged)}: going on from {path}", file=sys.stderr)
-        return Checkpoint(path, Position(**json.loads((path / POSITION).read_text())))
+        try:
+            said = read_json(path / POSITION)
+            return Checkpoint(path, Position(int(said["step"]), float(said["seconds"])))
+        except (OSError, ValueError, TypeError, KeyError) as error:  # whole, and yet not one of ours
+            raise UserError(f"{path / POSITION} is damaged ({error}): delete {path}") from None
     if damaged:
         raise UserError(f"{damaged[0]}, and there is no whole one before: delete {run / 'checkpoints'} to begin anew")
     return None
@@ -201,6 +205,8 @@ def _damage(path: Path) -> str | None:
         sums = {name: digest for digest, name in lines}
     except (OSError, ValueError):
         sums = {}
+    if not all(plain_name(name) and (path / name).is_file() and not (path / name).is_symlink() for name in sums):
+        sums = {}  # a device would be read for ever
     names = [*sums, SUMS]
     if POSITION in sums:  # the last line
         mine = range(ranks.rank(), len(sums), ranks.ranks())

@@ -214,7 +214,7 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
 
 
 def alike(keys: Sequence[Hashable]) -> list[list[int]]:
-    """The places of each key."""
+    """The places of each key: what can be computed in one pass."""
     groups: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)

@@ -15,7 +15,7 @@ from nextframe.configfile import RunConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode
 from nextframe.errors import UserError
-from nextframe.files import write_atomically
+from nextframe.files import read_json, write_atomically
 from nextframe.places import length_range
 
 Episodes = Sequence[EpisodeInfo] | Sequence[LatentEpisode]
@@ -86,8 +86,8 @@ def other_data(run: Path, episodes: Episodes) -> str:
     if not path.exists():
         return ""
     try:
-        before = json.loads(path.read_text())
-        differs, count = before["sha256"] != now["sha256"], before["episodes"]
+        before = read_json(path)
+        differs, count = before["sha256"] != now["sha256"], int(before["episodes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): delete it") from None
     return f"{count:,} episodes -> {now['episodes']:,} other ones" if differs else ""

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from ranks_target import FAR_LONG
 
 from nextframe import pieces
 from nextframe.config import WorldModelConfig
+from nextframe.errors import Stopped
 from nextframe.recipes import train_preset
 
 CONFIG = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_minutes=0.0))
-STEPS_PER_LIFE = 6
+STEPS_PER_LIFE = 12  # more than a life can take: so the run never ends before its last life
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+STOPPED = 3
+"""Exit status of a life that was asked to end, and has saved."""
 MOMENTS = ("half its pieces", "before the weights", "after the weights")
 
 
@@ -31,23 +36,40 @@ def endless() -> WorldModelConfig:
 
 
 def lives(folder: Path, kills: int) -> int:
-    """Train FOLDER/killed to its end, with `kills` kills on the way; returns how many hit the work itself."""
+    """Train FOLDER/killed to its end, with `kills` kills on the way, by SIGKILL and SIGTERM in turns; returns how many
+    hit the work itself."""
     config = replace(CONFIG, train=replace(CONFIG.train, steps=STEPS_PER_LIFE * (kills + 1)))
     chance, killed, longest = random.Random(0), 0, 0.5
     while True:
         child = os.fork()
         if child == 0:
-            torch.set_num_threads(1)
-            train_preset(config, folder / "latents", folder / "killed")
-            os._exit(0)
+            live(config, folder)
         if killed < kills:
             time.sleep(chance.uniform(0.02, longest))
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, SIGNALS[killed % len(SIGNALS)])
         _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != STOPPED:
             assert os.WEXITSTATUS(status) == 0, "a life ended with an error of its own"
             return killed
         killed += 1
+
+
+def live(config: WorldModelConfig, folder: Path) -> None:
+    """Train until it is done, or asked to end; does not return."""
+    signal.signal(signal.SIGTERM, _give_way)
+    try:
+        torch.set_num_threads(1)
+        train_preset(config, folder / "latents", folder / "killed")
+    except Stopped:
+        os._exit(STOPPED)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _give_way(_signal: int, _frame: Any) -> None:
+    raise Stopped
 
 
 def moments(folder: Path) -> None:

@@ -237,6 +237,43 @@ def test_dropped_connection(visit: Callable[..., Page], server: str) -> None:
     wait_for_frame(page, CONTEXT + 1)
 
 
+GAMEPAD = """
+    window.pad = { axes: [0, 0], buttons: Array.from({ length: 16 }, () => ({ pressed: false })) };
+    navigator.getGamepads = () => [null, window.pad];
+"""
+
+
+def test_gamepad(visit: Callable[..., Page], server: str) -> None:
+    page = visit()
+    page.add_init_script(GAMEPAD)
+    begun(page, server, CONTEXT)
+    page.evaluate("dispatchEvent(new Event('gamepadconnected'))")
+    page.evaluate("pad.axes[1] = -1")  # the stick, forward
+    expect(page.locator(".up .act")).to_have_class("act pressed")
+    wait_for_frame(page, CONTEXT + 2)
+    page.evaluate("pad.axes[1] = 0")
+    expect(page.locator(".up .act")).to_have_class("act")
+    last = stands(page)
+    page.evaluate("pad.buttons[15].pressed = true")  # the cross, right
+    wait_for_frame(page, last + 1)
+    page.evaluate("pad.buttons[15].pressed = false")
+    stands(page)
+    expect(page.locator("#caption")).to_contain_text("turn right")
+
+
+def test_the_curve_is_there_again(visit: Callable[..., Page], server: str) -> None:
+    page = begun(visit(), server, CONTEXT, real=True)
+    for step in range(3):
+        page.keyboard.press("ArrowUp")
+        wait_for_frame(page, CONTEXT + step)
+    expect(page.locator("#psnr")).to_have_text(re.compile(r"\d+\.\d dB"))
+    shown, curve = page.inner_text("#psnr"), page.get_attribute("#curve-line", "d")
+    page.reload()
+    page.wait_for_selector("#play:not([hidden])")
+    expect(page.locator("#psnr")).to_have_text(shown)
+    assert page.get_attribute("#curve-line", "d") == curve
+
+
 def test_phone(visit: Callable[..., Page], server: str) -> None:
     page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme="dark")
     begun(page, server, CONTEXT)

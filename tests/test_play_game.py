@@ -1,6 +1,8 @@
 """A visitor's walk, without a browser: back, on, with other settings, as if one had walked there afresh; saved, too."""
 
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.video import decoded
 from nextframe.errors import UserError
 from nextframe.runs import WorldModel
+from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, psnr, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
 from nextframe.web.saving import save
@@ -139,6 +142,30 @@ def test_walks_that_are_stepped_together_are_fresh_walks(kind: str) -> None:
         check_as_fresh(game, world, own)
 
 
+def test_the_next_frame_is_made_while_one_is_decoded() -> None:
+    world, release = world_of(MODEL), threading.Event()
+    game, plain = (dreamed(world, start_of(MODEL), SAMPLE) for _ in range(2))
+    with ThreadPoolExecutor(1) as decoder:
+        decoder.submit(release.wait)  # nothing is decoded before this ends
+        made = [step_games([(game, number)], decoder)[0] for number in range(3)]
+        assert game.history.frame == CONTEXT + 2
+        assert not any(isinstance(one, Exception) or one.frame.done() for one in made)
+        release.set()
+        assert np.array_equal(game.shown(), [plain.step(number)[0] for number in range(3)][-1])  # it waits for it
+    check_as_fresh(game, world, SAMPLE)
+
+
+def test_what_cannot_be_decoded_is_said_to_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(MODEL)
+    game = dreamed(world, start_of(MODEL), SAMPLE)
+    monkeypatch.setattr(world.autoencoder, "decode", lambda *_: 1 / 0)
+    with ThreadPoolExecutor(1) as decoder:
+        step_games([(game, 0)], decoder)
+        with pytest.raises(ZeroDivisionError):
+            game.shown()
+    game.close()
+
+
 def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = world_of(MODEL)
     games = [dreamed(world, start_of(MODEL), SAMPLE) for _ in range(4)]
@@ -147,7 +174,7 @@ def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(broken.source, "leave", lambda *_: 1 / 0)
     for number in range(3):
         results = step_games([(game, number) for game in games])
-        assert [type(result) for result in results] == [tuple, UserError, ZeroDivisionError, tuple]
+        assert [type(result) for result in results] == [Made, UserError, ZeroDivisionError, Made]
     for game in (games[0], games[3]):
         check_as_fresh(game, world, SAMPLE)
 

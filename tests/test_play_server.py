@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ from websockets.sync.client import connect
 
 from nextframe import session
 from nextframe.data.video import mp4
-from nextframe.web import conversation
+from nextframe.web import conversation, serve
+from nextframe.web.address import listen
 from nextframe.web.messages import LONGEST
+from nextframe.web.stages import ModelStage
 
 FPS = 100.0
 
@@ -334,6 +337,29 @@ def test_a_token_is_needed_where_there_is_one(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize(("host", "guarded"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_strangers_are_asked_for_the_token_that_is_printed(
+    host: str, guarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, given = [], []
+
+    async def started(sockets: list[socket.socket]) -> None:
+        given[-1][-1]()  # ready
+
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serve, "has_screen", lambda: True)
+    monkeypatch.setattr(serve, "application", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(serve, "server_of", lambda _: SimpleNamespace(serve=started))
+    with listen("127.0.0.1", 0) as listener:
+        serve.serve(tiny_stage(tmp_path), listener, host, seats=1, browser=True)
+    _, _, hosts, token, _ = given[0]
+    assert capsys.readouterr().out == f"playing at {opened[0]} (Ctrl-C ends it)\n"
+    if guarded:
+        assert len(token) >= 32 and opened[0].endswith(f"/?token={token}")
+    else:
+        assert token is None and "127.0.0.1" in hosts and "token" not in opened[0]
+
+
 def test_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tiny_stage(tmp_path), seats=1) as server, Client(server.port) as first:
         session = first.start()
@@ -503,3 +529,32 @@ def test_a_bug_ends_the_session_that_met_it_alone(
         assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
         assert other.act(0, at=1.0).header["frame"] == 6
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is_resumed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seated, stage = server.house.present, server.house.stage
+    assert isinstance(stage, ModelStage)
+    decode = type(stage.world).decode
+    with Client(server.port) as client:
+        session = client.start()
+        expected = client.act(1, 1.0).pixels
+        client.say("seek", frame=5)
+        client.frame(5)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(stage.world), "decode", lambda *_: 1 / 0)
+            client.say("hold", action=1, on=True)
+            assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
+            with Client(server.port) as early:
+                early.say("resume", session=session)
+                assert early.ending()[0] == 1011
+        assert type(stage.world).decode is decode
+    assert eventually(lambda: server.house.present == seated)
+    with Client(server.port) as again:
+        again.say("resume", session=session)
+        first = again.line("ready")["frame"]
+        again.frame(first)
+        again.say("seek", frame=6)
+        assert np.array_equal(again.frame(6).pixels, expected)
+    capsys.readouterr()

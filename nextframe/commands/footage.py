@@ -12,6 +12,7 @@ from nextframe.options import choose
 GYM = "gym:"
 WORLDS = {
     "maze": "random mazes in ViZDoom",
+    "play": "a person's walk, in the browser: --world maze (if not given) or gym:ENV_ID",
     f"{GYM}ENV_ID": "any Gymnasium environment with rgb frames: gym:ALE/Pong-v5, gym:CartPole-v1, gym:MODULE:ENV_ID",
 }
 
@@ -22,7 +23,11 @@ def record(arguments: list[str]) -> None:
         environment = arguments[0].removeprefix(GYM)
         tyro.cli(partial(record_gym, environment), args=arguments[1:], prog=f"nextframe record {arguments[0]}")
     else:
-        choices = {"maze": _record_maze, f"{GYM}ENV_ID": record}  # what begins with gym: is understood above
+        choices = {
+            "maze": _record_maze,
+            "play": _record_play,
+            f"{GYM}ENV_ID": record,
+        }  # what begins with gym: is understood above
         choose("world", arguments, choices, "nextframe record", WORLDS)
 
 
@@ -54,6 +59,33 @@ def record_maze(
     from nextframe.worlds.record import record_maze as run
 
     run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size), workers)
+
+
+def record_play(
+    world: str = "maze",
+    size: int = 64,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    sessions: int = 16,
+    browser: bool = True,
+) -> None:
+    """Walk in the real engine in the browser, and save the walk as an episode: nextframe record play
+
+    Args:
+        world: maze or gym:ENV_ID.
+        size: Height and width of a frame.
+        host: Address to listen at. Any but this machine's own asks for the token that is printed.
+        port: Port to listen at.
+        sessions: Visitors at once; others are told to come later.
+        browser: Open the browser.
+    """
+    from nextframe.commands.play import play
+
+    play(world=world, size=size, host=host, port=port, sessions=sessions, browser=browser)
+
+
+def _record_play(arguments: list[str]) -> None:
+    tyro.cli(record_play, args=arguments, prog="nextframe record play")
 
 
 def _record_maze(arguments: list[str]) -> None:

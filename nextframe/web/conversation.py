@@ -53,6 +53,10 @@ async def converse(socket: WebSocket, house: House) -> None:
         code = 0
     except Exception as error:
         code, reason = BUG, _report(error)
+    except asyncio.CancelledError:
+        if talk.broken is None:
+            raise
+        code, reason = BUG, _report(talk.broken)
     finally:
         if talk.visitor is not None:
             await house.leave(talk.visitor, outbox)
@@ -66,9 +70,13 @@ class _Conversation:
     def __init__(self, socket: WebSocket, house: House, outbox: Outbox) -> None:
         self.socket, self.house, self.outbox = socket, house, outbox
         self.visitor: Visitor | None = None
+        self.broken: Exception | None = None
+        self._hearing: asyncio.Task[None] | None = None
         self.rate = Rate(MESSAGES_PER_SECOND)
 
     async def hear(self) -> None:
+        """Until the client goes. Raises for what it may not say, and is cancelled when its visitor is `broken`."""
+        self._hearing = asyncio.current_task()
         spoken = time.monotonic()
         while True:
             try:
@@ -108,7 +116,9 @@ class _Conversation:
 
     def _failed(self, error: Exception) -> None:
         """A bug ends the conversation that met it, and no other."""
-        self._closing = asyncio.create_task(_say_goodbye(self.socket, self.outbox, BUG, _report(error)))
+        if self.broken is None and self._hearing is not None:
+            self.broken = error
+            self._hearing.cancel()
 
 
 def _report(error: Exception) -> str:
@@ -124,8 +134,10 @@ async def _deliver(socket: WebSocket, outbox: Outbox) -> None:
 
 
 async def _say_goodbye(socket: WebSocket, outbox: Outbox, code: int, reason: str) -> None:
+    outbox.line(type="error", text=reason)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSING_SECONDS):
+            await outbox.sent()
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSING_SECONDS):
-            outbox.line(type="error", text=reason)
-            await outbox.sent()
             await socket.close(code, reason.encode()[:MOST_REASON].decode(errors="ignore"))

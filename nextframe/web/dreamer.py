@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,13 +23,17 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Made:
-    """A new frame, uint8 [h, w, 3], and what it took. `end`: why there can be none after it."""
+    """A new frame, uint8 [h, w, 3], and what it took. `end`: why there can be none after it.
 
-    frame: np.ndarray
+    The model's next frame does not wait for the pixels of this one, only for its latents: `frame` may be on its way.
+    """
+
+    frame: Future[np.ndarray]
+    again: Callable[[], np.ndarray]
+    """Gives the frame too, should that fail."""
     latents: Any = None
     pose: tuple[int, int, int] | None = None
     transformer_ms: float = 0.0
-    decode_ms: float = 0.0
     end: str | None = None
 
 
@@ -114,17 +120,58 @@ class Dreamer:
         return torch.tensor(vectors, dtype=torch.float32).reshape(len(path) - 1, config.action_size)
 
 
-def dream(asked: Sequence[tuple[Dreamer, History, Action]]) -> list[Made]:
-    """`Dreamer.step` of each, in one world. Walks whose settings agree are stepped in one pass, wherever they are."""
+def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | None = None) -> list[Made]:
+    """`Dreamer.step` of each, in one world. Walks whose settings agree are stepped in one pass, wherever they are.
+
+    `beside`: where frames are decoded, so that nobody waits for it; None: here.
+    """
     if not asked:
         return []
     started, world = time.perf_counter(), asked[0][0].world
     walks = [dreamer.leave(history) for dreamer, history, _ in asked]
     latents = imagine_together(walks, [0 if action is None else action for _, _, action in asked])
     synchronise(world.device)
-    imagined = time.perf_counter()
+    took = 1000 * (time.perf_counter() - started)
+    together = torch.stack(latents)
+
+    frames = finished(_decoded(world, together)) if beside is None else beside.submit(_decoded, world, together)
+    made = []
+    for place, own in enumerate(latents):
+        own = own.clone()  # the session's own tensor holds the whole walk
+        again = partial(_decoded_alone, world, own)
+        made.append(Made(_one_of(frames, place), again, own, transformer_ms=took))
+    return made
+
+
+def _decoded(world: WorldModel, latents: Tensor) -> np.ndarray:
     with world.at_work():
-        frames = world.decode(torch.stack(latents)).numpy()
-    took = 1000 * (imagined - started), 1000 * (time.perf_counter() - imagined)
-    # A copy: the session's own tensor holds the whole walk.
-    return [Made(frame, own.clone(), None, *took) for frame, own in zip(frames, latents, strict=True)]
+        return world.decode(latents).numpy()
+
+
+def _decoded_alone(world: WorldModel, latents: Tensor) -> np.ndarray:
+    return _decoded(world, latents[None])[0]
+
+
+def at_once(frame: np.ndarray, pose: tuple[int, int, int] | None = None, end: str | None = None) -> Made:
+    """A frame that nobody has to wait for."""
+    return Made(finished(frame), lambda: frame, None, pose, end=end)
+
+
+def finished(frame: np.ndarray) -> Future[np.ndarray]:
+    """What nobody has to wait for."""
+    future: Future[np.ndarray] = Future()
+    future.set_result(frame)
+    return future
+
+
+def _one_of(frames: Future[np.ndarray], place: int) -> Future[np.ndarray]:
+    one: Future[np.ndarray] = Future()
+
+    def hand_on(frames: Future[np.ndarray]) -> None:
+        if (error := frames.exception()) is not None:
+            one.set_exception(error)
+        else:
+            one.set_result(frames.result()[place])
+
+    frames.add_done_callback(hand_on)
+    return one

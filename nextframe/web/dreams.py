@@ -1,11 +1,15 @@
-"""The one thread that owns the model. Frames that several visitors wait for at the same time are made in one pass."""
+"""The one thread that owns the model. Frames that several visitors wait for at the same time are made in one pass.
 
+Their pixels are decoded in a thread beside it, while the next ones are made.
+"""
+
+import contextlib
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +36,7 @@ class _Job:
 class _Frame:
     game: Game
     action: Action
-    future: Future[tuple[float, np.ndarray, Made]]
+    future: Future[tuple[float, Made]]
 
 
 class Dreams:
@@ -40,6 +44,7 @@ class Dreams:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[_Job | _Frame | None] = queue.SimpleQueue()
+        self._decoder = ThreadPoolExecutor(1, "decoder")
         self._thread = threading.Thread(target=self._run, name="dreams", daemon=True)
         self._thread.start()
 
@@ -48,40 +53,43 @@ class Dreams:
         self._queue.put(_Job(work, future))
         return future
 
-    def step(self, game: Game, action: Action) -> Future[tuple[float, np.ndarray, Made]]:
-        """When the frame was begun (`time.perf_counter`), and what `Game.step` returns, or raises."""
-        future: Future[tuple[float, np.ndarray, Made]] = Future()
+    def step(self, game: Game, action: Action) -> Future[tuple[float, Made]]:
+        """When the frame was begun (`time.perf_counter`), and what it took; raises what `Game.step` does."""
+        future: Future[tuple[float, Made]] = Future()
         self._queue.put(_Frame(game, action, future))
         return future
 
     def close(self) -> None:
         """What is under way is waited for; what waits is cancelled."""
-        while not self._queue.empty():
-            if (job := self._queue.get()) is not None:
-                job.future.cancel()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (job := self._queue.get_nowait()) is not None:
+                    job.future.cancel()
         self._queue.put(None)
         self._thread.join()
+        self._decoder.shutdown()
 
     def _run(self) -> None:
-        together, unread = 1, list[Dreamer]()
-        while (job := self._next(unread)) is not None:
+        together, coming, unread = 1, list[Future[np.ndarray]](), list[Dreamer]()
+        while (job := self._next(coming, unread)) is not None:
             if isinstance(job, _Job):
                 _do(job)
                 continue
             frames, after = self._gather(job, together)
-            _make(frames)
+            coming = _make(frames, self._decoder)
             together = len(frames) + self._queue.qsize()
             unread = [source for frame in frames if isinstance(source := frame.game.source, Dreamer)]
             if after is not None:
                 _do(after)
 
-    def _next(self, unread: list[Dreamer]) -> _Job | _Frame | None:
-        """Where nobody asks for a while, the walks that were stepped last read ahead."""
+    def _next(self, coming: list[Future[np.ndarray]], unread: list[Dreamer]) -> _Job | _Frame | None:
+        """Where nobody asks for a while after the frames have come, the walks that were stepped last read ahead."""
         while unread:
             try:
                 return self._queue.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                _read_ahead(unread.pop())
+                if all(frame.done() for frame in coming):
+                    _read_ahead(unread.pop())
         return self._queue.get()
 
     def _gather(self, first: _Frame, together: int) -> tuple[list[_Frame], _Job | None]:
@@ -117,12 +125,14 @@ def _do(job: _Job) -> None:
             job.future.set_exception(error)
 
 
-def _make(frames: list[_Frame]) -> None:
+def _make(frames: list[_Frame], beside: Executor) -> list[Future[np.ndarray]]:
+    """Make them; returns their pixels, which may be on their way."""
     frames = [frame for frame in frames if frame.future.set_running_or_notify_cancel()]
     started = time.perf_counter()
-    results = step_games([(frame.game, frame.action) for frame in frames])
+    results = step_games([(frame.game, frame.action) for frame in frames], beside)
     for frame, result in zip(frames, results, strict=True):
         if isinstance(result, Exception):
             frame.future.set_exception(result)
         else:
-            frame.future.set_result((started, *result))
+            frame.future.set_result((started, result))
+    return [result.frame for result in results if isinstance(result, Made)]

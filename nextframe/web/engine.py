@@ -11,7 +11,7 @@ from nextframe.data.episodes import DatasetInfo
 from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
 from nextframe.version import VERSION
-from nextframe.web.dreamer import Made
+from nextframe.web.dreamer import Made, at_once
 from nextframe.web.game import Game
 from nextframe.web.history import Action, Branch, History
 from nextframe.web.messages import Actions, StartMessage
@@ -36,7 +36,7 @@ class MazeWalk:
 
     def step(self, history: History, action: Action) -> Made:
         pose = self.place.move(history.current().pose, action)
-        return Made(self.reality.ask({"pose": pose})[1], pose=pose)
+        return at_once(self.reality.ask({"pose": pose})[1], pose)
 
     def rest(self) -> None:
         self.reality.close()
@@ -57,7 +57,7 @@ class EnvironmentWalk:
         header, frame = self.reality.ask({"step": action})
         # In the middle of a branch, the history makes a new one of it: then it is played again, once.
         self._at = (history.branch, history.frame + 1) if at_end else None
-        return Made(frame, end="the episode has ended: go back, or begin another" if header["ended"] else None)
+        return at_once(frame, end="the episode has ended: go back, or begin another" if header["ended"] else None)
 
     def first(self) -> tuple[dict[str, Any], np.ndarray]:
         """What the environment says of itself, and its first frame."""

@@ -1,6 +1,8 @@
 """One visitor's walk: step, go back, branch, change how it is dreamed. Nothing here knows of a browser."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +38,10 @@ class Game:
 
         Raises UserError when the walk is full, or the world has ended.
         """
-        result = step_games([(self, action)])[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
+        made = step_games([(self, action)])[0]
+        if isinstance(made, Exception):
+            raise made
+        return made.frame.result(), made
 
     def check_next(self) -> None:
         """Raises UserError where `step` would."""
@@ -47,16 +49,17 @@ class Game:
         if self.ended is not None and self.history.frame == self.history.branch.length - 1:
             raise UserError(self.ended)
 
-    def take(self, action: Action, made: Made) -> tuple[np.ndarray, Made]:
+    def take(self, action: Action, made: Made) -> Made:
         """The frame that `action` leads to is made."""
         pose = made.pose
         if pose is None and self.start.maze is not None:
             pose = self.start.maze.move(self.history.current().pose, action)
-        self.history.append(Step(action, self.film.append(made.frame), made.latents, pose))
+        place, kept = self.film.expect(made.frame, made.again)
+        self.history.append(Step(action, place, made.latents, pose))
         if isinstance(self.source, Dreamer):
             self.source.took(self.history)
         self.ended = made.end
-        return made.frame, made
+        return replace(made, frame=kept)
 
     def seek(self, frame: int) -> np.ndarray:
         """Go to any frame of this branch, and see it; a step from there begins a new branch. Raises UserError."""
@@ -102,9 +105,12 @@ class Game:
         self.truth_film.close()
 
 
-def step_games(asked: Sequence[tuple[Game, Action]]) -> list[tuple[np.ndarray, Made] | Exception]:
-    """`Game.step` of each; what the model dreams is made in one pass. What one raises is in its place."""
-    results: dict[int, tuple[np.ndarray, Made] | Exception] = {}
+def step_games(asked: Sequence[tuple[Game, Action]], beside: Executor | None = None) -> list[Made | Exception]:
+    """`Game.step` of each; what the model dreams is made in one pass. What one raises is in its place.
+
+    `beside`: where frames are decoded, while the next ones are made; None: here.
+    """
+    results: dict[int, Made | Exception] = {}
     dreamt: list[tuple[int, Dreamer]] = []
     for place, (game, action) in enumerate(asked):
         try:
@@ -116,13 +122,13 @@ def step_games(asked: Sequence[tuple[Game, Action]]) -> list[tuple[np.ndarray, M
         except Exception as error:
             results[place] = error
     try:
-        made = dream([(source, asked[place][0].history, asked[place][1]) for place, source in dreamt])
+        made = dream([(source, asked[place][0].history, asked[place][1]) for place, source in dreamt], beside)
         for (place, _), one in zip(dreamt, made, strict=True):
             game, action = asked[place]
             results[place] = game.take(action, one)
     except Exception as error:
         if len(dreamt) > 1:  # alone, it shows whose it is
-            return [result for one in asked for result in step_games([one])]
+            return [result for one in asked for result in step_games([one], beside)]
         results[dreamt[0][0]] = error
     return [results[place] for place in range(len(asked))]
 

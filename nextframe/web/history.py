@@ -1,8 +1,10 @@
 """What a visitor has walked: frames in branches. Going on from an earlier frame begins a new one; none is forgotten."""
 
+import errno
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,25 +25,57 @@ class Film:
     def __init__(self, size: int, folder: Path | None = None) -> None:
         self.size = size
         self.frames = 0
+        self._coming: dict[int, tuple[Future[np.ndarray], Callable[[], np.ndarray]]] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._bytes = size * size * 3
 
     def append(self, frame: np.ndarray) -> int:
         """Its place in the file."""
-        content = np.ascontiguousarray(frame, np.uint8).tobytes()
-        if len(content) != self._bytes:
-            raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
-        os.pwrite(self._file.fileno(), content, self.frames * self._bytes)
-        self.frames += 1
-        return self.frames - 1
+        place, self.frames = self.frames, self.frames + 1
+        self._write(place, frame)
+        return place
+
+    def expect(self, frame: Future[np.ndarray], again: Callable[[], np.ndarray]) -> tuple[int, Future[np.ndarray]]:
+        """The place of a frame that is still being made, and the frame when it lies there.
+
+        Who reads it before that waits for it. If it could not be made, or kept, reading it makes it `again`.
+        """
+        place, self.frames = self.frames, self.frames + 1
+        kept: Future[np.ndarray] = Future()
+        self._coming[place] = kept, again
+        frame.add_done_callback(lambda made: self._keep(place, made, kept))
+        return place, kept
 
     def read(self, place: int) -> np.ndarray:
         """uint8 [size, size, 3]; from any thread."""
+        if (coming := self._coming.get(place)) is not None:
+            kept, again = coming
+            if kept.exception() is None:
+                return kept.result()
+            self._write(place, again())
+            self._coming.pop(place, None)
         content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
         return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
 
     def close(self) -> None:
+        wait([kept for kept, _ in list(self._coming.values())])
         self._file.close()
+
+    def _keep(self, place: int, made: Future[np.ndarray], kept: Future[np.ndarray]) -> None:
+        try:
+            self._write(place, made.result())
+        except Exception as error:  # who waits for the frame hears of it
+            kept.set_exception(error)
+        else:
+            kept.set_result(made.result())
+            del self._coming[place]
+
+    def _write(self, place: int, frame: np.ndarray) -> None:
+        content = np.ascontiguousarray(frame, np.uint8).tobytes()
+        if len(content) != self._bytes:
+            raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
+        if os.pwrite(self._file.fileno(), content, place * self._bytes) < self._bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass

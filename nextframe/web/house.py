@@ -110,6 +110,7 @@ class House:
         """A visitor who has been here. Raises FullError, and UserError where the walk is not kept any more."""
         visitor = self.visitor(name)
         async with visitor.door:
+            self.visitor(name)  # it may have been given up while we waited
             if visitor.outbox is None:
                 self._check_seats()
             else:  # on another socket, which is dead or will be
@@ -128,9 +129,9 @@ class House:
         async with visitor.door:
             if visitor.outbox is not outbox:
                 return  # it has come back on another socket
+            self.visitors.move_to_end(visitor.name)
             await visitor.detach()
-        self.visitors.move_to_end(visitor.name)
-        away = [visitor for visitor in self.visitors.values() if visitor.outbox is None]
+        away = [one for one in self.visitors.values() if one.outbox is None and not one.door.locked()]
         used = sum(map(_bytes, away))
         while away and (len(away) > MOST_KEPT or used > KEPT_BYTES):
             oldest = away.pop(0)
@@ -149,7 +150,8 @@ class House:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _check_seats(self) -> None:
-        if self.present >= self.seats:
+        sockets = sum(visitor.outbox is not None for visitor in self.visitors.values())
+        if self.present >= self.seats or sockets >= self.seats + MOST_KEPT:  # also those who say nothing any more
             raise FullError(f"all {self.seats} seats are taken: come back later")
 
     def _waiting(self, visitor: Visitor) -> int:

@@ -24,6 +24,9 @@ PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 HEAVY_AT_ONCE = 2
 """Uploads decoded and walks saved; the others wait."""
+UPLOADS_AT_ONCE = 4
+"""Files that are on their way here, in memory."""
+UPLOAD_SECONDS = 120.0
 PART = 2**18  # bytes of a file that are sent at once
 
 
@@ -40,6 +43,7 @@ def application(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = House(stage, seats)
         app.state.heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
+        app.state.receiving = asyncio.Semaphore(UPLOADS_AT_ONCE)
         try:
             if ready is not None:
                 ready()
@@ -98,18 +102,24 @@ def _add_starts(app: FastAPI, stage: Stage) -> None:
 
     @app.post("/api/upload")
     async def upload(request: Request) -> JSONResponse:
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > MOST_BYTES:
-                return JSONResponse({"error": f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"}, 413)
-        try:
-            async with app.state.heavy:
-                video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _house(app).folder))
-            name = secrets.token_urlsafe(12)
-            stage.keep(name, video)
-        except UserError as error:
-            return JSONResponse({"error": str(error)}, 415)
+        async with app.state.receiving:
+            content = bytearray()
+            try:
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    async for part in request.stream():
+                        content += part
+                        if len(content) > MOST_BYTES:
+                            line = f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"
+                            return JSONResponse({"error": line}, 413)
+            except TimeoutError:
+                return JSONResponse({"error": f"the file took more than {UPLOAD_SECONDS:.0f} s to come"}, 408)
+            try:
+                async with app.state.heavy:
+                    video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _house(app).folder))
+                name = secrets.token_urlsafe(12)
+                stage.keep(name, video)
+            except UserError as error:
+                return JSONResponse({"error": str(error)}, 415)
         return JSONResponse({"upload": name})
 
 
@@ -139,7 +149,7 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         if not (0 <= branch < len(branches) and 0 <= frame < branches[branch].length):
             return JSONResponse({"error": f"branch {branch} has no frame {frame}"}, 404)
         step = branches[branch].step(frame)
-        shown = game.film.read(step.place) if kind == "dream" else game.truth(step)
+        shown = await _chore(app, lambda: game.film.read(step.place) if kind == "dream" else game.truth(step))
         if shown is None:
             return JSONResponse({"error": f"the engine has not been asked for frame {frame}"}, 404)
         return Response(await _chore(app, lambda: png_bytes(shown)), media_type="image/png")

@@ -16,7 +16,7 @@ from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import Library
+from nextframe.web.starts import HELD_OUT, Library
 
 USUAL_FPS = 10.0
 
@@ -69,7 +69,12 @@ class ModelStage:
             "real": self.real,
             "window": self.window,
             "starts": [
-                {"name": info.name, "thumbnail": f"/api/thumbnail/{info.name}.png", "frames": info.frames}
+                {
+                    "name": info.name,
+                    "thumbnail": f"/api/thumbnail/{info.name}.png",
+                    "frames": info.frames,
+                    "held_out": info.split in HELD_OUT,
+                }
                 for info in self.library.episodes.values()
             ],
             "version": VERSION,

@@ -23,7 +23,7 @@ from nextframe.worlds.maze.settings import HEADINGS, NOOP, REVISION, MazeSetting
 
 MOST_STARTS = 100
 MOST_UPLOADS = 32
-SPLITS = ("demo", "test", "validation", "train")
+HELD_OUT = ("demo", "test", "validation")
 """In the order in which they are offered: what the model has not seen comes first."""
 
 
@@ -78,8 +78,7 @@ class Library:
         self.uploads: OrderedDict[str, np.ndarray] = OrderedDict()
         self.episodes: dict[str, EpisodeInfo] = {}
         if dataset is not None:
-            infos = [info for split in SPLITS for info in dataset.episodes(split)]
-            infos += [info for info in dataset.episodes() if info.split not in SPLITS]
+            infos = [info for split in HELD_OUT for info in dataset.episodes(split)] or dataset.episodes()
             if not infos:
                 raise UserError(f"{dataset.folder} has no episodes: record some")
             asked = Protocol(context=1, frames=1, episodes=1, split=infos[0].split)

@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from nextframe.errors import UserError
-from nextframe.web.dreamer import Dreamer
+from nextframe.web.dreamer import Dreamer, Made
 from nextframe.web.dreams import Dreams
 from nextframe.web.game import Game
 from nextframe.web.history import Action, Step
@@ -25,6 +26,17 @@ Memory = Callable[[int], tuple[int, int]]
 """`Stage.memory`."""
 MEASURED_SECONDS = 2.0
 """Of the frames that the rate is taken from."""
+
+
+@dataclass(frozen=True)
+class _Here:
+    """A place in a walk."""
+
+    frame: int
+    branch: int
+    step: Step
+    length: int
+    branches: list[dict[str, int]]
 
 
 class Visitor:
@@ -52,16 +64,20 @@ class Visitor:
         self._shown: deque[float] = deque(maxlen=256)
         self._job: Future[Any] | None = None
         self._loop: asyncio.Task[None] | None = None
+        self._showing: asyncio.Task[None] | None = None
+        self._place = self._here()
 
     def attach(self, outbox: Outbox, failed: Callable[[Exception], None]) -> None:
         """A client is there. `failed` hears of what should not have happened."""
-        self.outbox, self.wants, self.resting = outbox, Wants(self.fps), False
+        shown = self.game.shown()  # before anything is said
+        self.outbox, self.wants, self.resting, self._failed = outbox, Wants(self.fps), False, failed
         history = self.game.history
         place = {"frame": history.frame, "context": history.context, "branch": history.branch.number}
         outbox.line(type="ready", session=self.name, **place, real=self.reality is not None)
-        self._show(self.game.shown(), {"kind": "dream"})
+        self._show(shown, self._here(), {"kind": "dream"})
+        self._tell_curve()
         outbox.state(self.state)
-        self._loop = asyncio.create_task(self._play(failed))
+        self._loop = asyncio.create_task(self._play())
         if self.reality is not None:
             self.chores.submit(self.reality.start)
 
@@ -92,16 +108,17 @@ class Visitor:
             self.outbox.state(self.state, soon=self.wants.running)
 
     def state(self) -> dict[str, Any]:
-        history, source = self.game.history, self.game.source
+        # Of what is shown: the walk itself may be a frame further, which is being decoded.
+        place, source = self._place, self.game.source
         sample = source.sample if isinstance(source, Dreamer) else None
-        fine, coarse = self.memory(history.frame + 1)
+        fine, coarse = self.memory(place.frame + 1)
         told = None if sample is None else {"steps": sample.steps, "guidance": sample.guidance, "solver": sample.solver}
         return {
             "type": "state",
-            "frame": history.frame,
-            "length": history.branch.length,
-            "branch": history.branch.number,
-            "branches": history.outline(),
+            "frame": place.frame,
+            "length": place.length,
+            "branch": place.branch,
+            "branches": place.branches,
             "window": fine,
             "coarse": coarse,
             "fps": self._rate(),
@@ -110,7 +127,7 @@ class Visitor:
             "running": self.wants.running,
         }
 
-    async def _play(self, failed: Callable[[Exception], None]) -> None:
+    async def _play(self) -> None:
         try:
             while True:
                 wish = await self.wants.next()
@@ -119,11 +136,13 @@ class Visitor:
                 except UserError as error:
                     self.wants.stop()
                     self._say(str(error))
-        except Exception as error:  # ends this visitor, and no other
-            failed(error)
+        except Exception as error:  # ends this visitor's conversation, and no other
+            self._failed(error)
 
     async def _grant(self, wish: Seek | Enter | Change | Act) -> None:
         assert self.outbox is not None
+        if not isinstance(wish, Act):
+            await self._all_shown()
         if isinstance(wish, Change):
             self.game.change(wish.steps, wish.guidance, wish.solver)
             self.outbox.state(self.state)
@@ -131,10 +150,11 @@ class Visitor:
             await self._step(wish.action, wish.at)
         else:
             shown = self.game.seek(wish.frame) if isinstance(wish, Seek) else self.game.enter(wish.branch)
-            self._show(shown, {"kind": "dream"})
-            step = self.game.history.current()
-            if (truth := self.game.truth(step)) is not None and self.reality is not None:
-                self._show(truth, {"kind": "truth"}, beside=True)
+            self._show(shown, here := self._here(), {"kind": "dream"})
+            if (truth := self.game.truth(here.step)) is not None and self.reality is not None:
+                self._show(truth, here, {"kind": "truth"}, beside=True)
+            if isinstance(wish, Enter):
+                self._tell_curve()
             self.outbox.state(self.state)
 
     async def _step(self, action: Action, at: float | None) -> None:
@@ -144,30 +164,57 @@ class Visitor:
         asked = time.perf_counter()
         self.waiting = True
         try:
-            started, frame, made = await self._known(self.dreams.step(self.game, action))
+            started, made = await self._known(self.dreams.step(self.game, action))
         finally:
             self.waiting = False
+        times = {"transformer_ms": made.transformer_ms, "wait_ms": 1000 * (started - asked)}
+        here = self._here()
+        await self._all_shown()
+        # While it is decoded and shown, the next frame is made.
+        self._showing = asyncio.create_task(self._show_or_fail(made, here, times, at, truth))
+        if made.end is not None or not self.wants.running:
+            await self._all_shown()
+
+    async def _show_or_fail(self, *arguments: Any) -> None:
+        try:
+            await self._show_made(*arguments)
+        except Exception as error:  # nobody may be waiting for it
+            self._failed(error)
+
+    async def _show_made(
+        self,
+        made: Made,
+        here: _Here,
+        times: dict[str, float],
+        at: float | None,
+        truth: "asyncio.Future[np.ndarray] | None",
+    ) -> None:
+        """A frame that the model has made, as soon as it is decoded, and the truth beside it."""
+        began = time.perf_counter()
+        frame = await asyncio.shield(asyncio.wrap_future(made.frame))
+        times["decode_ms"] = 1000 * (time.perf_counter() - began)
         self._shown.append(time.monotonic())
-        times = {
-            "transformer_ms": made.transformer_ms,
-            "decode_ms": made.decode_ms,
-            "wait_ms": 1000 * (started - asked),
-        }
         header = {"kind": "dream", "at": at, **{name: round(ms, 2) for name, ms in times.items()}}
-        step = self.game.history.current()
         if truth is not None and truth.done():
-            self._note(step, truth)
-        self._show(frame, header)
+            self._note(here.step, truth)
+        self._show(frame, here, header)
         if truth is not None:
             if not truth.done():
                 await asyncio.wait([truth])
-                self._note(step, truth)
-            if (seen := self.game.truth(step)) is not None:
-                self._show(seen, {"kind": "truth", "at": at}, beside=True)
+                self._note(here.step, truth)
+            if (seen := self.game.truth(here.step)) is not None:
+                self._show(seen, here, {"kind": "truth", "at": at}, beside=True)
         if made.end is not None:
             self.wants.stop()
             self._say(made.end)
-        self.outbox.state(self.state, soon=self.wants.running)
+        if self.outbox is not None:
+            self.outbox.state(self.state, soon=self.wants.running)
+
+    async def _all_shown(self) -> None:
+        """Until the newest frame is on its way to the client."""
+        if (showing := self._showing) is not None:
+            await asyncio.shield(showing)
+            self._showing = None
 
     def _ask_engine(self, action: Action) -> "asyncio.Future[np.ndarray] | None":
         """The frame that the same action leads to in the engine, from where the walk stands there."""
@@ -188,14 +235,27 @@ class Visitor:
         else:
             raise error
 
-    def _show(self, frame: np.ndarray, header: dict[str, Any], beside: bool = False) -> None:
+    def _here(self) -> _Here:
+        history = self.game.history
+        branch = history.branch
+        return _Here(history.frame, branch.number, history.current(), branch.length, history.outline())
+
+    def _show(self, frame: np.ndarray, here: _Here, header: dict[str, Any], beside: bool = False) -> None:
+        if not beside:
+            self._place = here
         if self.outbox is None:
             return
-        history = self.game.history
-        step = history.current()
         none = {"at": None, "transformer_ms": None, "decode_ms": None, "wait_ms": None}
-        place = {"frame": history.frame, "branch": history.branch.number, "action": step.action, "psnr": step.psnr}
+        place = {"frame": here.frame, "branch": here.branch, "action": here.step.action, "psnr": here.step.psnr}
         (self.outbox.add if beside else self.outbox.show)(picture({**none, **header, **place}, frame))
+
+    def _tell_curve(self) -> None:
+        """How near every frame of the branch was to its truth, where that is known."""
+        assert self.outbox is not None
+        history = self.game.history
+        steps = [history.branch.step(frame) for frame in range(history.branch.length)]
+        known = [[frame, step.psnr] for frame, step in enumerate(steps) if step.psnr is not None]
+        self.outbox.line(type="curve", branch=history.branch.number, psnr=known)
 
     def _say(self, text: str) -> None:
         if self.outbox is not None:
@@ -221,3 +281,9 @@ class Visitor:
         self.waiting = False
         if job is not None and not job.cancel():
             await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
+        showing, self._showing = self._showing, None
+        if showing is not None:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+        # So that nobody waits for it in the loop.
+        await asyncio.gather(asyncio.wrap_future(self.chores.submit(self.game.shown)), return_exceptions=True)

@@ -23,6 +23,7 @@ let drawing = false;
 let answered = null; // `at` of the newest action whose frame is on screen
 let delays = []; // ms from key to picture
 let psnr = new Map(); // frame -> dB
+let curveTold = null; // of a branch that the state does not speak of yet
 let sought = null; // the frame dragged to, until it is on screen: what comes in between does not move the needle
 let seekTimer = 0; // several within 40 ms are one message
 
@@ -43,6 +44,7 @@ function showWorld() {
   document.body.classList.toggle("engine", !world.settings); // no model: the real world alone, to record a walk in
   $("starts").append(...world.starts.map(startButton));
   $("lead").hidden = !world.starts.length;
+  $("held-out").hidden = !world.starts.every((start) => start.held_out);
   $("context-field").hidden = world.starts.every(({ frames }) => frames < 2);
   $("real-field").hidden = !world.real;
   $("guidance-field").hidden = !world.guidable;
@@ -112,6 +114,7 @@ function chooseAgain() {
 function onMessage(message) {
   if (message.type === "ready") onReady(message);
   else if (message.type === "state") onState(message);
+  else if (message.type === "curve") onCurve(message);
   else if (message.type === "notice" || message.type === "error") say(message.text, message.type);
 }
 
@@ -132,9 +135,22 @@ function onReady(ready) {
   showState();
 }
 
+/** Of a branch this page may not have seen, or whose frames it has forgotten. */
+function onCurve(told) {
+  curveTold = told;
+  takeCurve();
+}
+
+function takeCurve() {
+  if (curveTold?.branch !== state?.branch) return;
+  psnr = new Map(curveTold.psnr);
+  curveTold = null;
+}
+
 function onState(now) {
   if (now.branch !== state.branch) changeBranch(now);
   state = now;
+  takeCurve();
   if (sought !== null) state.frame = sought;
   showState();
 }
