@@ -58,6 +58,11 @@ def test_what_does_not_fit_is_refused(text: str, says: str, tmp_path: Path) -> N
         ("sample", {"steps": 0}),
         ("model", {"window": 0}),
         ("model", {"rope_axes": (15, 25, 24)}),
+        ("model", {"turns": ()}),
+        ("model", {"turns": (0, 1)}),
+        ("model", {"headings": 1}),
+        ("model", {"headings": 8}),  # other channels
+        ("model", {"action_of": "departure"}),
     ],
 )
 def test_impossible_settings_are_refused(preset: str, wrong: dict) -> None:
