@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,9 @@ _worker: dict[str, Any] = {}
 
 def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
-    end_with_parent()
+    recorder = parent_process()
+    assert recorder is not None
+    end_with_parent(recorder.pid or 0)
     device = torch.device(free.get())
     _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
 

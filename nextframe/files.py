@@ -107,10 +107,15 @@ def sole_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def end_with_parent() -> None:
-    """Have the kernel end this process (SIGTERM) when the one that started it is no more, however that went."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel end this process (SIGTERM) when the one that started it is no more, however that went.
+
+    Raises SystemExit when it has gone already, before it could be told so.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one has ended")
 
 
 def sweep(folder: Path) -> None:

@@ -6,7 +6,7 @@ A layout is a run of segments, each a range of frames at one level. It is a plai
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -61,15 +61,18 @@ class Layout:
 
     def table(self) -> Tensor:
         """int64 [n, 4]: frame, row, column and level of every token. Row and column count fine tokens."""
-        rows = [torch.empty(0, 4, dtype=torch.int64)]
-        for segment in self.segments:
-            frames = torch.arange(segment.start, segment.stop)
-            places = torch.arange(segment.side) * segment.stride
-            rows.append(torch.cartesian_prod(frames, places, places, torch.tensor([segment.level])))
-        return torch.cat(rows)
+        return torch.cat([torch.empty(0, 4, dtype=torch.int64, device="cpu"), *map(_rows, self.segments)])
 
     def __add__(self, other: "Layout") -> "Layout":
         return Layout(self.segments + other.segments, other.windows)
+
+
+@lru_cache(maxsize=256)
+def _rows(segment: Segment) -> Tensor:
+    """Those of one segment. Kept, because the layouts of a walk share most of theirs (docs/play.md)."""
+    frames = torch.arange(segment.start, segment.stop, device="cpu")
+    places = torch.arange(segment.side, device="cpu") * segment.stride
+    return torch.cartesian_prod(frames, places, places, torch.tensor([segment.level], device="cpu"))
 
 
 def newest_apart(layout: Layout, frames: int) -> Layout:

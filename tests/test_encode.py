@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from multiprocessing import active_children
@@ -331,3 +333,11 @@ def test_a_shard_that_holds_less_than_the_index_says_is_named(autoencoder: Path,
         latents.actions(episode)
     index = json.loads((out / "latents.json").read_text())
     assert index["shards"].keys() == {path.name for path in out.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize(("parent", "ends"), [("os.getppid()", False), ("os.getpid()", True)])
+def test_a_worker_whose_recorder_has_gone_before_it_could_be_told_ends(parent: str, ends: bool) -> None:
+    script = f"import os; from nextframe.files import end_with_parent; end_with_parent({parent}); print('goes on')"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    said = "the process that started this one has ended\n" if ends else ""
+    assert (ran.returncode, ran.stdout, ran.stderr) == (int(ends), "" if ends else "goes on\n", said)

@@ -18,6 +18,7 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.video import decoded
 from nextframe.errors import UserError
 from nextframe.runs import WorldModel
+from nextframe.web import saving
 from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, psnr, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
@@ -240,6 +241,15 @@ def test_a_saved_episode_is_one_to_train_on(tmp_path: Path) -> None:
     assert np.array_equal(episode.video, np.stack([game.film.read(step.place) for step in path]))
     assert episode.actions.tolist() == [*game.start.actions.tolist(), 1, 2, 2, 0, 0]  # pyright: ignore
     assert listed.meta == {"start": "clip", "context": CONTEXT}
+
+
+def test_what_is_saved_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    game, info = walked([1, 2])
+    monkeypatch.setattr(saving, "MOST_BYTES", (CONTEXT + 1) * 3 * SIZE**2)
+    with pytest.raises(UserError, match=f"8 frames are too many to save at once: stand at frame {CONTEXT} or before"):
+        save(game, game.history.path(), info, "mp4", tmp_path)
+    game.seek(CONTEXT)
+    assert save(game, game.history.path(), info, "mp4", tmp_path).exists()
 
 
 def test_a_walk_from_a_picture_is_saved_from_where_somebody_acts(tmp_path: Path) -> None:

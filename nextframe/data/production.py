@@ -143,12 +143,10 @@ def work(do: Work) -> None:
     results = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _end)
-    end_with_parent()
     scratch = Path(sys.argv[1])
     try:
         job = json.loads((scratch / "job.json").read_bytes())
-        if os.getppid() != job["parent"]:
-            sys.exit("the recorder that started this worker has ended")
+        end_with_parent(job["parent"])
         for made in do(Path(job["folder"]), DatasetInfo(**job["dataset"]), job["shared"], job["jobs"], scratch):
             entry = asdict(made)
             print(json.dumps({"episode": entry} if isinstance(made, EpisodeInfo) else entry), file=results)

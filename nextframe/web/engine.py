@@ -26,6 +26,8 @@ from nextframe.worlds.record import SEEDS, episode_seed
 BY_HAND = SEEDS - 1
 """The seed, as of `record --seed`, of worlds that people walk in: of the training split, and in no other recording."""
 NEW = "new"
+REPLAYED_AT_ONCE = 200
+"""Actions, of which the engine is sure to be through before it is taken for dead."""
 
 
 class MazeWalk:
@@ -52,7 +54,9 @@ class EnvironmentWalk:
     def step(self, history: History, action: Action) -> Made:
         if self._at != (history.branch, history.frame):
             before = [step.action for step in history.path()[1:]]
-            self.reality.ask({"reset": self.seed, "replay": before})
+            self.reality.ask({"reset": self.seed})
+            for start in range(0, len(before), REPLAYED_AT_ONCE):
+                self.reality.ask({"replay": before[start : start + REPLAYED_AT_ONCE]})
         at_end = history.frame == history.branch.length - 1
         header, frame = self.reality.ask({"step": action})
         # In the middle of a branch, the history makes a new one of it: then it is played again, once.

@@ -1,7 +1,7 @@
 """The engine's end of the pipe: `python -m nextframe.web.reality_process WORLD`. A line of JSON in, a frame out.
 
 Of a maze one asks {"pose": [x, y, heading]}; of an environment {"reset": seed} or {"step": action}, and
-{"replay": [actions], "reset": seed} for the frame after all of them. It ends when its input does.
+{"replay": [actions]}, with a "reset" or without, for the frame after all of them. It ends when its input does.
 """
 
 import json
@@ -45,13 +45,12 @@ def environment(world: dict[str, Any], folder: Path, stack: ExitStack) -> Answer
     facts = {"kind": inside.actions.kind, "names": inside.actions.names, "fps": inside.fps}
 
     def answer(question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-        ended = False
+        ended, frame = False, None
         if "reset" in question:
             frame = inside.reset(question["reset"])
-            for action in question.get("replay", []):
-                frame, ended = inside.step(_action(action))
-        else:
-            frame, ended = inside.step(_action(question["step"]))
+        for action in question.get("replay", [question["step"]] if "step" in question else []):
+            frame, ended = inside.step(_action(action))
+        assert frame is not None  # who asks for nothing
         return {**facts, "ended": ended, "reward": inside.reward}, frame
 
     return answer

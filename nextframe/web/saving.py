@@ -17,10 +17,18 @@ from nextframe.worlds.maze.settings import HEADINGS
 
 FORMATS = {"mp4": "mp4", "npz": "npz", "episode": "zip"}
 """Format -> how the name of its file ends."""
+MOST_BYTES = 2**30
+"""Of the pixels of a walk that is saved: they are in memory at once."""
 
 
 def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folder: Path) -> Path:
-    """Write the frames of `path` as a new file in `folder`. `info`: of a dataset of such walks."""
+    """Write the frames of `path` as a new file in `folder`. `info`: of a dataset of such walks.
+
+    Raises UserError for a walk that is too long, or (an episode) in which nobody has acted.
+    """
+    most = MOST_BYTES // (3 * game.film.size**2)
+    if len(path) > most:
+        raise UserError(f"{len(path):,} frames are too many to save at once: stand at frame {most - 1:,} or before")
     video = np.stack([game.film.read(step.place) for step in path])
     with tempfile.NamedTemporaryFile(dir=folder, suffix=f".{FORMATS[format]}", delete=False) as file:
         if format == "mp4":
