@@ -205,8 +205,8 @@ def _damage(path: Path) -> str | None:
         sums = {name: digest for digest, name in lines}
     except (OSError, ValueError):
         sums = {}
-    if not all(plain_name(name) and (path / name).is_file() and not (path / name).is_symlink() for name in sums):
-        sums = {}  # a device would be read for ever
+    if not all(map(plain_name, sums)):
+        sums = {}
     names = [*sums, SUMS]
     if POSITION in sums:  # the last line
         mine = range(ranks.rank(), len(sums), ranks.ranks())
@@ -219,6 +219,7 @@ def _damage(path: Path) -> str | None:
 
 def _is_whole(file: Path, digest: str) -> bool:
     try:
-        return sha256(file) == digest
+        regular = file.is_file() and not file.is_symlink()  # a device would be read for ever
+        return regular and sha256(file) == digest
     except OSError:
         return False
