@@ -154,8 +154,14 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    algorithm: Literal["adamw", "muon"] = "adamw"
+    """`muon`: for the matrices in the blocks of a transformer, beside AdamW for the rest, at the same rate. It takes
+    fewer steps (docs/experiments.md); the paper has AdamW."""
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
+    momentum: float = 0.95
+    """Of Muon."""
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     """Largest L2 norm of the gradient of all weights together; that of a discriminator's is not limited."""
@@ -168,8 +174,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
-        if self.decay > 1 or self.ema_decay > 1:
-            raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
+        at_least(self, momentum=0)
+        if self.decay > 1 or self.ema_decay > 1 or self.momentum >= 1:
+            most = f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1"
+            raise ValueError(f"{most}, and momentum {self.momentum} below 1")
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,8 @@ class TrainConfig:
     """Compile the blocks of a transformer; `auto`: on a GPU."""
     shard: bool = False
     """Under torchrun each process keeps a piece of the weights, not a copy (docs/scaling.md). Alone: no difference."""
+    patience_minutes: float = 10.0
+    """Under torchrun: how long a process waits for the others, which may be compiling or writing, before it ends."""
     recompute: bool = False
     """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
     checkpoint_minutes: float = 10.0
@@ -235,7 +245,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
-        at_least(self, minutes=0.001, examine_minutes=0)
+        at_least(self, minutes=0.001, patience_minutes=0.001, examine_minutes=0)
+        if self.patience_minutes > 1e6:
+            raise ValueError(f"patience_minutes is {self.patience_minutes}: it must be at most 1,000,000")
 
 
 @dataclass(frozen=True)
@@ -318,6 +330,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, latent_noise=0, perceptual_weight=0, adversarial_weight=0, adversarial_start=0)
+        if self.train.optimizer.algorithm == "muon":
+            raise ValueError("train.optimizer.algorithm muon is for the matrices of a transformer: adamw")
         if self.adversarial_start > 1:
             raise ValueError(f"adversarial_start {self.adversarial_start} must be at most 1")
         if self.perceptual_weight:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from nextframe import ranks
@@ -123,3 +123,19 @@ def whole(tensor: Tensor) -> Tensor:
 def piece(tensor: Tensor) -> Tensor:
     """What of a tensor lies in this process."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def put_together(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Of what each process has a piece, cut like a weight, the whole. All processes must ask, in the same order."""
+    if not isinstance(weight, DTensor):
+        return tensor
+    mesh, how = weight.device_mesh, weight.placements
+    return DTensor.from_local(tensor, mesh, how, shape=weight.shape, stride=weight.stride()).full_tensor()
+
+
+def cut(tensor: Tensor, weight: Tensor) -> Tensor:
+    """This process's piece of what every process has whole, cut like a weight."""
+    if not isinstance(weight, DTensor):
+        return tensor
+    mesh = weight.device_mesh
+    return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim).redistribute(mesh, weight.placements).to_local()

@@ -222,8 +222,8 @@ _worker: dict[str, Any] = {}
 def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
     recorder = parent_process()
-    assert recorder is not None
-    end_with_parent(recorder.pid or 0)
+    assert recorder is not None and recorder.pid is not None  # this is a worker
+    end_with_parent(recorder.pid)
     device = torch.device(free.get())
     _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
 

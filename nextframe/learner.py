@@ -13,7 +13,7 @@ from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.distributed import exchange, spread, whole
 from nextframe.objective import LENGTHS, Inputs, Objective, Score
-from nextframe.optimizer import AdamW, Average
+from nextframe.optimizer import Average, optimizer_of
 from nextframe.parallel import (
     blocks_of,
     compile_blocks,
@@ -58,7 +58,7 @@ class Learner:
             self.network.to(self.device)
         score, shared = task.objective.score, (self.device, self.precision, config.shard)
         self._scored = None if alone else spread(self.network, score, *shared).to(self.device)
-        self.optimizer = AdamW(self.network, config.optimizer)
+        self.optimizer = optimizer_of(self.network, config.optimizer, self.precision)
         self.average = Average(task.product, config.optimizer.ema_decay)
         self._skipped_in_a_row = torch.zeros((), device=self.device)
         self._told = ("loss", "gradient_norm", *task.objective.parts)

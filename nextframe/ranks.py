@@ -18,8 +18,8 @@ from torch import Tensor
 
 from nextframe.errors import Stopped, UserError
 
-SILENCE = timedelta(minutes=10)
-"""How long a process waits for the others. They may be writing a checkpoint, or compiling."""
+_patience = timedelta()
+"""How long this process waits for the others."""
 _hosts: dist.ProcessGroup | None = None
 """What the processors of all ranks talk over: to ask there does not wait for what a GPU was sent."""
 
@@ -43,24 +43,25 @@ def local_rank() -> int | None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def joined(device: torch.device, patience_minutes: float) -> Iterator[None]:
     """Be one of the processes that torchrun started, and end as one of them: what all have to say is said once.
 
-    Raises UserError when another of them has gone, or does not answer for as long as `SILENCE`.
+    Raises UserError when another of them has gone, or does not answer for so many minutes.
     """
-    global _hosts
+    global _hosts, _patience
     if not launched() or _hosts is not None:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    _patience = timedelta(minutes=patience_minutes)
     try:
         if device.type == "cuda":
             # The GPUs are given longer: a process that waits for another is to end with a word, not with an abort.
-            dist.init_process_group("nccl", timeout=2 * SILENCE, device_id=device)
+            dist.init_process_group("nccl", timeout=2 * _patience, device_id=device)
         else:
-            dist.init_process_group("gloo", timeout=SILENCE)
-        hosts = dist.new_group(backend="gloo", timeout=SILENCE)
+            dist.init_process_group("gloo", timeout=_patience)
+        hosts = dist.new_group(backend="gloo", timeout=_patience)
         assert isinstance(hosts, dist.ProcessGroup)
         _hosts = hosts
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -79,7 +80,7 @@ def joined(device: torch.device) -> Iterator[None]:
             raise
         _leave_unless_first(2)
         silent = "timed out" in str(error).lower()
-        what = f"did not answer for {SILENCE.total_seconds():.0f} s" if silent else "has gone"
+        what = f"did not answer for {_patience.total_seconds():.0f} s" if silent else "has gone"
         raise UserError(
             f"another of the {os.environ['WORLD_SIZE']} processes {what}: see what it said, and run the same command "
             "again; it goes on from the newest checkpoint"
@@ -106,7 +107,7 @@ def first_to_say(text: str) -> bool:
 
 def _watch() -> None:
     """Have this process say where it stands if it does not come back to the others: just before they give it up."""
-    faulthandler.dump_traceback_later(0.9 * SILENCE.total_seconds())
+    faulthandler.dump_traceback_later(0.9 * _patience.total_seconds())
 
 
 def _leave_unless_first(status: int) -> None:
@@ -139,7 +140,7 @@ def another_group() -> dist.ProcessGroup | None:
     """What all ranks can talk over beside what they say elsewhere; None of one that is alone."""
     if _hosts is None:
         return None
-    group = dist.new_group(backend="gloo", timeout=SILENCE)
+    group = dist.new_group(backend="gloo", timeout=_patience)
     assert isinstance(group, dist.ProcessGroup)
     return group
 

@@ -58,7 +58,7 @@ def train_preset(
     written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
     when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
     """
-    with joined(resolve_device(config.train.device)):
+    with joined(resolve_device(config.train.device), config.train.patience_minutes):
         ready = prepared(config, data, run, initial)
         if ready.position.step < config.train.steps:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
@@ -72,7 +72,7 @@ def train_preset(
 
 def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> list[str]:
     """What `train_preset` would take here, in lines; nothing is trained or written. Raises UserError as it does."""
-    with joined(resolve_device(config.train.device)):
+    with joined(resolve_device(config.train.device), config.train.patience_minutes):
         ready = prepared(config, data, run, initial)
         return estimate(ready.learner, ready.demand, ready.position)
 

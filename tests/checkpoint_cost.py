@@ -53,5 +53,5 @@ def measure(preset: str, run: Path) -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     torch.set_num_threads(1)
-    with ranks.joined(torch.device("cpu")):
+    with ranks.joined(torch.device("cpu"), 10):
         measure(sys.argv[1], Path(sys.argv[2]))

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,8 @@ HALF, TWO_STEPS = 2, SampleConfig(steps=2)
 FAR = WorldModelConfig(model=SHORT, clip=ClipConfig(frames=6, interval=2), train=EXAMINED, sample=TWO_STEPS)
 LONG_CLIP = ClipConfig(frames=12, min_frames=3)
 FAR_LONG = WorldModelConfig(model=LONG, clip=LONG_CLIP, train=replace(TRAIN, accumulate=2), sample=TWO_STEPS)
-WINDOWS = replace(FAR_LONG, clip=replace(LONG_CLIP, windows=2), train=TRAIN)
+MUON = replace(TRAIN, optimizer=replace(OPTIMIZER, algorithm="muon"))
+WINDOWS = replace(FAR_LONG, clip=replace(LONG_CLIP, windows=2), train=MUON)
 AUTOENCODER = TokenizerConfig(model=TOKENIZER, latent_noise=0.1, train=TRAIN)
 JUDGED = replace(
     AUTOENCODER,
@@ -189,7 +189,6 @@ def broken(folder: Path) -> None:
 
 def lost(folder: Path, how: str) -> None:
     """The second process ends, or sleeps, in the middle of training."""
-    ranks.SILENCE = timedelta(seconds=3)
     plain = Learner.update
 
     def update(self: Learner, rate: float, step: int) -> torch.Tensor:
@@ -201,7 +200,7 @@ def lost(folder: Path, how: str) -> None:
 
     Learner.update = update
     try:
-        train_preset(FAR, folder / "latents", folder / how)
+        train_preset(replace(FAR, train=replace(TRAIN, patience_minutes=0.05)), folder / "latents", folder / how)
     except UserError as error:
         (folder / f"{how}-{os.environ['RANK']}").write_text(str(error))
 
@@ -240,5 +239,5 @@ if __name__ == "__main__":
     if not ranks.launched():
         both_lost(Path(sys.argv[1]))
     else:
-        with ranks.joined(torch.device("cpu")):
+        with ranks.joined(torch.device("cpu"), 10):
             equal(Path(sys.argv[1]))

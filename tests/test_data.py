@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COMPASS, LONG
+from safetensors.torch import save_file
 
 from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
@@ -55,6 +56,27 @@ def test_a_truncated_shard_is_named(folder: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"s\.safetensors is damaged"):
         Shard(path)
+
+
+def test_a_flipped_bit_is_named_each_time_and_other_episodes_are_read(folder: Path) -> None:
+    path = folder / "s.safetensors"
+    content = bytearray(path.read_bytes())
+    dataset = LatentDataset(folder)
+    first, other = dataset.index.episodes
+    last = dataset.latents(first, 8, 1)[0].view(torch.uint8).numpy().tobytes()
+    content[content.index(last) + 1] ^= 1
+    path.write_bytes(content)
+    damaged = LatentDataset(folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"s\.safetensors is damaged \(checksum of a\.latents\)"):
+            damaged.latents(first, 0, 2)
+    assert torch.equal(damaged.actions(first), dataset.actions(first))
+    assert torch.equal(damaged.latents(other, 0, 5), dataset.latents(other, 0, 5))
+
+
+def test_a_shard_of_before_there_were_sums_is_read(tmp_path: Path) -> None:
+    save_file({"a.actions": torch.arange(3)}, tmp_path / "s.safetensors")
+    assert Shard(tmp_path / "s.safetensors").read("a.actions", 1, 3).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "episodes": [3]}', '{"version": 9}'])

@@ -73,11 +73,13 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["world model", "autoencoder"])
+@pytest.mark.parametrize("kind", ["world model", "world model by muon", "autoencoder"])
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     kind: str, latents: Path, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, data = (WORLD, latents) if kind == "world model" else (TOKENIZER, footage)
+    config, data = (TOKENIZER, footage) if kind == "autoencoder" else (WORLD, latents)
+    if kind == "world model by muon":
+        config = replace(config, train=replace(TRAIN, optimizer=replace(TRAIN.optimizer, algorithm="muon")))
     train_preset(config, data, tmp_path / "straight")
     stop_after(10, monkeypatch)
     with pytest.raises(KeyboardInterrupt):

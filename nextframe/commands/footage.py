@@ -23,11 +23,8 @@ def record(arguments: list[str]) -> None:
         environment = arguments[0].removeprefix(GYM)
         tyro.cli(partial(record_gym, environment), args=arguments[1:], prog=f"nextframe record {arguments[0]}")
     else:
-        choices = {
-            "maze": _record_maze,
-            "play": _record_play,
-            f"{GYM}ENV_ID": record,
-        }  # what begins with gym: is understood above
+        # What begins with gym: is understood above.
+        choices = {"maze": _record_maze, "play": _record_play, f"{GYM}ENV_ID": record}
         choose("world", arguments, choices, "nextframe record", WORLDS)
 
 

@@ -2,12 +2,14 @@
 
 A shard holds `<episode>.latents` (bfloat16 [f, c, h, w], scaled) and `<episode>.actions` (int64 [f], or float32
 [f, a] where actions are vectors), and maybe `<episode>.mirrored`: the latents of the frames mirrored left to right.
-Clips are read by memory map at the offsets of the header: only the frames of the clip are touched.
+Clips are read by memory map at the offsets of the header: only the frames of the clip are touched, but the first time
+that a process reads of an episode, when the whole of it is read against the checksum in the header.
 """
 
 import dataclasses
 import json
 import math
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +28,8 @@ from nextframe.files import inside, plain_name, read_json, write_atomically
 VERSION = 1
 INDEX = "latents.json"
 EPISODES_PER_SHARD = 64
+SUMS = "crc32"
+"""In the header of a shard: a JSON text, the checksum of each tensor's bytes."""
 DTYPES = {"BF16": torch.bfloat16, "I64": torch.int64, "F32": torch.float32}
 
 
@@ -67,14 +71,21 @@ def write_shard(
     path: Path, episodes: dict[str, tuple[Tensor, Tensor]], mirrored: dict[str, Tensor] | None = None
 ) -> None:
     """`episodes`: name -> (latents [f, c, h, w], actions [f] or [f, a]); `mirrored`: name -> latents [f, c, h, w]"""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, (latents, actions) in episodes.items():
         kept = torch.float32 if actions.is_floating_point() else torch.int64
         tensors[f"{name}.latents"] = latents.to(torch.bfloat16).contiguous()
         tensors[f"{name}.actions"] = actions.to(kept).contiguous()
     for name, latents in (mirrored or {}).items():
         tensors[f"{name}.mirrored"] = latents.to(torch.bfloat16).contiguous()
-    write_atomically(path, save(tensors))
+    # `contiguous` leaves the strides of a single number as they were, which may be 0; a copy has them anew.
+    sums = {name: _sum_of(tensor.flatten().clone().view(torch.uint8).numpy()) for name, tensor in tensors.items()}
+    write_atomically(path, save(tensors, {SUMS: json.dumps(sums)}))
+
+
+def _sum_of(content: np.ndarray) -> str:
+    """Tells bytes that have changed on the disk by themselves; nobody is meant to be kept from changing them."""
+    return f"{zlib.crc32(content.data):08x}"
 
 
 def write_index(folder: Path, index: LatentIndex) -> None:
@@ -136,7 +147,8 @@ class Shard:
                 raise ValueError("truncated header")
             self._header: dict[str, Any] = json.loads(self._bytes[8 : 8 + length].tobytes())
             self._start = 8 + length
-            self._header.pop("__metadata__", None)
+            metadata = self._header.pop("__metadata__", {})
+            self._unread: dict[str, str] = dict(json.loads(metadata.get(SUMS, "{}")))  # older files have none
             for name, entry in self._header.items():
                 _check_entry(name, entry, len(self._bytes) - self._start)
         except FileNotFoundError:
@@ -147,7 +159,7 @@ class Shard:
             raise UserError(f"{path} is damaged ({reason_of(error)}): delete it and encode the data again") from None
 
     def read(self, name: str, start: int, stop: int, interval: int = 1) -> Tensor:
-        """Rows start, start + interval ... below stop of one tensor."""
+        """Rows start, start + interval ... below stop of one tensor. Raises UserError where it is not as written."""
         entry = self._header.get(name)
         if entry is None or entry["shape"][0] < stop:
             raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
@@ -157,7 +169,11 @@ class Shard:
             )
         dtype = DTYPES[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
-        first = self._start + entry["data_offsets"][0]
+        first, end = (self._start + offset for offset in entry["data_offsets"])
+        if name in self._unread:
+            if _sum_of(self._bytes[first:end]) != self._unread[name]:
+                raise UserError(f"{self.path} is damaged (checksum of {name}): delete it and encode the data again")
+            del self._unread[name]
         content = self._bytes[first + start * row : first + stop * row].copy()
         return torch.from_numpy(content).view(dtype).reshape(stop - start, *entry["shape"][1:])[::interval]
 

@@ -24,7 +24,7 @@ from nextframe.worlds.maze.settings import HEADINGS, NOOP, REVISION, MazeSetting
 MOST_STARTS = 100
 MOST_UPLOADS = 32
 HELD_OUT = ("demo", "test", "validation")
-"""In the order in which they are offered: what the model has not seen comes first."""
+"""What the model has not seen, in the order in which it is offered; other splits where there is none of it."""
 
 
 class MazePlace:

@@ -285,5 +285,5 @@ class Visitor:
         if showing is not None:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
-        # So that nobody waits for it in the loop.
+        # Until the newest frame is decoded: `attach` reads it, and must not wait for it in the loop.
         await asyncio.gather(asyncio.wrap_future(self.chores.submit(self.game.shown)), return_exceptions=True)
