@@ -159,9 +159,6 @@ class OptimizerConfig:
     fewer steps (docs/experiments.md); the paper has AdamW."""
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
-    momentum: float = 0.95
-    """Of Muon."""
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     """Largest L2 norm of the gradient of all weights together; that of a discriminator's is not limited."""
@@ -174,10 +171,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
-        at_least(self, momentum=0)
-        if self.decay > 1 or self.ema_decay > 1 or self.momentum >= 1:
-            most = f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1"
-            raise ValueError(f"{most}, and momentum {self.momentum} below 1")
+        if self.decay > 1 or self.ema_decay > 1:
+            raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
 
 
 @dataclass(frozen=True)

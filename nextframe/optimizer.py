@@ -10,6 +10,7 @@ from nextframe.distributed import cut, piece, put_together
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that pulls singular values towards 1, five times (Muon, Jordan and others, 2024)."""
+MOMENTUM = 0.95
 ADAMW_SIZE = 0.2
 """Root mean square of what AdamW moves a weight by, in learning rates: so one rate serves both (arXiv 2502.16982)."""
 
@@ -62,12 +63,12 @@ class Muon:
         self._matrices = {name: p for name, p in weights.items() if name.startswith("blocks.") and p.ndim == 2}
         self._rest = AdamW({name: p for name, p in weights.items() if name not in self._matrices}, config)
         self._momenta: dict[str, Tensor] = {}
-        self._config, self._precision = config, precision
+        self._weight_decay, self._precision = config.weight_decay, precision
 
     @torch.no_grad()
     def step(self, rate: float, broken: Tensor) -> None:
         """`broken`: where it is true nothing is changed, and nobody waits to know."""
-        share, kept = self._config.momentum, 1 - rate * self._config.weight_decay
+        kept = 1 - rate * self._weight_decay
         for name, p in self._matrices.items():
             if p.grad is None:
                 continue
@@ -75,8 +76,8 @@ class Muon:
                 self._momenta[name] = torch.zeros_like(p)
             weight, momentum = piece(p), piece(self._momenta[name])
             gradient = torch.where(broken, momentum, piece(p.grad))
-            momentum.lerp_(gradient, 1 - share)
-            ahead = put_together(gradient.lerp(momentum, share), p)
+            momentum.lerp_(gradient, 1 - MOMENTUM)
+            ahead = put_together(gradient.lerp(momentum, MOMENTUM), p)
             direction = cut(orthogonal(ahead.to(self._precision)).to(p.dtype), p)
             size = rate * ADAMW_SIZE * max(p.shape) ** 0.5
             weight.copy_(torch.where(broken, weight, kept * weight - size * direction))

@@ -92,7 +92,7 @@ def test_recipes_say_what_table_8_says(
     assert (clip.frames, clip.interval) == (frames, interval)
     assert (train.steps, train.optimizer.warmup_steps, train.batch) == (steps, warmup, 32)
     assert (preset.sample.steps, preset.sample.guidance, preset.clean_context) == (50, guidance, 0.1)
-    assert train.optimizer == OptimizerConfig("adamw", 1e-4, (0.9, 0.999), 0.95, 0.0, 1.0, warmup, 0.0, 0.9999)
+    assert train.optimizer == OptimizerConfig("adamw", 1e-4, (0.9, 0.999), 0.0, 1.0, warmup, 0.0, 0.9999)
     is_long = name in ("dmlab-64", "minecraft-128")
     assert (model.coarse_patch, clip.min_frames) == ((4, 16) if is_long else (None, None))
 
