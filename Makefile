@@ -27,13 +27,13 @@ test: setup
 	.venv/bin/pyright
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
-# How the model in nextframe/pretrained was made. It goes on where it stopped; more hours: --train.steps.
+# How the model in nextframe/pretrained/maze is made, to be put there by hand. It goes on where it stopped.
 default-model: setup
 	$(NEXTFRAME) record maze --episodes 1088 --out $(DEFAULT)/footage
 	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
 	$(NEXTFRAME) encode --autoencoder $(DEFAULT)/autoencoder --data $(DEFAULT)/footage --out $(DEFAULT)/latents
 	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world
-	$(NEXTFRAME) export --model $(DEFAULT)/world --out nextframe/pretrained/maze
+	$(NEXTFRAME) export --model $(DEFAULT)/world --out $(DEFAULT)/maze
 
 clean:
 	rm -rf .venv

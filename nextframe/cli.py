@@ -72,7 +72,8 @@ def main() -> None:
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt as stop:
         verb = " ".join(sys.argv[1:2])
-        print("\n" + (GOES_ON if verb in RESUMES else "stopped"), file=sys.stderr)
+        goes_on = verb in RESUMES and sys.argv[1:3] != ["record", "play"]
+        print("\n" + (GOES_ON if goes_on else "stopped"), file=sys.stderr)
         if verb != "train" or not isinstance(stop, Stopped):
             sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -131,12 +131,16 @@ class AutoencoderConfig:
     decoder_activation: Literal["relu", "silu"] = "relu"
 
     def __post_init__(self) -> None:
+        at_least(self, frame_size=1, latent_channels=1)
         stages = len(self.encoder_channels)
         lengths = {len(self.encoder_layers), len(self.decoder_channels), len(self.decoder_layers)}
         if lengths != {stages} or not stages:
             raise ValueError("encoder and decoder need one number of channels and of layers for each stage")
-        if max(stages, *self.encoder_layers, *self.decoder_layers) > MOST_LAYERS:
-            raise ValueError(f"a stage may have {MOST_LAYERS} layers at most")
+        layers = (*self.encoder_layers, *self.decoder_layers)
+        if max(stages, *layers) > MOST_LAYERS or min(layers) < 0:
+            raise ValueError(f"a stage may have 0 to {MOST_LAYERS} layers")
+        if min(*self.encoder_channels, *self.decoder_channels) < 1:
+            raise ValueError("a stage must have at least one channel")
         if self.encoder_channels[-1] % self.latent_channels or self.decoder_channels[-1] % self.latent_channels:
             raise ValueError(f"latent_channels {self.latent_channels} must divide the channels of the last stage")
         if self.frame_size % self.compression:
@@ -173,6 +177,8 @@ class OptimizerConfig:
         at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
         if self.decay > 1 or self.ema_decay > 1:
             raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)

@@ -84,13 +84,20 @@ def demo(out: Path, episodes: int, device: str) -> Path:
     """Record mazes that are new to the shipped model, predict them, and write OUT/report.html."""
     if not (PRETRAINED / CONFIG).exists():
         raise UserError(f"the default model is missing ({PRETRAINED}): install nextframe again, or use demo --train")
+    _check(episodes)
     return show(out, PRETRAINED, replace(PROTOCOL, episodes=episodes), device, {})
+
+
+def _check(episodes: int) -> None:
+    if episodes < 1:
+        raise UserError(f"--episodes is {episodes}: it must be at least 1")
 
 
 def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
     """The whole loop in about `seconds`: record, train an autoencoder, encode, train a world model, predict, report."""
     if seconds < 30:
         raise UserError(f"--budget {clock(seconds)} is too short for the whole loop: give it at least 30s, better 10m")
+    _check(episodes)
     same_budget(out, seconds)
     episodes = min(episodes, max(2, int(seconds / 60)))  # predicting has to fit into the budget too
     target, stages = resolve_device(device).type, Stages(out / "stages.json")

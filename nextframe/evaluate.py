@@ -83,9 +83,10 @@ def evaluate(
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
         with matrix_precision(plan.precision, plan.device):
-            if any(not is_done(job.path, job.fingerprint) for job in jobs):
-                print(plan.estimate().line(), file=sys.stderr)
-            predict_missing(world, plan.dataset, jobs, protocol, sample, batch, plan.scorer)
+            missing = plan.missing()
+            if missing:
+                print(plan.estimate(missing).line(), file=sys.stderr)
+            predict_missing(plan, missing)
             measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
         combined = combine(plan.scorer, protocol, measured)
         results = Results(
@@ -125,7 +126,7 @@ def estimate_evaluation(
     """What `evaluate` with the same arguments would take; nothing is written."""
     plan = prepare(protocol, model, data, out, device, batch, sample, keep=False)
     with matrix_precision(plan.precision, plan.device):
-        return plan.estimate()
+        return plan.estimate(plan.missing())
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,12 @@ class Plan:
     device: torch.device
     precision: torch.dtype
 
-    def estimate(self) -> Estimate:
-        """Of what is not on disk yet; it takes a moment, as a short piece is done."""
-        missing = [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
+    def missing(self) -> "list[Job]":
+        """What is not on disk yet. All that is there is read for it."""
+        return [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
+
+    def estimate(self, missing: "list[Job]") -> Estimate:
+        """Of what is `missing`; it takes a moment, as a short piece is done."""
         info = (missing or self.jobs)[0].info
         batches = [len(missing[first : first + self.batch]) for first in range(0, len(missing), self.batch)]
         return estimate(
@@ -192,7 +196,7 @@ def prepare(
     autoencoder = sha256(run / AUTOENCODER / WEIGHTS)
     settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
-    jobs = jobs_of(protocol, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
+    jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
     return Plan(protocol, sample, run, world, autoencoder, dataset, scorer, jobs, batch, target, precision)
 
 
@@ -220,7 +224,13 @@ class Job:
 
 
 def jobs_of(
-    protocol: Protocol, infos: Sequence[EpisodeInfo], labels: Sequence[int], out: Path, offset: int, settings: list[Any]
+    protocol: Protocol,
+    dataset: EpisodeDataset,
+    infos: Sequence[EpisodeInfo],
+    labels: Sequence[int],
+    out: Path,
+    offset: int,
+    settings: list[Any],
 ) -> list[Job]:
     """By episode, then by seed, then by trajectory. `offset`: added to all seeds of noise. `settings`: what else
     decides what is predicted.
@@ -229,32 +239,26 @@ def jobs_of(
     for index, (info, label) in enumerate(zip(infos, labels, strict=True)):
         for seed, trajectory in product(protocol.seeds, range(protocol.trajectories)):
             noise = offset + noise_seed(seed, index, trajectory)
-            fingerprint = hashlib.sha256(json.dumps([*settings, info.sha256, label, noise]).encode()).hexdigest()
+            fingerprint = hashlib.sha256(
+                json.dumps([*settings, dataset.digest(info), label, noise]).encode()
+            ).hexdigest()
             path = prediction_path(out, info.name, seed, trajectory)
             jobs.append(Job(info, label, noise, (seed, trajectory) == (protocol.seeds[0], 0), path, fingerprint))
     return jobs
 
 
-def predict_missing(
-    world: WorldModel,
-    dataset: EpisodeDataset,
-    jobs: list[Job],
-    protocol: Protocol,
-    sample: SampleConfig,
-    batch: int,
-    scorer: Scorer,
-) -> None:
+def predict_missing(plan: Plan, missing: list[Job]) -> None:
     """Predict and score what is not on disk yet; every batch is written when it is finished."""
-    missing = [job for job in jobs if not is_done(job.path, job.fingerprint)]
-    done = (len(jobs) - len(missing)) * protocol.frames
-    with progress(f"predicting {dataset.folder.name}", len(jobs) * protocol.frames, done) as advance:
-        for first in range(0, len(missing), batch):
-            group = missing[first : first + batch]
+    world, dataset, protocol, scorer = plan.world, plan.dataset, plan.protocol, plan.scorer
+    done = (len(plan.jobs) - len(missing)) * protocol.frames
+    with progress(f"predicting {dataset.folder.name}", len(plan.jobs) * protocol.frames, done) as advance:
+        for first in range(0, len(missing), plan.batch):
+            group = missing[first : first + plan.batch]
             read = {job.info.name: job.info for job in group}  # once, however many trajectories it has in the batch
             read = {name: shortened(dataset.read(info), protocol, world) for name, info in read.items()}
             episodes = [read[job.info.name] for job in group]
             seeds, labels = [job.seed for job in group], [job.label for job in group]
-            made = forecast(world, episodes, protocol, sample, seeds, advance, labels)
+            made = forecast(world, episodes, protocol, plan.sample, seeds, advance, labels)
             for job, episode, video in zip(group, episodes, made.videos, strict=True):
                 judged = scorer.judge(world, episode, video, job.first)
                 measured = Measured(

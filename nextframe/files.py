@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Be the only one to write to a folder, which is made if need be.
+    """Be the only one to write to a folder, which is made if need be, and taken away again if nothing was put there.
 
     Raises UserError when another process is writing. The lock goes with the process, however it ends.
     """
     if address_of(folder):
         raise UserError(f"{folder} is in object storage: choose a folder here, and upload it when it is done")
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -104,6 +105,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder} cannot be locked ({error.strerror}): choose a folder on another disk") from error
         yield
     finally:
+        if made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
         os.close(handle)
 
 

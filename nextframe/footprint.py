@@ -25,8 +25,6 @@ from nextframe.memory import available_memory
 from nextframe.objective import Inputs
 from nextframe.parallel import should_compile, synchronise
 
-WEIGHT = 4
-"""Bytes of a weight, and of its gradient; AdamW keeps two numbers for each."""
 PREFETCHED = 3
 """Batches that are in the machine's memory at once: one in use, one ready, and what the next is made of."""
 TIMED_SECONDS = 10.0
@@ -84,10 +82,13 @@ def weights_of(learner: Learner) -> int:
 
 
 def counted(learner: Learner, demand: Demand) -> int:
-    """Bytes that are taken for as long as training goes on: weights, average, two moments; and data, if here."""
+    """Bytes that are taken for as long as training goes on: weights, average, two moments (Muon: one of a matrix).
+
+    On a processor the copy of these that a checkpoint is written from, and data, too.
+    """
     taken = 4 * weights_of(learner)
     if learner.device.type == "cpu":
-        taken += demand.kept // local_ranks() + PREFETCHED * own_rows(demand) * _row_bytes(learner, demand)
+        taken += taken + demand.kept // local_ranks() + PREFETCHED * own_rows(demand) * _row_bytes(learner, demand)
     return taken
 
 

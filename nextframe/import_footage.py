@@ -52,14 +52,15 @@ def import_footage(
 ) -> Imported:
     """Import the videos of a folder, or of a published list, into the dataset folder `out`; goes on where it stopped.
 
-    `size`: height and width of the episodes; frames are resized by their shorter side, and the middle is kept.
+    `size`: height and width of the episodes; how frames become square, `Cut.fit` says.
     `fps`: None: as the first video says. `split`: of all videos; None: as folders or the list say, or else train,
     but for `test_share` of them. `labelled`: folders are classes. `use_actions`: as found beside the videos; then
     every video must have them. `action_names`: in place of the files' own. `skip_bad`: list videos that cannot be read
     in `skipped.json`, instead of stopping at the first. `workers`: processes, 0 for one per core.
     Raises UserError when something about the footage is wrong, and when `out` is something else.
     """
-    _check(size, cut, fps, test_share)
+    _check(size, cut)
+    check_shares(fps, test_share)
     sources = find_sources(place, labelled)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
@@ -107,22 +108,25 @@ def import_footage(
     return Imported(dataset, skipped, still, duplicates(dataset.episodes()))
 
 
-def _check(size: int, cut: Cut, fps: float | None, test_share: float) -> None:
+def check_shares(fps: float | None, test_share: float) -> None:
+    """Raises UserError for a frame rate or a share that there is not."""
+    if not 0 <= test_share <= 1:
+        raise UserError(f"--test-share is {test_share}: give a share, from 0 to 1")
+    if fps is not None and not 0 < fps <= 1000:
+        raise UserError(f"--fps is {fps}: give frames per second, above 0 and at most 1000")
+
+
+def _check(size: int, cut: Cut) -> None:
     for name, value, least in (
         ("size", size, 8),
         ("least-frames", cut.least_frames, 2),
         ("every", cut.every, 1),
         ("frames", cut.frames, 0),
-        ("test-share", test_share, 0),
     ):
         if not value >= least:
             raise UserError(f"--{name} is {value}: it must be at least {least}")
-    if test_share > 1:
-        raise UserError(f"--test-share is {test_share}: it must be at most 1")
     if cut.frames and cut.frames < cut.least_frames:
         raise UserError(f"--frames {cut.frames} is less than --least-frames {cut.least_frames}: raise it, or 0 for all")
-    if fps is not None and not 0 < fps <= 1000:
-        raise UserError(f"--fps is {fps}: give frames per second, above 0")
 
 
 def _with_actions(
@@ -154,8 +158,9 @@ def _fps(sources: list[Source]) -> float:
     for source in sources:
         if source.video.suffix != ".npz" and source.video.is_file():
             try:
-                return video_facts(source.video).fps or USUAL_FPS
-            except VIDEO_ERRORS:
+                if fps := video_facts(source.video).fps:
+                    return fps
+            except (*VIDEO_ERRORS, OSError):
                 continue  # whoever decodes it says so, or skips it
     return USUAL_FPS
 

@@ -28,7 +28,7 @@ from nextframe.data.tensors import tensors_of
 from nextframe.encode import SCALE_EPISODES, SHARD, begin, check_weights
 from nextframe.errors import UserError
 from nextframe.files import sha256, sole_writer, sweep
-from nextframe.import_footage import USUAL_FPS
+from nextframe.import_footage import USUAL_FPS, check_shares
 from nextframe.progress import progress
 from nextframe.runs import load_autoencoder
 
@@ -49,6 +49,7 @@ def import_latents(
     where an earlier call stopped. `split`, `test_share`, `use_actions`, `action_names`: as in `import_footage`.
     Raises UserError when a file is missing, damaged, or not of this autoencoder's shape, or has not an action a frame.
     """
+    check_shares(fps, test_share)
     sources = find_sources(place)
     if without := [source for source in sources if source.latents is None]:
         raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")

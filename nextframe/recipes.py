@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
-from nextframe.files import sha256, write_atomically
+from nextframe.files import sha256, sole_writer, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
@@ -28,7 +29,7 @@ from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
 from nextframe.parallel import resolve_device
 from nextframe.places import clip_places, length_range
-from nextframe.ranks import Share, joined, rank
+from nextframe.ranks import Share, another_group, joined, rank, together
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
 from nextframe.soundness import changed_settings, few_episodes, latents_off, learnt_from, note_data, other_data
 from nextframe.train import Position, train
@@ -58,7 +59,7 @@ def train_preset(
     written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
     when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
     """
-    with joined(resolve_device(config.train.device), config.train.patience_minutes):
+    with joined(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
         ready = prepared(config, data, run, initial)
         if ready.position.step < config.train.steps:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
@@ -68,6 +69,20 @@ def train_preset(
             write_config(config, run / CONFIG)
             note_data(run, learnt_from(config, ready.data))
         return train(ready.learner, run, ready.examine)
+
+
+@contextmanager
+def sole_trainer(run: Path) -> Iterator[None]:
+    """Be the only processes to train `run`. Raises UserError, in all of them, when others do."""
+    with ExitStack() as held:
+
+        def take() -> str:
+            if rank() == 0:
+                held.enter_context(sole_writer(run))
+            return ""
+
+        together(take, another_group())
+        yield
 
 
 def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> list[str]:
@@ -209,6 +224,8 @@ def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
 
 def refuse_another_autoencoder(source: Path, kept: Path, begun: bool) -> None:
     """Raises UserError when the latents of a run are of another autoencoder than before, or of none."""
+    if not (source / WEIGHTS).is_file():
+        raise UserError(f"{source / WEIGHTS} is missing: encode the data again")
     if not begun:
         read_config(source / CONFIG)
     elif sha256(source / WEIGHTS) != sha256(kept / WEIGHTS):

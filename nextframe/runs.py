@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TypeVar
 
@@ -223,9 +224,9 @@ def action_tensor(config: TransformerConfig, action: int | Sequence[float]) -> T
         if vector.shape != (config.action_size,):
             raise ValueError(f"action {action} is none of the model's: give {config.action_size} numbers")
         return vector
-    if not isinstance(action, int) or not 0 <= action <= config.classes:
+    if not isinstance(action, Integral) or not 0 <= action <= config.classes:
         raise ValueError(f"action {action} is none of the model's: choose 0 to {config.classes - 1}")
-    return torch.tensor(action)
+    return torch.tensor(int(action))
 
 
 def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> WorldModel:

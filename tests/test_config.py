@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nextframe.config import AutoencoderConfig, TransformerConfig
+from nextframe.config import AutoencoderConfig, OptimizerConfig, TransformerConfig
 from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
 from nextframe.presets import MAZE, PRESETS
@@ -74,6 +75,10 @@ def test_impossible_models_are_refused() -> None:
     for wrong in ({"patch": 3}, {"coarse_patch": 16}, {"patch": 4, "coarse_patch": 2}, {"condition": "action"}):
         with pytest.raises(ValueError):
             replace(TransformerConfig(), **wrong)
-    for wrong in ({"frame_size": 60}, {"encoder_layers": (1, 1)}, {"latent_channels": 7}):
+    impossible: list[dict[str, Any]] = [{"frame_size": 60}, {"frame_size": 0}, {"encoder_layers": (1, 1)}]
+    impossible += [{"latent_channels": 7}, {"latent_channels": 0}, {"decoder_channels": (-8, 8, 8, 8)}]
+    for wrong in impossible:
         with pytest.raises(ValueError):
             replace(AutoencoderConfig(), **wrong)
+    with pytest.raises(ValueError, match="below 1"):
+        OptimizerConfig(betas=(1.0, 0.999))

@@ -249,7 +249,7 @@ def test_what_is_saved_fits_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=f"8 frames are too many to save at once: stand at frame {CONTEXT} or before"):
         save(game, game.history.path(), info, "mp4", tmp_path)
     game.seek(CONTEXT)
-    assert save(game, game.history.path(), info, "mp4", tmp_path).exists()
+    assert save(game, game.history.path(), info, "mp4", tmp_path).read(1)
 
 
 def test_a_walk_from_a_picture_is_saved_from_where_somebody_acts(tmp_path: Path) -> None:
@@ -277,6 +277,6 @@ def test_a_saved_video_and_saved_frames(tmp_path: Path) -> None:
         assert saved["context"] == CONTEXT and saved["actions"].tolist()[-5:] == [1, 2, 2, 0, 0]
         assert np.array_equal(saved["truth"][-1], truth) and not saved["truth"][-2].any()
         assert np.array_equal(saved["truth"][:CONTEXT], video[:CONTEXT])
-    with save(game, path, info, "mp4", tmp_path).open("rb") as file:
+    with save(game, path, info, "mp4", tmp_path) as file:
         pictures = list(decoded(file))
     assert len(pictures) == len(video) and pictures[0].shape == (SIZE, SIZE, 3)

@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.doctor import OPTIONAL
 from nextframe.errors import UserError
 from nextframe.runs import load
-from nextframe.web.engine import EngineStage
+from nextframe.web.engine import EngineStage, EnvironmentWalk
+from nextframe.web.game import Game
+from nextframe.web.reality import Reality
 from nextframe.web.stages import ModelStage
-from nextframe.web.starts import Library, poses_of
+from nextframe.web.starts import Library, Start, poses_of
 from nextframe.worlds.maze.settings import MazeSettings
 from nextframe.worlds.record import record_maze
 
@@ -133,6 +136,38 @@ def test_an_environment_goes_back_by_being_played_again(tmp_path: Path) -> None:
         assert "the episode has ended" in client.line("notice")["text"]
         client.say("act", action=1)
         assert "the episode has ended" in client.line("notice")["text"]
+
+
+class Failing(Reality):
+    """Counts from where it was reset; it fails when it is told to, and then has forgotten where it was."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.count: int | None = None
+        self.fails = False
+
+    def ask(self, question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        if self.fails:
+            self.count, self.fails = None, False
+            raise UserError("the engine has ended")
+        if "reset" in question:
+            self.count = 0
+        assert self.count is not None  # nobody steps what was not reset
+        self.count += len(question.get("replay", [])) + ("step" in question)
+        return {"ended": False}, np.full((2, 2, 3), self.count, np.uint8)
+
+
+def test_an_environment_that_died_is_played_again(tmp_path: Path) -> None:
+    reality = Failing()
+    walk = EnvironmentWalk(reality, 0)
+    game = Game(walk, Start("new", walk.first()[1][None]), tmp_path)
+    for _ in range(2):
+        game.step(1)
+    reality.fails = True
+    with pytest.raises(UserError, match="has ended"):
+        game.step(1)
+    game.step(1)
+    assert game.shown().max() == reality.count == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

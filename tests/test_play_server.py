@@ -316,11 +316,12 @@ def test_who_says_too_much_is_stopped(server: Server) -> None:
 
 def test_strangers_pages_are_refused(server: Server) -> None:
     address = f"ws://127.0.0.1:{server.port}/play"
-    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}):
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}):
         with pytest.raises(InvalidStatus, match="403"):
             connect(address, additional_headers=headers)
         assert server.get("/api/upload", b"x", **headers)[0] == 403
-    assert server.get("/api/world", Host="evil.example")[0] == 403  # a name that was made to lead here
+    for name in ("evil.example", "["):  # a name that was made to lead here, and none
+        assert server.get("/api/world", Host=name)[0] == 403
     with connect(address, additional_headers={"Origin": f"http://127.0.0.1:{server.port}"}):
         pass
 
@@ -411,6 +412,17 @@ def test_a_dropped_connection_goes_on_where_it_was(server: Server) -> None:
         return frames[-1].pixels.astype(int)
 
     assert np.abs(end_of(True) - end_of(False)).max() <= 1
+
+
+def test_a_walk_that_goes_on_elsewhere_hears_its_old_window_no_more(server: Server) -> None:
+    with Client(server.port) as old, Client(server.port) as new:
+        session = old.start("test_2")
+        new.say("resume", session=session)
+        frame = new.line("ready")["frame"]
+        old.say("act", action=1)
+        assert old.ending() == (1008, "this walk goes on in another window")
+        new.act(0, at=1.0)
+        assert server.house.visitor(session).game.history.frame == frame + 1
 
 
 def test_two_visitors_have_fair_turns(tmp_path: Path) -> None:

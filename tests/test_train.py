@@ -23,6 +23,7 @@ from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
+from nextframe.files import sole_writer
 from nextframe.learner import Learner, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.pieces import newest_checkpoint
@@ -94,6 +95,14 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
         straight, resumed = (getattr(state, part) for state in states)
         assert straight.keys() == resumed.keys()
         assert all(torch.equal(straight[key], resumed[key]) for key in straight), part
+
+
+def test_a_run_is_trained_by_one_at_a_time(latents: Path, tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "run"), pytest.raises(UserError, match="another process is writing"):
+        train_preset(WORLD, latents, tmp_path / "run")
+    with pytest.raises(UserError, match="no latents"):
+        train_preset(WORLD, tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ class Subject:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; the weights are float32. auto: bfloat16 where the hardware has it."""
+    """Of the matrix products. auto: bfloat16 where the hardware has it."""
     repeats: int = 3
     """Measure at least so many times (sample: so many rollouts), warm-up left out."""
     seconds: float = 10.0

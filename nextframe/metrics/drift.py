@@ -10,7 +10,6 @@ import numpy as np
 from nextframe.metrics.statistics import DIGITS, EARLY, Score, figures
 
 VERSION = "drift 1"
-STATISTICS = ("brightness", "contrast", "colour", "sharpness")
 FLAT = 0.5
 """Levels of 255: true frames that lie less far apart than that count as lying so far apart, not as never changing."""
 

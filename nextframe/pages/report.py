@@ -251,12 +251,14 @@ def _training(runs: Mapping[str, Path], stages: Mapping[str, float]) -> Iterator
 def _method(results: Results) -> Iterator[str]:
     protocol = results.protocol
     chosen = (
-        f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, none left out. "
+        f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, "
+        f"{'none left out' if protocol.every == 1 else f'of which only one in {protocol.every} counts'}. "
     )
     if protocol.context == 0:
         span = (protocol.frames - 1) * results.interval + 1
         chosen = f"True clips: the beginnings of episodes of at least {span} frames, drawn at random, always the same. "
-    pixels = "Only predicted frames are scored, as 8-bit pixels before any video compression. "
+    kept = "before any video compression" if protocol.scored == "frames" else "as a lossy mp4 leaves them"
+    pixels = f"Only predicted frames are scored, as 8-bit pixels {kept}. "
     frames = (
         "PSNR is at most 60 dB, so that a still camera cannot count infinitely. Each frame's scores are averaged over "
         "frames, then over episodes. Intervals: percentile bootstrap over episodes, and over differences per episode "
@@ -266,7 +268,8 @@ def _method(results: Results) -> Iterator[str]:
     )
     videos = (
         "FVD: Fréchet distance between Gaussians fitted to the I3D features of all predicted clips and of all true "
-        "ones, without their context. It depends on how many clips there are: compare it at the same number only. "
+        f"ones, {'without' if protocol.fvd_frames == 'predicted' else 'with'} their context. "
+        "It depends on how many clips there are: compare it at the same number only. "
     )
     text = chosen + pixels
     text += (frames if results.metrics else "") + (videos if "fvd" in results.by_seed else "") + combination(results)

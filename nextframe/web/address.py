@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from urllib.parse import SplitResult, urlsplit
 
 from nextframe.errors import UserError
 
@@ -22,10 +23,18 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(64)
         return listener
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise UserError(f"port {port} is taken: stop what listens there, or choose another with --port") from None
         raise UserError(f"cannot listen at {host}, port {port} ({error}): choose others, --host, --port") from None
+
+
+def place_of(host: str) -> SplitResult | None:
+    """What a Host header names; None for what is no host."""
+    try:
+        return urlsplit(f"//{host}")
+    except ValueError:
+        return None
 
 
 def has_screen() -> bool:

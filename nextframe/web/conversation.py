@@ -5,6 +5,8 @@ import contextlib
 import sys
 import time
 import traceback
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 
@@ -14,6 +16,7 @@ from nextframe.web.messages import MalformedError, Ping, Resume, StartMessage, p
 from nextframe.web.outbox import Outbox
 from nextframe.web.visitor import Visitor
 
+T = TypeVar("T")
 NORMAL, POLICY_VIOLATION, BUG, TRY_AGAIN_LATER = 1000, 1008, 1011, 1013
 MESSAGES_PER_SECOND = 200
 IDLE_SECONDS = 600.0
@@ -40,8 +43,8 @@ async def converse(socket: WebSocket, house: House) -> None:
     """Hear a client, and answer it, until it goes or says what it may not."""
     await socket.accept()
     outbox = Outbox()
-    sender = asyncio.create_task(_deliver(socket, outbox))
     talk = _Conversation(socket, house, outbox)
+    sender = asyncio.create_task(_deliver(socket, outbox, talk.fail))
     code, reason = NORMAL, ""
     try:
         await talk.hear()
@@ -85,6 +88,8 @@ class _Conversation:
                 spoken = time.monotonic()
                 if self.visitor is None:
                     raise MalformedError("nothing was said for a long time") from None
+                if self.visitor.outbox is not self.outbox:
+                    raise UserError("this walk goes on in another window") from None
                 await self.visitor.rest()
                 continue
             if said["type"] == "websocket.disconnect":
@@ -100,6 +105,8 @@ class _Conversation:
                 await self._arrive(message)
             elif self.visitor is None:
                 raise MalformedError("say start or resume first")
+            elif self.visitor.outbox is not self.outbox:
+                raise UserError("this walk goes on in another window")
             elif self.house.wake(self.visitor):
                 self.visitor.hear(message)
             else:
@@ -110,11 +117,11 @@ class _Conversation:
             await self.house.leave(self.visitor, self.outbox)
             self.visitor = None
         if isinstance(message, Resume):
-            self.visitor = await self.house.resume(message.session, self.outbox, self._failed)
+            self.visitor = await self.house.resume(message.session, self.outbox, self.fail)
         else:
-            self.visitor = await self.house.begin(message, self.outbox, self._failed)
+            self.visitor = await self.house.begin(message, self.outbox, self.fail)
 
-    def _failed(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """A bug ends the conversation that met it, and no other."""
         if self.broken is None and self._hearing is not None:
             self.broken = error
@@ -127,10 +134,27 @@ def _report(error: Exception) -> str:
     return f"the server failed: {type(error).__name__}; see its terminal"
 
 
-async def _deliver(socket: WebSocket, outbox: Outbox) -> None:
-    # Whoever hears the client learns of its going too, and is the one to act on it.
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await outbox.deliver(socket.send_text, socket.send_bytes)
+class _GoneError(Exception):
+    """The client has."""
+
+
+def _sent(send: Callable[[T], Awaitable[None]]) -> Callable[[T], Awaitable[None]]:
+    async def sending(what: T) -> None:
+        try:
+            await send(what)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise _GoneError from error
+
+    return sending
+
+
+async def _deliver(socket: WebSocket, outbox: Outbox, failed: Callable[[Exception], None]) -> None:
+    try:
+        await outbox.deliver(_sent(socket.send_text), _sent(socket.send_bytes))
+    except _GoneError:
+        pass  # whoever hears the client learns of it too, and is the one to act on it
+    except Exception as error:
+        failed(error)
 
 
 async def _say_goodbye(socket: WebSocket, outbox: Outbox, code: int, reason: str) -> None:

@@ -50,7 +50,9 @@ class Source(Protocol):
 
 
 class Dreamer:
-    """A model that dreams one visitor's walk. Only the thread that owns the model may enter it.
+    """A model that dreams one visitor's walk. Only the thread that owns the model may make frames with it.
+
+    Who gives its session up (`rest`, `change`) knows that none is being made.
 
     It holds a cached session over some branch. Where the history has gone elsewhere, the session is rewound to what
     both have in common, or, where the history goes on without it, made anew from the latents that were kept.

@@ -52,7 +52,8 @@ class EnvironmentWalk:
         self._at: tuple[Branch, int] | None = None
 
     def step(self, history: History, action: Action) -> Made:
-        if self._at != (history.branch, history.frame):
+        at, self._at = self._at, None  # where nobody knows, until the engine has answered
+        if at != (history.branch, history.frame):
             before = [step.action for step in history.path()[1:]]
             self.reality.ask({"reset": self.seed})
             for start in range(0, len(before), REPLAYED_AT_ONCE):
@@ -60,7 +61,8 @@ class EnvironmentWalk:
         at_end = history.frame == history.branch.length - 1
         header, frame = self.reality.ask({"step": action})
         # In the middle of a branch, the history makes a new one of it: then it is played again, once.
-        self._at = (history.branch, history.frame + 1) if at_end else None
+        if at_end:
+            self._at = (history.branch, history.frame + 1)
         return at_once(frame, end="the episode has ended: go back, or begin another" if header["ended"] else None)
 
     def first(self) -> tuple[dict[str, Any], np.ndarray]:

@@ -1,13 +1,15 @@
 """Who is let in: nobody without the token where there is one, and no page but our own."""
 
 import secrets
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = (".js", ".css", ".svg")
+from nextframe.web.address import place_of
+
+OPEN = (".js", ".css")
 """Parts of the page, which are public: the page cannot ask for them with a token."""
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -40,10 +42,11 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+        here = place_of(host)
+        if here is None or (self.hosts is not None and here.hostname not in self.hosts):
             return f"this server is not {host}: open it by the address it prints"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("//")[2].lower() != host.lower():
             return "this page is not from here: open the one this server has"
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         if self.token is None or (scope["type"] == "http" and scope["path"].endswith(OPEN)):

@@ -29,6 +29,8 @@ def open_model(model: Path, data: Path | None, given: dict[str, Any], seed: int,
     try:
         settings = {name: value for name, value in given.items() if value is not None}
         sample = replace(world.config.sample, seed=seed, **settings)
+        if sample.riflex:
+            raise ValueError("RIFLEx has to know how long a walk will be: set riflex: false in its config.yaml")
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None

@@ -3,13 +3,15 @@
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.errors import UserError
+from nextframe.files import writing
 from nextframe.pages.drawing import mp4_bytes
 from nextframe.web.game import Game
 from nextframe.web.history import Step
@@ -21,16 +23,17 @@ MOST_BYTES = 2**30
 """Of the pixels of a walk that is saved: they are in memory at once."""
 
 
-def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folder: Path) -> Path:
-    """Write the frames of `path` as a new file in `folder`. `info`: of a dataset of such walks.
+def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folder: Path) -> IO[bytes]:
+    """The frames of `path` as an open file on the disk of `folder`, without a name. `info`: of a dataset of such walks.
 
-    Raises UserError for a walk that is too long, or (an episode) in which nobody has acted.
+    Raises UserError for a walk that is too long, or (an episode) in which nobody has acted, and where there is no room.
     """
     most = MOST_BYTES // (3 * game.film.size**2)
     if len(path) > most:
         raise UserError(f"{len(path):,} frames are too many to save at once: stand at frame {most - 1:,} or before")
     video = np.stack([game.film.read(step.place) for step in path])
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=f".{FORMATS[format]}", delete=False) as file:
+    with writing(folder), ExitStack() as held:
+        file = held.enter_context(tempfile.TemporaryFile(dir=folder))
         if format == "mp4":
             file.write(mp4_bytes(video, info.fps))
         elif format == "npz":
@@ -45,7 +48,9 @@ def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folde
                 with zipfile.ZipFile(file, "w") as archive:
                     for part in sorted(part for part in Path(place).rglob("*") if part.is_file()):
                         archive.write(part, part.relative_to(place))
-    return Path(file.name)
+        file.seek(0)
+        held.pop_all()
+        return file
 
 
 def _write_episode(folder: Path, game: Game, path: Sequence[Step], video: np.ndarray, info: DatasetInfo) -> None:

@@ -1,6 +1,7 @@
 """The doors of a house: pages and files over HTTP, and a WebSocket per visitor. The protocol is in docs/play.md."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import IO, TypeVar
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
@@ -21,7 +23,7 @@ from nextframe.web.uploads import MOST_BYTES, decoded_upload
 
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 HEAVY_AT_ONCE = 2
 """Uploads decoded and walks saved; the others wait."""
 UPLOADS_AT_ONCE = 4
@@ -111,6 +113,8 @@ def _add_starts(app: FastAPI, stage: Stage) -> None:
                         if len(content) > MOST_BYTES:
                             line = f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"
                             return JSONResponse({"error": line}, 413)
+            except ClientDisconnect:
+                return JSONResponse({"error": "the file has not come whole"}, 400)  # to nobody
             except TimeoutError:
                 return JSONResponse({"error": f"the file took more than {UPLOAD_SECONDS:.0f} s to come"}, 408)
             try:
@@ -133,9 +137,8 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         visitor = _house(app).visitor(name)
         path = visitor.game.history.path()
         async with app.state.heavy:
-            file = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _house(app).folder))
-        handle, size = file.open("rb"), file.stat().st_size
-        file.unlink()  # gone when it is sent, or not wanted any more
+            handle = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _house(app).folder))
+        size = os.fstat(handle.fileno()).st_size
         headers = {
             "content-disposition": f'attachment; filename="walk.{FORMATS[format]}"',
             "content-length": str(size),

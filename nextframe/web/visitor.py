@@ -22,8 +22,6 @@ from nextframe.web.reality import Reality
 from nextframe.web.wants import Wants
 
 T = TypeVar("T")
-Memory = Callable[[int], tuple[int, int]]
-"""`Stage.memory`."""
 MEASURED_SECONDS = 2.0
 """Of the frames that the rate is taken from."""
 

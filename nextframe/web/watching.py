@@ -1,15 +1,16 @@
 """`nextframe watch`: a page of what runs have logged, made anew whenever it is asked for."""
 
 import socket
+import sys
 import webbrowser
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 from nextframe.errors import UserError
 from nextframe.pages.watch import watch_page
-from nextframe.web.address import LOOPBACK, has_screen
+from nextframe.web.address import LOOPBACK, has_screen, place_of
 
 
 class Page(BaseHTTPRequestHandler):
@@ -18,7 +19,8 @@ class Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Watch)
         # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
-        if urlsplit(f"//{self.headers.get('host', '')}").hostname not in LOOPBACK:
+        here = place_of(self.headers.get("host", ""))
+        if here is None or here.hostname not in LOOPBACK:
             self.send_error(403, "open the address that was printed")
         elif self.path != "/":
             self.send_error(404)
@@ -48,6 +50,11 @@ class Watch(ThreadingHTTPServer):
         super().__init__(listener.getsockname()[:2], Page, bind_and_activate=False)
         self.socket.close()
         self.socket, self.runs = listener, runs
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that has left in the middle of a page is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def serve_watch(runs: Sequence[Path], listener: socket.socket, browser: bool) -> None:

@@ -73,6 +73,7 @@ function startButton({ name, thumbnail, frames }) {
 }
 
 function begin(message, frames) {
+  state = sought = null; // of another walk, where a file is dropped in the middle of one
   say(frames > 1 ? `The model is looking at ${frames} frames …` : "The model is looking …", "wait");
   document.body.classList.add("busy");
   connection.begin(message);
