@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nextframe.checkpoint import CONFIG
-from nextframe.config import Protocol, TrainConfig
+from nextframe.config import TrainConfig
 from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
@@ -25,6 +25,7 @@ from nextframe.pages.report import write_report
 from nextframe.parallel import resolve_device
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
 from nextframe.progress import clock
+from nextframe.protocol import Protocol
 from nextframe.recipes import train_preset
 from nextframe.worlds.record import record_maze
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from nextframe.autoencoder import encode_video
-from nextframe.config import Protocol, SampleConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.forecast import conditions_of
 from nextframe.parallel import peak_memory
 from nextframe.progress import clock
+from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.sampler import sample_clip
 from nextframe.scoring import Scorer

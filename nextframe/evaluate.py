@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
-from nextframe.config import Protocol, SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.estimate import Estimate, estimate
@@ -39,6 +39,7 @@ from nextframe.metrics.image import torchmetrics_version
 from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision
 from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress
+from nextframe.protocol import Protocol
 from nextframe.results import (
     PREDICTIONS,
     Measured,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from nextframe.conditions import actions_for_frames
-from nextframe.config import Protocol, SampleConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.progress import Advance
+from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling, sample_clip
 from nextframe.session import Session, rollout

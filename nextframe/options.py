@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from nextframe.config import Protocol, SampleConfig, WorldModelConfig
+from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.configfile import read_config
 from nextframe.errors import UserError
 from nextframe.hub import local_run
+from nextframe.protocol import Protocol
 
 
 @dataclass(frozen=True)

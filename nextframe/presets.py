@@ -6,13 +6,13 @@ from nextframe.config import (
     AutoencoderConfig,
     ClipConfig,
     OptimizerConfig,
-    Protocol,
     SampleConfig,
     TokenizerConfig,
     TrainConfig,
     TransformerConfig,
     WorldModelConfig,
 )
+from nextframe.protocol import Protocol
 
 # The tokenizer and the world model that ship with the project: a 64 x 64 world for two CPU cores.
 AUTOENCODER_MAZE = TokenizerConfig(

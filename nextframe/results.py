@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nextframe.config import Protocol, SampleConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_atomically
 from nextframe.metrics.statistics import Figure, Gain, Score, Spread, gain, score
+from nextframe.protocol import Protocol
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions"

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from nextframe.config import Protocol, SampleConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.files import new_file, write_atomically
 from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
 from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
 from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.progress import progress
+from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel, load
 
 

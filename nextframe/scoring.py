@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from nextframe.autoencoder import decode_video, encode_video, pixels_from_video
-from nextframe.config import Protocol
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.metrics import control, drift, fvd, lpips, revisit
@@ -18,6 +17,7 @@ from nextframe.metrics.fvd import FEWEST_FRAMES, FEWEST_VIDEOS, VideoFeatures, f
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim, torchmetrics_version
 from nextframe.metrics.lpips import Lpips
 from nextframe.metrics.statistics import Figure, Gain, Score, Spread, figures, jackknife, score, spread
+from nextframe.protocol import Protocol
 from nextframe.results import (
     FRAME_METRICS,
     METHODS,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from tiny import tiny_episode, tiny_episodes, tiny_run
 
-from nextframe.config import Protocol
 from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.evaluate import estimate_evaluation, evaluate
@@ -19,6 +18,7 @@ from nextframe.metrics.revisit import by_age, frames_since_shown, groups
 from nextframe.metrics.statistics import jackknife
 from nextframe.pages.report import write_report
 from nextframe.presets import PROTOCOLS, as_published
+from nextframe.protocol import Protocol
 
 WORLD = Protocol(context=5, frames=3, episodes=3, metrics=("psnr", "drift", "revisit", "control"))
 

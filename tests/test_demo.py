@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from nextframe import demo
-from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.pieces import newest_checkpoint
+from nextframe.protocol import Protocol
 from nextframe.runs import load
 
 

@@ -15,6 +15,7 @@ FLOORS = {
         "memory",
         "presets",
         "progress",
+        "protocol",
         "shapes",
         "version",
     },
@@ -67,7 +68,8 @@ FLOORS = {
 SIDE_WING = {"data", "metrics", "worlds"}
 WITHIN_A_FLOOR = {
     # Importer -> what it may import on its own floor; anything else would let a floor grow into a heap.
-    "presets": {"config"},
+    "presets": {"config", "protocol"},
+    "protocol": {"config"},
     "configfile": {"config", "errors", "files"},
     "files": {"errors"},
     "cache": {"layout"},

@@ -15,10 +15,10 @@ from test_train import losses
 from tiny import newest, tiny_episodes, tiny_latents, tiny_run
 
 from nextframe import encode as encoding
-from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.files import TEMPORARY
+from nextframe.protocol import Protocol
 from nextframe.recipes import train_preset
 from nextframe.worlds.record import MazeSettings, record_maze
 

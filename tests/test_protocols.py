@@ -15,7 +15,7 @@ from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_i3d, ti
 
 from nextframe import evaluate as module
 from nextframe.cli import run_command
-from nextframe.config import Protocol, SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
@@ -28,6 +28,7 @@ from nextframe.options import SamplingOptions, changed
 from nextframe.pages.report import chosen_clips, write_report
 from nextframe.pages.scores import by_seed
 from nextframe.presets import PROTOCOLS, as_published
+from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, Measured, Results, prediction_path, read_prediction
 from nextframe.runs import load
 from nextframe.sample import sample

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from tiny import tiny_episodes, tiny_run
 
-from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.journal import read_log
 from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
 from nextframe.pages.report import write_report
 from nextframe.pages.scores import verdict
+from nextframe.protocol import Protocol
 from nextframe.results import METHODS, Results, summarise
 
 FRAMES = 4

@@ -6,11 +6,11 @@ from pathlib import Path
 import tyro
 
 from nextframe.bench.workload import WORKLOADS
-from nextframe.config import Protocol
 from nextframe.errors import UserError
 from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
 from nextframe.presets import PROTOCOLS, protocol_summary
 from nextframe.presets import as_published as with_published_choices
+from nextframe.protocol import Protocol
 
 
 def watch(

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextframe.config import Protocol
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.forecast import held_out_episodes
 from nextframe.pages.drawing import png_bytes
+from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.web.history import Action
 from nextframe.worlds.maze.explorer import move
