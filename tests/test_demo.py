@@ -18,6 +18,7 @@ from nextframe.runs import load
 def _short_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PROTOCOL", Protocol(context=144, frames=4, episodes=2, split="demo"))
     monkeypatch.setattr(demo, "SHORT_PROTOCOL", Protocol(context=20, frames=4, episodes=2, split="demo"))
+    monkeypatch.setattr(demo, "FEWEST_EPISODES", 4)
 
 
 def test_the_shipped_model_makes_a_report(tmp_path: Path) -> None:
