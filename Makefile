@@ -29,7 +29,7 @@ test: setup
 
 # How the model in nextframe/pretrained/maze is made, to be put there by hand. It goes on where it stopped.
 default-model: setup
-	$(NEXTFRAME) record maze --episodes 1088 --out $(DEFAULT)/footage
+	$(NEXTFRAME) record maze --episodes 1024 --out $(DEFAULT)/footage
 	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
 	$(NEXTFRAME) encode --autoencoder $(DEFAULT)/autoencoder --data $(DEFAULT)/footage --out $(DEFAULT)/latents
 	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world

@@ -51,12 +51,15 @@ MAZE = WorldModelConfig(
         headings=16,
         rope_axes=(16, 16, 24),
     ),
-    clip=ClipConfig(frames=300, min_frames=16, ramp=0.7),
+    # Four windows over one past, and no clip longer than a walk needs to come back: more windows an hour.
+    clip=ClipConfig(frames=128, min_frames=20, windows=4),
     clean_context=0.4,
     train=TrainConfig(
-        steps=2_750,
+        steps=6_000,
         batch=16,
-        optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.95), warmup_steps=300, decay=0.3, ema_decay=0.999),
+        optimizer=OptimizerConfig(
+            algorithm="muon", learning_rate=6e-4, betas=(0.9, 0.95), warmup_steps=100, decay=0.6, ema_decay=0.995
+        ),
     ),
     # Fewer steps and a window that is read once in eight frames: as good, and half the time (docs/experiments.md).
     sample=SampleConfig(steps=4, slide=8),
