@@ -62,7 +62,7 @@ MAZE = WorldModelConfig(
         ),
     ),
     # Fewer steps and a window that is read once in eight frames: as good, and half the time (docs/experiments.md).
-    sample=SampleConfig(steps=4, slide=8),
+    sample=SampleConfig(steps=3, slide=8),
 )
 
 # The paper's models (arXiv 2503.19325, Table 1), all on 8 x 8 latents of 32 channels. Parameters in docs/paper.md.

@@ -69,7 +69,8 @@ def test_it_gives_way_when_all_is_saved_and_comes_back(started: subprocess.Popen
 
 TINY = """maze --model.latent-channels 3 --model.latent-size 4 --model.layers 1 --model.heads 2 --model.head-dim 16
     --model.rope-axes 2 2 4 --model.patch 1 --model.coarse-patch 2 --model.window 4 --sample.slide 1
-    --clip.frames 9 --clip.min-frames 4 --train.steps 2 --train.batch 2 --train.log-every 1 --train.precision float32"""
+    --clip.frames 9 --clip.min-frames 4 --clip.windows 1 --train.steps 2 --train.batch 2 --train.log-every 1
+    --train.precision float32"""
 
 
 def test_the_command_line_of_the_readme_trains_one_run_in_two_processes(tmp_path: Path) -> None:

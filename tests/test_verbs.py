@@ -47,9 +47,9 @@ TINY_WORLD = [
     "--model.head-dim",
     "16",
     "--model.rope-axes",
+    "2",
+    "2",
     "4",
-    "6",
-    "6",
     "--model.window",
     "4",
     "--sample.slide",
@@ -58,6 +58,8 @@ TINY_WORLD = [
     "16",
     "--clip.min-frames",
     "4",
+    "--clip.windows",
+    "1",
     "--train.device",
     "cpu",
     "--train.batch",
@@ -216,9 +218,9 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.attention", "full", "--model.coarse-patch", "None"], "set --clean-context 0"),
+        (["--clip.interval", "2"], "set --clip.interval 1"),
         (["--model.memory", "16"], "set --sample.memory"),
-        (["--train.minutes", "1"], "set --clip.ramp 0"),
+        (["--clip.ramp", "0.5", "--train.minutes", "1"], "set --clip.ramp 0"),
         (["--sample.memory", "4"], "less than the window of 16 frames"),
     ],
 )
