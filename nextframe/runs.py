@@ -224,9 +224,10 @@ def action_tensor(config: TransformerConfig, action: int | Sequence[float]) -> T
         if vector.shape != (config.action_size,):
             raise ValueError(f"action {action} is none of the model's: give {config.action_size} numbers")
         return vector
-    if not isinstance(action, Integral) or not 0 <= action <= config.classes:
+    index = int(action) if isinstance(action, Integral) else -1
+    if not 0 <= index <= config.classes:
         raise ValueError(f"action {action} is none of the model's: choose 0 to {config.classes - 1}")
-    return torch.tensor(int(action))
+    return torch.tensor(index)
 
 
 def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> WorldModel:
