@@ -300,6 +300,8 @@ def test_what_cannot_be_encoded_is_one_line(autoencoder: Path, data: Path, tmp_p
     assert not out.exists()
     with sole_writer(out), pytest.raises(UserError, match="another process is writing"):
         encode(autoencoder, data, out, "cpu")
+    assert not out.exists()
+    out.mkdir()
     (out / "autoencoder").touch()  # where a folder has to be
     with pytest.raises(UserError, match="cannot be written"):
         encode(autoencoder, data, out, "cpu")
