@@ -18,7 +18,7 @@ import numpy as np
 from nextframe.evaluate import evaluate
 from nextframe.presets import PROTOCOLS
 
-MAZES = 32
+MAZES = 16
 BLUE, GREY = "#2a6fdb", "#888888"
 
 

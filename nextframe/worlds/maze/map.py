@@ -14,7 +14,7 @@ NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # (row, column) steps: east, no
 LIGHT = 208  # of 255; leaves room for the engine to darken far walls, and two of the four directions, a little
 
 Cell = tuple[int, int]  # row (grows with y, to the north) and column (grows with x, to the east)
-Pose = tuple[int, int, int]  # x and y in map units, heading in turns of 11.25 degrees anticlockwise from east
+Pose = tuple[int, int, int]  # x and y in map units, heading in turns of 360 / HEADINGS degrees anticlockwise from east
 
 
 @dataclass(frozen=True)
