@@ -56,7 +56,7 @@ class Muon:
     """Muon for the matrices inside the blocks of a transformer, AdamW for all other weights.
 
     A matrix moves by its momentum with all singular values made equal. Not torch's own: that cannot be told to leave
-    out a step, takes no weight in pieces, and multiplies in bfloat16, five times as slow on a processor without it.
+    out a step, and multiplies in bfloat16, which takes five times as long on a processor without it.
     """
 
     def __init__(self, weights: dict[str, nn.Parameter], config: OptimizerConfig, precision: torch.dtype) -> None:

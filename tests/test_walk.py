@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_transformer
@@ -10,7 +11,7 @@ from tiny import MODEL, SIZE, TOKENIZER
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
 from nextframe.parallel import matrix_precision, settle_products
-from nextframe.runs import Walk, WorldModel
+from nextframe.runs import Walk, WorldModel, action_tensor
 from nextframe.session import Session
 
 CPU = torch.device("cpu")
@@ -39,6 +40,10 @@ def test_an_action_changes_the_next_frame(
     assert frames[0].shape == (SIZE, SIZE, 3) and frames[0].dtype == torch.uint8
     assert torch.equal(frames[0], frames[1])
     assert not torch.equal(frames[0], frames[2])
+
+
+def test_an_action_may_be_a_number_of_numpys() -> None:
+    assert action_tensor(MODEL, np.int64(1)).tolist() == 1  # pyright: ignore[reportArgumentType]
 
 
 def test_a_label_is_for_all_of_the_walk() -> None:

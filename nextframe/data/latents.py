@@ -170,10 +170,10 @@ class Shard:
         dtype = DTYPES[entry["dtype"]]
         row = math.prod(entry["shape"][1:]) * dtype.itemsize
         first, end = (self._start + offset for offset in entry["data_offsets"])
-        if name in self._unread:
-            if _sum_of(self._bytes[first:end]) != self._unread[name]:
+        if (told := self._unread.get(name)) is not None:
+            if _sum_of(self._bytes[first:end]) != told:
                 raise UserError(f"{self.path} is damaged (checksum of {name}): delete it and encode the data again")
-            del self._unread[name]
+            self._unread.pop(name, None)  # another thread may have read it too
         content = self._bytes[first + start * row : first + stop * row].copy()
         return torch.from_numpy(content).view(dtype).reshape(stop - start, *entry["shape"][1:])[::interval]
 

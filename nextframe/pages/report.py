@@ -250,10 +250,8 @@ def _training(runs: Mapping[str, Path], stages: Mapping[str, float]) -> Iterator
 
 def _method(results: Results) -> Iterator[str]:
     protocol = results.protocol
-    chosen = (
-        f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, "
-        f"{'none left out' if protocol.every == 1 else f'of which only one in {protocol.every} counts'}. "
-    )
+    taken = "none left out" if protocol.every == 1 else f"one in every {protocol.every}"
+    chosen = f"The first {counted(protocol.episodes, 'episode')} by name of the split “{protocol.split}”, {taken}. "
     if protocol.context == 0:
         span = (protocol.frames - 1) * results.interval + 1
         chosen = f"True clips: the beginnings of episodes of at least {span} frames, drawn at random, always the same. "
