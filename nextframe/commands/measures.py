@@ -89,6 +89,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         model: Path,
         data: Path,
         out: Path,
+        context: int = protocol.context,
+        frames: int = protocol.frames,
         episodes: int = protocol.episodes,
         seeds: tuple[int, ...] = protocol.seeds,
         trajectories: int = protocol.trajectories,
@@ -104,6 +106,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             model: Run of a world model.
             data: Folder of episodes.
             out: Folder for predictions and results.
+            context: Frames the model is shown; 0: it makes clips from nothing.
+            frames: Frames it predicts after them.
             episodes: How many episodes are scored.
             seeds: All is done once for each, and averaged.
             trajectories: Predictions of each episode, of which the best counts.
@@ -113,8 +117,12 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             estimate: Only say how long it would take, and how much disk and memory.
             device: auto, cpu, cuda or cuda:N.
         """
+        same = (context, frames) == (protocol.context, protocol.frames)
         asked = changed(
             with_published_choices(name) if as_published else protocol,
+            name=name if same else "",  # the authors' results are of their frames
+            context=context,
+            frames=frames,
             episodes=episodes,
             seeds=seeds,
             trajectories=trajectories,
