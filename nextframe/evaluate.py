@@ -55,6 +55,7 @@ from nextframe.results import (
 )
 from nextframe.runs import WorldModel, load
 from nextframe.scoring import Footage, Scorer, combine, load_scorer
+from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
 
 REVISION = 2
@@ -350,8 +351,8 @@ def _describe_model(world: WorldModel, run: Path, autoencoder: str) -> dict[str,
         "run": str(run),
         "sha256": world.sha256,
         "autoencoder_sha256": autoencoder,
-        "parameters": sum(weight.numel() for weight in world.transformer.parameters()),
-        "autoencoder_parameters": sum(weight.numel() for weight in world.autoencoder.parameters()),
+        "parameters": parameters_of(world.transformer),
+        "autoencoder_parameters": parameters_of(world.autoencoder),
         "config": asdict(world.config),
         "autoencoder_config": asdict(world.autoencoder.config),
     }

@@ -22,6 +22,7 @@ from nextframe.learner import Learner
 from nextframe.parallel import blocks_of
 from nextframe.pieces import Position
 from nextframe.progress import clock
+from nextframe.transformer import parameters_of
 
 CLEARLY = 1.1
 """Times what there is: estimates have errors, so only beyond this is a run refused."""
@@ -44,7 +45,7 @@ def foresee(
     if needed > CLEARLY * room and not insist:
         raise UserError(f"training {fit}: {way_out(learner, demand, footprint, room)}; or --insist")
     if ranks.rank() == 0:
-        weights = sum(weight.numel() for weight in learner.network.parameters())
+        weights = parameters_of(learner.network)
         left = f"{learner.config.steps - position.step:,} steps of {learner.config.batch} to go"
         near = needed > NEARLY * room
         advice = f" (that is near: {way_out(learner, demand, footprint, NEARLY * room)})" if near else ""

@@ -18,6 +18,7 @@ FLOORS = {
         "protocol",
         "shapes",
         "version",
+        "workers",
     },
     1: {"cache", "conditions", "flow", "layout", "mask", "places", "ranks", "rope"},
     2: {"layers"},

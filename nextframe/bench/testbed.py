@@ -16,7 +16,7 @@ from nextframe.errors import UserError
 from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.presets import PRESETS
 from nextframe.runs import load
-from nextframe.transformer import Transformer
+from nextframe.transformer import Transformer, parameters_of
 from nextframe.version import VERSION
 
 N = TypeVar("N", bound=nn.Module)
@@ -65,7 +65,7 @@ class Bed:
         return {
             "preset": self.subject.preset if self.subject.model is None else None,
             "model": None if self.subject.model is None else str(self.subject.model),
-            "parameters": sum(weight.numel() for weight in self.network.parameters()),
+            "parameters": parameters_of(self.network),
             "dtype": self.precision_name,
             "device": str(self.device),
             "hardware": hardware_name(self.device),

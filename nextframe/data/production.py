@@ -24,6 +24,7 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, pa
 from nextframe.errors import UserError
 from nextframe.files import end_with_parent
 from nextframe.progress import progress
+from nextframe.workers import worker_command, worker_environment
 
 SAVE_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
@@ -99,9 +100,6 @@ def produce(
 @contextmanager
 def _workers(module: str, jobs: list[dict[str, Any]], clear: Callable[[Path], None]) -> Iterator[IO[str]]:
     """Run a worker per share of the jobs, and yield the lines they print. On leaving, all are ended."""
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A worker has a core, not more.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     read_end, write_end = os.pipe()  # shared: a line is shorter than what a pipe takes at once, so lines never mix
     results = os.fdopen(read_end)
@@ -109,10 +107,9 @@ def _workers(module: str, jobs: list[dict[str, Any]], clear: Callable[[Path], No
         for job in jobs:
             scratch = Path(tempfile.mkdtemp(prefix="nextframe-"))
             (scratch / "job.json").write_text(json.dumps(job))
-            # -P: modules are not looked for in the working directory.
-            command = [sys.executable, "-P", "-m", module, str(scratch)]
+            command = worker_command(module, str(scratch))
             # A session of its own, so that Ctrl-C reaches the recorder only, which then ends the workers.
-            process = subprocess.Popen(command, stdout=write_end, env=environment, start_new_session=True)
+            process = subprocess.Popen(command, stdout=write_end, env=worker_environment(), start_new_session=True)
             workers.append((process, scratch))
         os.close(write_end)
         yield results

@@ -10,14 +10,13 @@ import os
 import select
 import struct
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nextframe.errors import UserError
+from nextframe.workers import worker_command, worker_environment
 
 PATIENCE_SECONDS = 30.0
 PROCESS = "nextframe.web.reality_process"
@@ -60,14 +59,12 @@ class Reality:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
             # A session of its own: Ctrl-C reaches the server only, which then ends the engines.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", PROCESS, json.dumps(self.world)],
+                worker_command(PROCESS, json.dumps(self.world)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=worker_environment(),
                 start_new_session=True,
             )
         return self._process

@@ -12,6 +12,7 @@ from nextframe.flow import SOLVERS
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
 from nextframe.session import seen_next
+from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed
 from nextframe.web.messages import Actions, StartMessage
@@ -52,7 +53,7 @@ class ModelStage:
         vector = self.actions.kind == "vector"
         return {
             "model": self.name,
-            "parameters": sum(weight.numel() for weight in self.world.transformer.parameters()),
+            "parameters": parameters_of(self.world.transformer),
             "size": self.size,
             "fps": self.fps,
             "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(self.names)],

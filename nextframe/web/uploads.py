@@ -1,14 +1,13 @@
 """A visitor's own picture or clip. Decoded in a process that has so much time and memory, and no more."""
 
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from nextframe.errors import UserError
+from nextframe.workers import worker_command, worker_environment
 
 MOST_BYTES = 32 * 2**20
 MOST_FRAMES = 300
@@ -20,9 +19,7 @@ def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
     """The first frames, uint8 [f, size, size, 3]. Raises UserError for what is no picture or video."""
     if len(content) > MOST_BYTES:
         raise UserError(f"the file is larger than {MOST_BYTES >> 20} MiB: cut it")
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-m", PROCESS, str(size), str(MOST_FRAMES), str(SECONDS)]
+    command = worker_command(PROCESS, str(size), str(MOST_FRAMES), str(SECONDS))
     with tempfile.TemporaryFile(dir=folder) as given, tempfile.TemporaryFile(dir=folder) as made:
         given.write(content)
         given.seek(0)
@@ -32,7 +29,7 @@ def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
                 stdin=given,
                 stdout=made,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=worker_environment(),
                 timeout=SECONDS,
                 start_new_session=True,
             )
