@@ -25,6 +25,16 @@ LONGEST_NAME = 1000
 """Characters of a file that an index names."""
 
 
+CACHE = "NEXTFRAME_CACHE"
+"""Environment variable: a folder for what was downloaded, if not ~/.cache/nextframe."""
+
+
+def cache_folder() -> Path:
+    """Where downloads, and what was made of them, are kept."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextframe"
+    return Path(os.environ.get(CACHE) or usual).expanduser()
+
+
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one slash of two
 
 

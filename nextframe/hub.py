@@ -1,11 +1,10 @@
 """Models by name: a folder here, or a repository of the Hugging Face hub, fetched when it is first asked for."""
 
-import os
 import re
 from pathlib import Path
 
 from nextframe.errors import UserError
-from nextframe.files import new_folder
+from nextframe.files import cache_folder, new_folder
 from nextframe.published.releases import REPOSITORY, release_of
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -39,11 +38,6 @@ def local_run(name: Path | str) -> Path:
             f"{name} is not a run: the repository has no config.yaml; published files are converted one by one"
         )
     return folder
-
-
-def cache_folder() -> Path:
-    """Where converted downloads are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextframe"
 
 
 def _converted(repository: str, file: str) -> Path:

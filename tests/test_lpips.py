@@ -160,6 +160,8 @@ def test_weights_are_fetched_once(standard_weights: Path, tmp_path: Path, monkey
     monkeypatch.setitem(STANDARD, "lpips-vgg", known)
     monkeypatch.delenv("NEXTFRAME_WEIGHTS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    for other in ("XDG_CACHE_HOME", "NEXTFRAME_CACHE"):
+        monkeypatch.delenv(other, raising=False)
     asked = serve(heads.read_bytes(), monkeypatch)
     path = weight_file("lpips-vgg")
     assert path == tmp_path / ".cache/nextframe/weights/lpips-vgg.pth" and path.read_bytes() == heads.read_bytes()

@@ -9,9 +9,8 @@ from tiny import tiny_episodes, tiny_latents
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
-from nextframe.data.remote import CACHE
 from nextframe.errors import UserError
-from nextframe.files import sole_writer
+from nextframe.files import CACHE, sole_writer
 
 MEMORY = fsspec.filesystem("memory")
 

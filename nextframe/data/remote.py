@@ -2,16 +2,12 @@
 
 import errno
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from nextframe.errors import UserError
-from nextframe.files import address_of, new_file, write_atomically
-
-CACHE = "NEXTFRAME_CACHE"
-"""Environment variable: the folder of the cache, if not ~/.cache/nextframe."""
+from nextframe.files import address_of, cache_folder, new_file, write_atomically
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,7 @@ def mirror_of(folder: Path | str, index: str) -> Mirror | None:
     url = address_of(folder)
     if url is None:
         return None
-    root = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "nextframe") / "remote"
-    place = root / hashlib.sha256(url.encode()).hexdigest()[:16]
+    place = cache_folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     fresh = place / index
     with new_file(fresh) as temporary:

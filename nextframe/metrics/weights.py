@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nextframe.errors import UserError
-from nextframe.files import new_file, sha256
+from nextframe.files import cache_folder, new_file, sha256
 from nextframe.progress import progress
 
 FOLDER_VARIABLE = "NEXTFRAME_WEIGHTS"
 """Environment variable that names a folder of weight files."""
-CACHE = Path("~/.cache/nextframe/weights")
 CHUNK = 2**20
 TIMEOUT = 30.0
 """Seconds without a word from the other side."""
@@ -50,13 +49,13 @@ STANDARD: dict[Name, Standard] = {
 
 
 def weight_file(name: Name) -> Path:
-    """The file of these weights: in $NEXTFRAME_WEIGHTS, or in ~/.cache/nextframe/weights, or downloaded now.
+    """The file of these weights: in $NEXTFRAME_WEIGHTS, or in the cache of downloads, or downloaded now.
 
     Raises UserError when it is nowhere and cannot be downloaded whole; nothing half is left behind.
     """
     standard = STANDARD[name]
     named = os.environ.get(FOLDER_VARIABLE)
-    folders = ([Path(named).expanduser()] if named else []) + [CACHE.expanduser()]
+    folders = ([Path(named).expanduser()] if named else []) + [cache_folder() / "weights"]
     for folder in folders:
         if (folder / standard.file).is_file():
             return folder / standard.file
