@@ -102,7 +102,8 @@ class WorldModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU."""
-        return decode_video(self.autoencoder, latents)
+        with self.at_work():
+            return decode_video(self.autoencoder, latents)
 
 
 class Walk:
@@ -144,9 +145,7 @@ class Walk:
         `action`: an id, or a vector of numbers; models without actions pay no heed to it. Raises ValueError for an
         action the model does not have.
         """
-        latents = self.imagine(action)
-        with self.model.at_work():
-            return self.model.decode(latents[None])[0]
+        return self.model.decode(self.imagine(action)[None])[0]
 
     def imagine(self, action: int | Sequence[float] = 0) -> Tensor:
         """The same, not decoded: latents [c, h, w]."""

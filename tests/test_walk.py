@@ -74,6 +74,13 @@ def test_what_a_model_does_not_have(
         walk(config, actions, label).step(action)
 
 
+def test_a_model_in_bfloat16_encodes_and_decodes_by_itself() -> None:
+    model = WorldModel(WorldModelConfig(model=MODEL), random_transformer(MODEL), Autoencoder(TOKENIZER).eval(), "")
+    settle_products(model.autoencoder, torch.bfloat16, CPU)
+    model = replace(model, precision=torch.bfloat16)
+    assert model.decode(model.encode(CLIP)).shape == CLIP.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_a_network_that_is_settled_for_sampling_is_the_same_function(
