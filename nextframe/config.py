@@ -295,6 +295,8 @@ class WorldModelConfig:
             raise ValueError(
                 f"sample.memory {self.sample.memory} is less than the window of {self.model.window} frames"
             )
+        if self.sample.slide > 1 and self.model.coarse_patch is None:
+            raise ValueError("the window of a short model moves by one frame at a time: set --sample.slide 1")
         if self.sample.slide > self.model.window:
             raise ValueError(
                 f"sample.slide {self.sample.slide} is more than the window of {self.model.window} frames: "

@@ -9,7 +9,8 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -54,6 +55,7 @@ from nextframe.results import (
     write_results,
 )
 from nextframe.runs import WorldModel, load
+from nextframe.sampler import at_sampling
 from nextframe.scoring import Footage, Scorer, combine, load_scorer
 from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
@@ -84,13 +86,13 @@ def evaluate(
     firsts = [job for job in jobs if job.first]
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
-        with matrix_precision(plan.precision, plan.device):
+        with plan.at_work():
             missing = plan.missing()
             if missing:
                 print(plan.estimate(missing).line(), file=sys.stderr)
             predict_missing(plan, missing)
             measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
-        combined = combine(plan.scorer, protocol, measured)
+        combined, frames = combine(plan.scorer, protocol, measured), protocol.context + protocol.frames
         results = Results(
             protocol=protocol,
             sample=sample,
@@ -107,7 +109,7 @@ def evaluate(
             how=plan.scorer.how,
             missing=combined.missing,
             speed=measured_speed(measured),
-            tokens=count_tokens(world.config.model, protocol.context + protocol.frames),
+            tokens=count_tokens(at_sampling(world.config.model, sample, frames), frames),
             model=_describe_model(world, plan.run, plan.autoencoder),
             data={"folder": str(data), **asdict(plan.dataset.info)},
             environment=environment(plan.device, plan.precision, plan.scorer),
@@ -127,7 +129,7 @@ def estimate_evaluation(
 ) -> Estimate:
     """What `evaluate` with the same arguments would take; nothing is written."""
     plan = prepare(protocol, model, data, out, device, batch, sample, keep=False)
-    with matrix_precision(plan.precision, plan.device):
+    with plan.at_work():
         return plan.estimate(plan.missing())
 
 
@@ -151,6 +153,15 @@ class Plan:
     def missing(self) -> "list[Job]":
         """What is not on disk yet. All that is there is read for it."""
         return [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In the precision of the matrix products. Raises UserError when a batch does not fit."""
+        try:
+            with matrix_precision(self.precision, self.device):
+                yield
+        except torch.OutOfMemoryError:
+            raise UserError(f"{self.device} has no room for {self.batch} predictions at once: lower --batch") from None
 
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""
@@ -316,7 +327,7 @@ def measured_speed(measured: Sequence[Measured]) -> Speed:
 
 
 def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
-    """Of a sequence of `frames` frames, the one being predicted included."""
+    """Of what the last of `frames` frames sees, itself included; and of all of them, if each were fine."""
     layout = layout_of(config, frames)
     coarse = [segment for segment in layout.segments if segment.level == COARSE]
     fine = layout.segments[-1]

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,7 +60,9 @@ def writing(path: Path) -> Iterator[None]:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` when the block ends well, and is removed when it does not."""
     # The suffix is kept at the end: libraries choose the format by it.
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    if address_of(path):
+        raise UserError(f"{path} is in object storage: choose a place here, and upload it when it is done")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,6 +82,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, which must not exist yet."""
+    if address_of(path):
+        raise UserError(f"{path} is in object storage: choose a folder here, and upload it when it is done")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))

@@ -8,13 +8,13 @@ from typing import Any
 
 from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.production import Jobs, produce
-from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
+from nextframe.data.sources import Source, classes, divided, find_sources, tables_of
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
-from nextframe.files import sole_writer, sweep, write_atomically
+from nextframe.files import sha256, sole_writer, sweep, write_atomically
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
@@ -61,20 +61,21 @@ def import_footage(
     """
     _check(size, cut)
     check_shares(fps, test_share)
-    sources = find_sources(place, labelled)
+    sources = find_sources(place, labelled, out)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
         sources, words = _with_actions(sources, action_names, skip_bad, skipped)
+    names, numbers = classes(sources)
     info = DatasetInfo(
         fps=fps or _fps(sources) / cut.every,
         size=size,
         action_names=words.names,
         source={"world": "imported", **asdict(cut)},
         action_kind=words.kind,
-        label_names=label_names(sources),
+        label_names=names,
     )
     with sole_writer(out):
         dataset = EpisodeDataset.create(out, info)
@@ -84,21 +85,25 @@ def import_footage(
         jobs: Jobs = {}
         for source in sources:
             try:
-                job = _job(source, place, info, split, use_actions)
+                job = _job(source, place, numbers[source.label], split, use_actions)
             except UserError as error:
                 if not skip_bad:
                     raise
                 skipped[source.name] = without_way_out(error)
             else:
-                if not _is_done(dataset, there.get(source.name, []), job):
+                if not _is_done(dataset, there.get(source.name, []), job, moved=split is not None):
                     jobs[source.name] = job
         for name in sorted({job["split"] for job in jobs.values()}):
             sweep(out / name)
         dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
         shared = {"cut": asdict(cut), "skip_bad": skip_bad}
         kept = len(sources) - len(jobs)
-        bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
-        dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
+        try:
+            bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
+            dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
+        finally:
+            if not dataset.episodes():  # nothing to go on with: other settings are welcome
+                (out / INDEX).unlink()
         skipped |= bad
         if skipped or (out / SKIPPED).exists():
             write_atomically(out / SKIPPED, json.dumps(skipped, indent=1).encode())
@@ -172,21 +177,26 @@ def _by_source(dataset: EpisodeDataset) -> dict[str, list[EpisodeInfo]]:
     return found
 
 
-def _job(source: Source, place: Path, info: DatasetInfo, split: str | None, use_actions: bool) -> dict[str, Any]:
+def _job(source: Source, place: Path, label: int | None, split: str | None, use_actions: bool) -> dict[str, Any]:
     """What a worker is told. Raises UserError when the video is not there."""
     if not source.video.is_file():
         raise UserError(f"{source.video} is missing, {place} names it: {MEND}")
+    actions = source.actions if use_actions else None
+    digest = {} if actions is None else {"actions": sha256(actions)[:16]}
     return {
         "video": str(source.video),
-        "actions": str(source.actions) if use_actions and source.actions else "",
+        "actions": "" if actions is None else str(actions),
         "split": split or source.split,
-        "label": label_number(source, info.label_names),
-        "meta": {"source": source.name, "from": place.name, "bytes": source.video.stat().st_size},
+        "label": label,
+        "meta": {"source": source.name, "from": place.name, "bytes": source.video.stat().st_size, **digest},
     }
 
 
-def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any]) -> bool:
-    """Whether every episode of a video is there. Raises UserError when they are of another video of its name."""
+def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any], moved: bool) -> bool:
+    """Whether every episode of a video is there, with the actions that are beside it now.
+
+    `moved`: and in the split of the job. Raises UserError when they are of another video of its name.
+    """
     if not infos:
         return False
     meta, old = job["meta"], infos[0].meta
@@ -195,6 +205,9 @@ def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, A
         raise UserError(
             f"{dataset.folder} has another {meta['source']}, from {old.get('from')}: rename one, or use another --out"
         )
+    # Footage that was imported before this was noted is taken as it is.
+    same = same and old.get("actions") in (None, meta.get("actions"))
+    same = same and not (moved and infos[0].split != job["split"])
     parts = {info.meta.get("part"): info.meta.get("last") for info in infos if dataset.is_there(info)}
     return same and parts.keys() == set(range(len(infos))) and bool(parts[len(infos) - 1])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nextframe.checkpoint import AUTOENCODER
-from nextframe.data.actions import MEND, Vocabulary, read_actions, vocabulary
+from nextframe.data.actions import Vocabulary, read_actions, vocabulary, without_way_out
 from nextframe.data.episodes import DatasetInfo
 from nextframe.data.latents import (
     EPISODES_PER_SHARD,
@@ -23,7 +23,7 @@ from nextframe.data.latents import (
     write_index,
     write_shard,
 )
-from nextframe.data.sources import Source, divided, find_sources, label_names, label_number, tables_of
+from nextframe.data.sources import Source, classes, divided, find_sources, tables_of
 from nextframe.data.tensors import tensors_of
 from nextframe.encode import SCALE_EPISODES, SHARD, begin, check_weights
 from nextframe.errors import UserError
@@ -31,6 +31,8 @@ from nextframe.files import sha256, sole_writer, sweep
 from nextframe.import_footage import USUAL_FPS, check_shares
 from nextframe.progress import progress
 from nextframe.runs import load_autoencoder
+
+WAY_OUT = "mend it, or take it out of the list"
 
 
 def import_latents(
@@ -56,10 +58,13 @@ def import_latents(
     autoencoder = load_autoencoder(run, torch.device("cpu"))
     config = autoencoder.config
     shape = (config.latent_channels, config.latent_size, config.latent_size)
-    words = vocabulary([table for _, table in tables_of(sources)], action_names) if use_actions else Vocabulary()
+    try:
+        words = vocabulary([table for _, table in tables_of(sources)], action_names) if use_actions else Vocabulary()
+    except UserError as error:
+        raise UserError(f"{without_way_out(error)}: {WAY_OUT}") from error
     if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):
         raise UserError(f"{place} names no `action_path` of {bare[0]}, others have one: add it, or give --no-actions")
-    labels = label_names(sources)
+    labels, numbers = classes(sources)
     info = DatasetInfo(fps or USUAL_FPS, config.frame_size, words.names, {}, words.kind, labels)
     with sole_writer(out):
         if not (out / INDEX).exists():
@@ -72,6 +77,10 @@ def import_latents(
         check_weights(index, run, out)
         if (index.action_names, index.action_kind, index.label_names) != (words.names, words.kind, labels):
             raise UserError(f"{out} holds latents of other actions or labels: use another --out")
+        if fps is not None and fps != index.fps:
+            raise UserError(
+                f"{out} holds latents of {index.fps:g} frames a second: leave out --fps, or use another --out"
+            )
         sweep(out)
         scale = load_autoencoder(out / AUTOENCODER, torch.device("cpu")).scale
         known = {episode.name: episode.split for episode in index.episodes}
@@ -85,10 +94,11 @@ def import_latents(
                     latents = _read(source, shape).float() * scale
                     actions = _actions(source, words, len(latents))
                     content[source.name] = (latents, torch.from_numpy(actions))
-                    label = label_number(source, labels)
                     assert source.split is not None and source.latents is not None
                     digest = sha256(source.latents)
-                    entry = LatentEpisode(source.name, split or source.split, len(latents), shard, None, digest, label)
+                    entry = LatentEpisode(
+                        source.name, split or source.split, len(latents), shard, None, digest, numbers[source.label]
+                    )
                     entries.append(entry)
                     advance()
                 write_shard(out / shard, content)
@@ -105,19 +115,19 @@ def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
     try:
         latents = tensors_of(path)
     except ValueError as error:
-        raise UserError(f"{path} cannot be read as latents ({error}): {MEND}") from error
+        raise UserError(f"{path} cannot be read as latents ({error}): {WAY_OUT}") from error
     if not isinstance(latents, Tensor) or not latents.is_floating_point() or tuple(latents.shape[1:]) != shape:
         found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
         raise UserError(
-            f"{path} holds {found}, the autoencoder makes [frames, {shape[0]}, {shape[1]}, {shape[2]}]: {MEND}"
+            f"{path} holds {found}, the autoencoder makes [frames, {shape[0]}, {shape[1]}, {shape[2]}]: {WAY_OUT}"
         )
     if not len(latents) or not latents.isfinite().all():
-        raise UserError(f"{path} holds {'no frames' if not len(latents) else 'numbers that are not finite'}: {MEND}")
+        raise UserError(f"{path} holds {'no frames' if not len(latents) else 'numbers that are not finite'}: {WAY_OUT}")
     return latents
 
 
 def _actions(source: Source, words: Vocabulary, frames: int) -> Any:
     table = read_actions(source.actions) if words.kind != "none" and source.actions is not None else None
     if table is not None and len(table) != frames:
-        raise UserError(f"{table.path} has {len(table)} rows, {source.latents} has {frames} frames: {MEND}")
+        raise UserError(f"{table.path} has {len(table)} rows, {source.latents} has {frames} frames: {WAY_OUT}")
     return words.actions(table, torch.arange(frames).numpy())

@@ -25,8 +25,8 @@ class SamplingOptions:
     """How a step is made, euler in the published models; the same if not given."""
     guidance: float | None = None
     """1 is none, 0 without the condition; the same if not given."""
-    seed: int = 0
-    """Of the noise; beside the seeds of a protocol, it is added to them all."""
+    seed: int | None = None
+    """Of the noise; beside the seeds of a protocol, it is added to them all; the same if not given."""
     memory: int | None = None
     """Frames the model sees at once, at most: a sliding window; the same if not given."""
     slide: int | None = None

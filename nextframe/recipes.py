@@ -31,7 +31,7 @@ from nextframe.parallel import resolve_device
 from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, joined, rank, together
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
-from nextframe.soundness import changed_settings, few_episodes, latents_off, learnt_from, note_data, other_data
+from nextframe.soundness import DATA, changed_settings, few_episodes, latents_off, learnt_from, note_data, other_data
 from nextframe.train import Position, train
 from nextframe.transformer import Transformer
 
@@ -99,6 +99,8 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
     before = read_config(run / CONFIG) if found else None
     if before is not None:
         refuse_another(before, config, run)
+    elif (run / WEIGHTS).exists():
+        refuse_to_lose(run)
     torch.manual_seed(config.train.seed)
     if isinstance(config, TokenizerConfig):
         opened = EpisodeDataset.open(data)
@@ -149,15 +151,29 @@ def notes(
 
 
 def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
-    """Raises UserError when the checkpoints of a run do not fit the networks of a configuration."""
+    """Raises UserError when the checkpoints of a run do not fit the networks of a configuration, or its optimizer."""
     if before.model != config.model:
         raise UserError(f"{run} holds a run of another model ({run / CONFIG} differs): use another --out")
+    algorithms = [one.train.optimizer.algorithm for one in (before, config)]
+    if algorithms[0] != algorithms[1]:
+        words = f"{run} was begun with {algorithms[0]}, not {algorithms[1]}"
+        raise UserError(f"{words}: use another --out, with --initial {run / WEIGHTS}")
     judged = [isinstance(one, TokenizerConfig) and one.adversarial_weight > 0 for one in (before, config)]
     if judged[0] != judged[1]:
         begun_as = "with" if judged[0] else "without"
         raise UserError(
             f"{run} was begun {begun_as} a discriminator: use another --out, with --initial {run / WEIGHTS}"
         )
+
+
+def refuse_to_lose(run: Path) -> None:
+    """Of a folder with weights, but no checkpoint. Raises UserError when they are not those of a run that has only
+    begun: a converted or exported model."""
+    if not (run / DATA).exists():
+        raise UserError(
+            f"{run} holds a model that is finished: use another --out, with --initial {run / WEIGHTS} to train it on"
+        )
+    say([f"{run} has weights but no checkpoint: it begins anew"] if rank() == 0 else [])
 
 
 def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
@@ -228,6 +244,8 @@ def refuse_another_autoencoder(source: Path, kept: Path, begun: bool) -> None:
         raise UserError(f"{source / WEIGHTS} is missing: encode the data again")
     if not begun:
         read_config(source / CONFIG)
+    elif not (kept / WEIGHTS).is_file():
+        raise UserError(f"{kept} is missing, of the autoencoder this run was trained with: copy it from {source}")
     elif sha256(source / WEIGHTS) != sha256(kept / WEIGHTS):
         raise UserError(f"{kept.parent} was trained on latents of another autoencoder: use another --out")
 

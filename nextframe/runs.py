@@ -236,7 +236,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     bfloat16. Raises UserError when the run is none, or has no autoencoder.
     """
     run = local_run(run)
-    config = _config(run, WorldModelConfig, "a world model")
+    config = world_config(run)
     if not (run / AUTOENCODER).exists():
         way_out = f"nextframe convert DCAE_FILE.pth --out {run / AUTOENCODER}"
         raise UserError(f"{run} has no autoencoder yet, so it cannot see or show frames: add one with {way_out}")
@@ -287,6 +287,11 @@ def _filled(network: Callable[[], N], path: Path) -> N:
     except (RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path} does not fit its configuration ({reason_of(error)})") from error
     return load_weights(network(), path)
+
+
+def world_config(run: Path) -> WorldModelConfig:
+    """The settings of a world model's run. Raises UserError when it is none."""
+    return _config(run, WorldModelConfig, "a world model")
 
 
 def _config(run: Path, kind: type[C], what: str) -> C:

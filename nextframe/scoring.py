@@ -194,6 +194,7 @@ def load_scorer(protocol: Protocol, device: torch.device, footage: Footage | Non
                 how[metric] = drift.VERSION
             elif metric == "revisit":
                 _check_poses(footage)
+                torchmetrics_version()  # it is a PSNR
                 how[metric] = revisit.VERSION
             elif metric == "control":
                 reader, digest = _action_reader(footage)

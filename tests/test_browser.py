@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "TOKENIZER", replace(TOKENIZER, frame_size=SIZE, **deep))
         tiny_run(folder / "run")
-    stage = open_model(folder / "run", folder / "data", {}, seed=0, real=True, device="cpu")
+    stage = open_model(folder / "run", folder / "data", {}, real=True, device="cpu")
     ready = threading.Event()
     app = application(stage, seats=8, hosts=LOOPBACK, ready=ready.set)
     with listen("127.0.0.1", 0) as listener:

@@ -147,7 +147,8 @@ def test_a_frame_is_made_from_the_context_and_the_action_that_led_to_it(run: Pat
     episode = tiny_episode(0, 8)
 
     def predicted(video: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        return forecast(world, [Episode(video, actions)], protocol, settings, [0], ignore).videos[0]
+        with world.at_work():
+            return forecast(world, [Episode(video, actions)], protocol, settings, [0], ignore).videos[0]
 
     usual = predicted(episode.video, episode.actions)
     future = episode.video.copy()

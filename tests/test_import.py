@@ -386,3 +386,37 @@ def test_published_latents_that_are_wrong(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as refused:
             import_latents(path, run, tmp_path / f"out{number}")
         assert "1.pt" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_numbered_labels_in_folders_with_other_numbers(tmp_path: Path) -> None:
+    for label, folder in ((0, "1"), (1, "2")):
+        write_video(tmp_path / folder / f"clip{label}.mp4", 4, seed=label)
+    entries = [{"video_path": f"{folder}/clip{label}.mp4", "label": label} for label, folder in ((0, "1"), (1, "2"))]
+    (tmp_path / "list_train.json").write_text(json.dumps(entries))
+    dataset = imported(tmp_path / "list_train.json", tmp_path / "out").dataset
+    assert dataset.info.label_names == ("1", "2")
+    assert [info.label for info in dataset.episodes()] == [0, 1]
+
+
+def test_what_was_imported_is_not_imported_again(tmp_path: Path) -> None:
+    write_video(tmp_path / "walk.mp4", 4)
+    (tmp_path / "walk.csv").write_text("action\n0\n1\n0\n1\n")
+    for _ in range(2):
+        assert [info.name for info in imported(tmp_path, tmp_path / "out").dataset.episodes()] == ["walk"]
+
+
+def test_mended_actions_and_another_split_are_imported_again(tmp_path: Path) -> None:
+    write_video(tmp_path / "in" / "walk.mp4", 4)
+    for content, split in (("0\n1\n0\n1\n", None), ("1\n1\n0\n0\n", None), ("1\n1\n0\n0\n", "test")):
+        (tmp_path / "in" / "walk.csv").write_text("action\n" + content)
+        dataset = imported(tmp_path / "in", tmp_path / "out", split=split).dataset
+        (info,) = dataset.episodes()
+        assert info.split == (split or "train")
+        assert dataset.read(info).actions.tolist() == [int(one) for one in content.split()]
+
+
+def test_after_a_failed_import_other_settings_are_welcome(tmp_path: Path) -> None:
+    write_video(tmp_path / "in" / "walk.mp4", 4)
+    with pytest.raises(UserError, match="least-frames"):
+        imported(tmp_path / "in", tmp_path / "out", cut=Cut(least_frames=5))
+    assert len(imported(tmp_path / "in", tmp_path / "out").dataset.episodes()) == 1

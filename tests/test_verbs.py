@@ -167,6 +167,12 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("sample --model nowhere --data nowhere --out out", "nowhere is not a run"),
         ("inspect nowhere", "nowhere is not a dataset"),
         ("record maze --out x --episodes 0", "choose 1 to"),
+        ("demo --budget 1m", "add it, or leave --budget out"),
+        ("play --world maze --steps 3 --data d", "has no use for --steps --data"),
+        ("play --model m --size 32", "has no use for --size"),
+        ("import list.json --autoencoder a --out o --skip-bad", "are for footage"),
+        ("bench sample --preset far-b --slide 4", "slide must be 1"),
+        ("bench sample --preset maze --against f.py", "--slide at 1"),
     ],
 )
 def test_bad_words_get_one_line(
@@ -187,6 +193,10 @@ def test_bad_data_gets_one_line(
     assert "set --model.frame-size" in say(
         f"train autoencoder-maze {data} --out {tmp_path}/r --model.frame-size 128 --train.device cpu"
     )
+    again = f"train maze --data {loop}/latents --out {loop}/world {' '.join(TINY_WORLD)}"
+    assert "was begun with muon" in say(f"{again} --train.optimizer.algorithm adamw")
+    run_command(["export", "--model", f"{loop}/world", "--out", f"{tmp_path}/small"])
+    assert "holds a model that is finished" in say(f"train maze --data {loop}/latents --out {tmp_path}/small")
     weights = tmp_path / "copy" / "weights.safetensors"
     subprocess.run(["cp", "-r", str(loop / "world"), str(tmp_path / "copy")], check=True)
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -230,6 +240,7 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         (["--model.memory", "16"], "set --sample.memory"),
         (["--clip.ramp", "0.5", "--train.minutes", "1"], "set --clip.ramp 0"),
         (["--sample.memory", "4"], "less than the window of 16 frames"),
+        (["--model.coarse-patch", "None", "--clip.windows", "1"], "set --sample.slide 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_one_line(options: list[str], message: str) -> None:

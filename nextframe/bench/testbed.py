@@ -13,9 +13,10 @@ from nextframe.bench.stopwatch import PeakMemory
 from nextframe.bench.workload import Subject
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.errors import UserError
+from nextframe.hub import local_run
 from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.presets import PRESETS
-from nextframe.runs import load
+from nextframe.runs import load, world_config
 from nextframe.transformer import Transformer, parameters_of
 from nextframe.version import VERSION
 
@@ -30,7 +31,7 @@ class Bed:
     config: WorldModelConfig
     network: Transformer
     autoencoder: Autoencoder | None
-    """Of a run; a preset has none of its own."""
+    """Of a run that samples; a preset has none of its own, and training needs none."""
     device: torch.device
     precision: torch.dtype
     memory: PeakMemory
@@ -44,16 +45,14 @@ class Bed:
         precision = resolve_precision(subject.dtype, device)
         rate = matrix_rate(device, precision)
         memory = PeakMemory(device)
-        world = None if subject.model is None else load(subject.model, device, subject.dtype)
-        config = world_preset(subject.preset) if world is None else world.config
-        if world is not None and not training:
-            network = world.transformer
-        else:
-            network = randomised(Transformer(config.model)).to(device)
-            if not training:
-                settle_products(network, precision, device)
-        autoencoder = None if world is None else world.autoencoder
-        return Bed(subject, config, network, autoencoder, device, precision, memory, rate)
+        if subject.model is not None and not training:
+            world = load(subject.model, device, subject.dtype)
+            return Bed(subject, world.config, world.transformer, world.autoencoder, device, precision, memory, rate)
+        config = world_preset(subject.preset) if subject.model is None else world_config(local_run(subject.model))
+        network = randomised(Transformer(config.model)).to(device)
+        if not training:
+            settle_products(network, precision, device)
+        return Bed(subject, config, network, None, device, precision, memory, rate)
 
     @property
     def precision_name(self) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from nextframe.errors import UserError
 from nextframe.hub import local_run
 
 
@@ -51,6 +52,7 @@ def import_footage(
         action_names: left right ...: names of the ids, or of a vector's numbers, in place of the files' own.
         autoencoder: Run of the autoencoder that made the latents a list names by `latent_path`, as the published code's
             lists do: OUT becomes a folder of latents to train on, and the options about pictures do not matter.
+            It goes neither with --offset, nor with --label-folders and --skip-bad.
         label_folders: The folder a video lies in is its class, as in UCF-101.
         split: Of all these videos; if not given, as folders or the list are called (train, test ...), or --test-share.
         test_share: Share of the videos that is held out, picked by a hash of their names.
@@ -58,6 +60,8 @@ def import_footage(
         workers: Videos read at once; 0: one for each core.
     """
     if autoencoder is not None:
+        if offset or label_folders or skip_bad:
+            raise UserError("--offset, --label-folders and --skip-bad are for footage: leave them out")
         from nextframe.import_latents import import_latents
 
         index = import_latents(place, local_run(autoencoder), out, fps, split, test_share, actions, action_names)

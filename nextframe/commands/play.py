@@ -14,11 +14,11 @@ def play(
     steps: int | None = None,
     guidance: float | None = None,
     solver: Literal["euler", "heun", "adams"] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     memory: int | None = None,
     slide: int | None = None,
     real: bool = True,
-    size: int = 64,
+    size: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     sessions: int = 16,
@@ -36,11 +36,11 @@ def play(
         steps: Steps per frame; the model's own if not given, as the next two.
         guidance: 1 is none, 0 without the condition.
         solver: How a step is made.
-        seed: Of the noise.
+        seed: Of the noise; the model's own if not given.
         memory: Frames the model sees at once, at most; the length it was trained on if not given.
         slide: Frames by which its window moves at a time; the model's own if not given.
         real: Where the footage is of mazes, the engine shows what the same actions lead to there.
-        size: Height and width of a frame of --world.
+        size: Height and width of a frame of --world; 64 if not given.
         host: Address to listen at. Any but this machine's own asks for the token that is printed.
         port: Port to listen at.
         sessions: Visitors at once; others are told to come later.
@@ -49,6 +49,10 @@ def play(
     """
     if (model is None) == (world is None):
         raise UserError("name a --model RUN to dream in, or a --world (maze or gym:ENV_ID) to record: one of them")
+    given = {"steps": steps, "guidance": guidance, "solver": solver, "seed": seed, "memory": memory, "slide": slide}
+    of_no_use = {**given, "data": data} if model is None else {"size": size}
+    if unused := [f"--{name}" for name, value in of_no_use.items() if value is not None]:
+        raise UserError(f"--{'world' if model is None else 'model'} has no use for {' '.join(unused)}: leave it out")
     if sessions < 1:
         raise UserError(f"--sessions is {sessions}: choose 1 or more")
     try:
@@ -62,10 +66,9 @@ def play(
         if model is not None:
             from nextframe.web.opening import open_model
 
-            given = {"steps": steps, "guidance": guidance, "solver": solver, "memory": memory, "slide": slide}
-            stage = open_model(model, data, given, seed, real, device)
+            stage = open_model(model, data, given, real, device)
         else:
             from nextframe.web.engine import EngineStage
 
-            stage = EngineStage(world or "", size)
+            stage = EngineStage(world or "", size or 64)
         serve(stage, listener, host, sessions, browser)

@@ -7,18 +7,20 @@ from nextframe.errors import UserError
 
 
 def demo(
-    out: Path | None = None, train: bool = False, budget: str = "10m", episodes: int = 8, device: str = "auto"
+    out: Path | None = None, train: bool = False, budget: str | None = None, episodes: int = 8, device: str = "auto"
 ) -> None:
     """Walk the shipped model through mazes it has never seen, and write a report.
 
     Args:
         out: Folder for all it makes, and OUT/report.html; runs/demo, or runs/demo-train, if not given.
         train: Start from nothing instead: record, train an autoencoder and a world model, predict, report.
-        budget: Time for --train, e.g. 90s, 10m, 2h.
-        episodes: Mazes to predict.
+        budget: Time for --train, e.g. 90s, 2h; 10m if not given.
+        episodes: Mazes to predict; with --train at most one for each minute of the budget.
         device: auto, cpu, cuda or cuda:N.
     """
-    seconds = seconds_of(budget)
+    if budget is not None and not train:
+        raise UserError("--budget is time for --train: add it, or leave --budget out")
+    seconds = seconds_of(budget or "10m")
     from nextframe import demo as demos
 
     if train:

@@ -90,7 +90,7 @@ def _pictures(path: Path) -> Iterator[np.ndarray]:
     if path.suffix == ".npz":
         try:
             video = load_arrays(path).get("video")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"{unreadable(path, error)}: {MEND}") from error
         if video is None or video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not video.size:
             found = "nothing" if video is None else f"{video.dtype} {list(video.shape)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextframe.errors import UserError
-from nextframe.files import address_of, cache_folder, new_file, write_atomically
+from nextframe.files import address_of, cache_folder, new_file, write_atomically, writing
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def mirror_of(folder: Path | str, index: str) -> Mirror | None:
     if url is None:
         return None
     place = cache_folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    place.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     fresh = place / index
     with new_file(fresh) as temporary:
         _copy(f"{url}/{index}", temporary)
@@ -50,7 +51,7 @@ def mirror_of(folder: Path | str, index: str) -> Mirror | None:
     state = place / hashlib.sha256(content).hexdigest()[:16]
     for other in place.iterdir():
         if other.is_dir() and other != state:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # another process may be doing the same
     write_atomically(state / index, content)
     return Mirror(url, state)
 

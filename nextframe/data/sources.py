@@ -41,15 +41,16 @@ class Source:
     """Instead of the video: latents that somebody has made of it."""
 
 
-def find_sources(place: Path, labelled: bool = False) -> list[Source]:
+def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -> list[Source]:
     """The videos of a folder, at any depth, or of a published list (`.json`), by name.
 
-    `labelled`: the folder a video lies in is its class. Raises UserError when there are none, or two of one name.
+    `labelled`: the folder a video lies in is its class. `out`: what is made of them, and is none of them. Raises
+    UserError when there are none, or two of one name.
     """
     if place.suffix == ".json" and place.is_file():
         found = _of_list(place)
     elif place.is_dir():
-        found = _of_folder(place, labelled)
+        found = _of_folder(place, labelled, out)
     else:
         raise UserError(f"{place} is neither a folder of videos nor a .json list of them: check the path")
     if not found:
@@ -62,8 +63,10 @@ def find_sources(place: Path, labelled: bool = False) -> list[Source]:
     return [by_name[name] for name in sorted(by_name)]
 
 
-def _of_folder(folder: Path, labelled: bool) -> list[Source]:
+def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if out is not None and out.resolve() != folder.resolve():
+        files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
     videos = [path for path in files if path.suffix.lower() in video.SUFFIXES]
     beside = {path.with_suffix("") for path in videos}
     videos += [path for path in files if path.suffix == ".npz" and path.with_suffix("") not in beside and _films(path)]
@@ -168,14 +171,15 @@ def divided(sources: Sequence[Source], test_share: float, known: dict[str, str])
     ]
 
 
-def label_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    """The classes of all sources, in the order of their numbers.
+def classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], dict[str | None, int | None]]:
+    """The names of the classes of all sources, in the order of their numbers; and the number of each label.
 
     Numbers, as in the published lists, get the name of the folder their videos lie in, if that is one to one.
     """
     labels = {source.label for source in sources if source.label is not None}
     if not labels or not all(label.isdecimal() for label in labels):
-        return tuple(sorted(labels))
+        words = tuple(sorted(labels))
+        return words, {None: None, **{label: number for number, label in enumerate(words)}}
     count = max(map(int, labels)) + 1
     if count > 2**16:
         raise UserError(f"there is a label {count - 1}: number the classes from 0")
@@ -185,13 +189,8 @@ def label_names(sources: Sequence[Source]) -> tuple[str, ...]:
             folders.setdefault(source.label, set()).add(source.video.parent.name)
     names = [next(iter(folders.get(str(number), {str(number)}))) for number in range(count)]
     one_to_one = all(len(found) == 1 for found in folders.values()) and len(set(names)) == count
-    return tuple(names) if one_to_one else tuple(map(str, range(count)))
-
-
-def label_number(source: Source, names: Sequence[str]) -> int | None:
-    if source.label is None:
-        return None
-    return names.index(source.label) if source.label in names else int(source.label)
+    words = tuple(names) if one_to_one else tuple(map(str, range(count)))
+    return words, {None: None, **{label: int(label) for label in labels}}
 
 
 def tables_of(sources: Sequence[Source]) -> Iterator[tuple[str, actions.ActionTable]]:

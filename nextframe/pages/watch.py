@@ -125,7 +125,7 @@ def _curves(logs: Mapping[str, list[Record]]) -> Iterator[str]:
         lines = [line for name, log in logs.items() for line in _lines(log, figures, colours[name])]
         if lines:
             charts.append(
-                html.chart(line_chart(lines, axis, axis not in ("loss", "norm")), f"{caption}{_key(figures)}")
+                html.chart(line_chart(lines, axis, axis not in ("loss", "norm", "value")), f"{caption}{_key(figures)}")
             )
     yield html.grid(*charts)
 

@@ -20,15 +20,18 @@ WORTH_A_THREAD = 1.15
 """Times as fast as one thread, for all of them to be worth their waiting for each other."""
 
 
-def open_model(model: Path, data: Path | None, given: dict[str, Any], seed: int, real: bool, device: str) -> ModelStage:
-    """A run to play. Raises UserError when it is none, or the footage or the settings are of another kind."""
+def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool, device: str) -> ModelStage:
+    """A run to play. `given`: sampling settings in place of the model's own, where they are not None.
+
+    Raises UserError when it is no run, or the footage or the settings are of another kind.
+    """
     dataset = None if data is None else EpisodeDataset.open(data)
     world = load(model, resolve_device(device))
     if world.config.model.attention == "full":
         raise UserError(f"{model} is a Video DiT, which has no next frame: play a frame-autoregressive model")
     try:
         settings = {name: value for name, value in given.items() if value is not None}
-        sample = replace(world.config.sample, seed=seed, **settings)
+        sample = replace(world.config.sample, **settings)
         if sample.riflex:
             raise ValueError("RIFLEx has to know how long a walk will be: set riflex: false in its config.yaml")
         at_sampling(world.config.model, sample, 1)
