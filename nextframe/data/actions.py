@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -122,7 +122,7 @@ def _from_jsonl(path: Path) -> ActionTable:
 
 
 def _from_arrays(path: Path) -> ActionTable:
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, unread=("video",))
     for key in ("actions", "action"):
         if key in arrays:
             break
@@ -138,10 +138,10 @@ def _from_arrays(path: Path) -> ActionTable:
     return table
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Of an npz, or the one of an npy as `actions`. Raises OSError, and ValueError for other or damaged files."""
+def load_arrays(path: Path, unread: Container[str] = ()) -> dict[str, np.ndarray]:
+    """As `arrays_of`, of a file. Raises OSError too."""
     with path.open("rb") as file:
-        return arrays_of(file)
+        return arrays_of(file, unread)
 
 
 def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...] = ()) -> ActionTable:

@@ -1,5 +1,6 @@
 """Arrays of files that somebody else wrote: nothing is unpickled, and no small file fills the memory."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import IO
 
@@ -9,15 +10,18 @@ MOST_BYTES = 4 * 2**30
 """That the arrays of one file may take; a zip of megabytes can hold terabytes of zeros."""
 
 
-def arrays_of(file: IO[bytes]) -> dict[str, np.ndarray]:
-    """All arrays of an npz, or the one of an npy as `actions`. Raises ValueError for other or damaged files."""
+def arrays_of(file: IO[bytes], unread: Container[str] = ()) -> dict[str, np.ndarray]:
+    """All arrays of an npz but those that stay `unread`, or the one of an npy as `actions`.
+
+    Raises ValueError for other or damaged files.
+    """
     try:
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return {"actions": found}
         if (size := sum(member.file_size for member in found.zip.infolist())) > MOST_BYTES:
             raise ValueError(f"its arrays take {size >> 20:,} MiB, the most is {MOST_BYTES >> 20:,}: divide it")
-        arrays = {name: found[name] for name in found.files}
+        arrays = {name: found[name] for name in found.files if name not in unread}
     except Exception as error:  # broken files make numpy raise of all kinds
         raise ValueError(reason_of(error)) from error
     if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
