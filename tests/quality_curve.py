@@ -3,7 +3,8 @@
 The runs, each trained to its end (a rate that fell to zero: copies from the middle of a run are worse than their time),
 predict the same 16 frames of the first mazes of DATA. OUT.json has the scores and the loss at the end of each run,
 OUT.png the curves, with the straight line over the logarithm of time that fits the PSNR best, the power of time that
-fits the loss, and where ten times the longest run would lead on both. Finished predictions are kept in OUT.
+fits the loss, and where ten times the longest run would lead on both. Finished predictions are kept in OUT. A model
+without a log (an exported one) is drawn, and not fitted.
 """
 
 import json
@@ -27,6 +28,8 @@ def point(minutes: float, run: Path, data: Path, out: Path) -> dict[str, float]:
     protocol = replace(PROTOCOLS["maze"], name="", metrics=("psnr", "ssim"), episodes=MAZES, frames=16)
     found = evaluate(protocol, run, data, out / f"{minutes:g}", "cpu", batch=16)
     scores = {f"{who} {name}": found.scores[who][name].early.mean for who in found.scores for name in ("psnr", "ssim")}
+    if not (run / "metrics.jsonl").exists():
+        return {"minutes": minutes, **scores}
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [one["loss"] for one in logged if "loss" in one and one["step"] > (1 - LAST) * logged[-1]["step"]]
     return {"minutes": minutes, "steps": logged[-1]["step"], "loss": float(np.mean(losses)), **scores}
@@ -42,13 +45,25 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, str]:
 
 
 def draw(path: Path, points: list[dict[str, float]]) -> str:
-    minutes, psnr, loss = (np.array([one[name] for one in points]) for name in ("minutes", "model psnr", "loss"))
+    fitted, others = ([one for one in points if ("loss" in one) == logged] for logged in (True, False))
+    minutes, psnr, loss = (np.array([one[name] for one in fitted]) for name in ("minutes", "model psnr", "loss"))
     start, slope, rise = line(np.log10(minutes), psnr)
     loss_start, power, fall = line(np.log10(minutes), np.log10(loss))
     far = np.geomspace(minutes.min(), 10 * minutes.max(), 50)
+    ahead = [f"{start + slope * np.log10(one['minutes']):.1f} dB, measured {one['model psnr']:.1f}" for one in others]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), dpi=150)
     left.plot(far, start + slope * np.log10(far), color=BLUE, linewidth=1, linestyle="--")
     left.plot(minutes, psnr, color=BLUE, marker="o", markersize=4, linewidth=0, label="the model")
+    left.plot(
+        [one["minutes"] for one in others],
+        [one["model psnr"] for one in others],
+        color=BLUE,
+        marker="o",
+        markersize=5,
+        linewidth=0,
+        markerfacecolor="white",
+        label="the shipped model, not fitted",
+    )
     for name, style in (("context_mean", "-"), ("repeat_last", ":")):
         if f"{name} psnr" in points[0]:
             left.axhline(points[0][f"{name} psnr"], color=GREY, linestyle=style, label=name.replace("_", " "))
@@ -68,7 +83,7 @@ def draw(path: Path, points: list[dict[str, float]]) -> str:
     return (
         f"ten times the time: {rise} dB, the loss times {10**power:.2f} (power {fall}); "
         f"ten times the longest run: {start + slope * np.log10(far[-1]):.1f} dB, "
-        f"loss {10 ** (loss_start + power * np.log10(far[-1])):.3f}"
+        f"loss {10 ** (loss_start + power * np.log10(far[-1])):.3f}; of the others it says: {'; '.join(ahead)}"
     )
 
 
