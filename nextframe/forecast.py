@@ -152,24 +152,25 @@ def forecast(
 
     `labels`: of each episode, for a model that is conditioned on them.
     """
-    conditions = conditions_of(world, episodes, protocol, labels)
-    if world.config.model.attention == "full":
-        started = _now(world.device)
-        made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
-        advance(len(episodes) * protocol.frames)
-    else:
-        past = None if conditions is None else conditions[:, : protocol.context]
-        future = None if conditions is None else conditions[:, protocol.context :]
-        session = _session(world, episodes, past, protocol, sample, seeds)
-        started = _now(world.device)
-        latents: list[Tensor] = []
-        for frame in rollout(session, future, protocol.frames):
-            latents.append(frame)
-            advance(len(episodes))
-        made = torch.stack(latents, dim=1)
-    rolled_out = _now(world.device)
-    videos = torch.stack([world.decode(clip) for clip in made])
-    return Forecast(videos.numpy(), rolled_out - started, _now(world.device) - rolled_out)
+    with world.at_work():
+        conditions = conditions_of(world, episodes, protocol, labels)
+        if world.config.model.attention == "full":
+            started = _now(world.device)
+            made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
+            advance(len(episodes) * protocol.frames)
+        else:
+            past = None if conditions is None else conditions[:, : protocol.context]
+            future = None if conditions is None else conditions[:, protocol.context :]
+            session = _session(world, episodes, past, protocol, sample, seeds)
+            started = _now(world.device)
+            latents: list[Tensor] = []
+            for frame in rollout(session, future, protocol.frames):
+                latents.append(frame)
+                advance(len(episodes))
+            made = torch.stack(latents, dim=1)
+        rolled_out = _now(world.device)
+        videos = torch.stack([world.decode(clip) for clip in made])
+        return Forecast(videos.numpy(), rolled_out - started, _now(world.device) - rolled_out)
 
 
 def conditions_of(

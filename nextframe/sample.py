@@ -10,7 +10,7 @@ from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.files import new_file, write_atomically
 from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
 from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
-from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
+from nextframe.parallel import resolve_device
 from nextframe.progress import progress
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel, load
@@ -34,8 +34,7 @@ def sample(
     with progress("sampling", protocol.frames * len(infos)) as advance:
         for index, (info, label) in enumerate(zip(infos, labels, strict=True)):
             episode = shortened(dataset.read(info), protocol, world)
-            with matrix_precision(resolve_precision("auto", target), target):
-                made = forecast(world, [episode], protocol, sample, [sample.seed + index], advance, [label])
+            made = forecast(world, [episode], protocol, sample, [sample.seed + index], advance, [label])
             video = np.concatenate([episode.video[: protocol.context], made.videos[0]])
             name = info.name if protocol.context else f"sample_{index:03}"
             arrays: dict[str, Any] = {"video": video, "context": protocol.context, "actions": episode.actions}

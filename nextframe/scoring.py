@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nextframe.autoencoder import decode_video, encode_video, pixels_from_video
+from nextframe.autoencoder import pixels_from_video
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.metrics import control, drift, fvd, lpips, revisit
@@ -156,7 +156,7 @@ class Scorer:
 
 def there_and_back(world: WorldModel, video: np.ndarray) -> np.ndarray:
     """A video through the autoencoder: uint8 [f, h, w, 3]."""
-    return decode_video(world.autoencoder, encode_video(world.autoencoder, torch.from_numpy(video))).numpy()
+    return world.decode(world.encode(torch.from_numpy(video))).numpy()
 
 
 @dataclass(frozen=True)

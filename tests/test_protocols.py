@@ -345,7 +345,8 @@ def test_classes_take_turns(
     labels = {info.name: info.label for info in EpisodeDataset.open(classes).episodes()}
     assert [labels[name] for name in results.episodes] == [0, 1, 2, 0]
     page = write_report(tmp_path / "report.html", results, tmp_path / "out", classes).read_text()
-    assert "What does it make from nothing?" in page and results.figure("fvd") in page and "PSNR" not in page
+    assert "What does it make from nothing?" in page and results.figure("fvd") in page
+    assert "PSNR" not in re.sub('base64,[^"]*', "", page)  # letters of a clip may be any
     assert "sample 2: archery" in page and "seeds 0, 2" in page and page.count("data:video/mp4") == 3
     made = sample(replace(GENERATION, episodes=2), tmp_path / "world", classes, tmp_path / "samples", "cpu")
     assert [path.name for path in made] == ["sample_000.mp4", "sample_001.mp4"]
