@@ -173,7 +173,8 @@ def refuse_to_lose(run: Path) -> None:
         raise UserError(
             f"{run} holds a model that is finished: use another --out, with --initial {run / WEIGHTS} to train it on"
         )
-    say([f"{run} has weights but no checkpoint: it begins anew"] if rank() == 0 else [])
+    if rank() == 0:
+        say([f"{run} has weights but no checkpoint: it begins anew"])
 
 
 def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:

@@ -172,7 +172,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("play --model m --size 32", "has no use for --size"),
         ("import list.json --autoencoder a --out o --skip-bad", "are for footage"),
         ("bench sample --preset far-b --slide 4", "slide must be 1"),
-        ("bench sample --preset maze --against f.py", "--slide at 1"),
+        ("bench sample --preset maze --against f.py", "give --slide 1"),
     ],
 )
 def test_bad_words_get_one_line(

@@ -2,7 +2,7 @@
 
 From the last frame of the context one turns left, and right again as often (or goes on to the left, once round): the
 pose is then the one before to the last bit, so the truth is the last frame that was shown. With all frames as memory,
-and with the newest 16 alone. Means over mazes of the split `test` and 95 % intervals; `elsewhere` is the view half way,
+and with as many as its window has alone. Means over mazes of the split `test` and 95 % intervals; `elsewhere` is the view half way,
 against the same truth: what any other view scores.
 """
 
@@ -51,7 +51,8 @@ def scores(model: WorldModel, video: torch.Tensor, actions: torch.Tensor, memory
 
 def main() -> None:
     model, data = nextframe.load(Path(sys.argv[1])), EpisodeDataset.open(Path(sys.argv[2]))
-    for name, memory in (("all frames", None), ("the newest 16", model.config.model.window)):
+    window = model.config.model.window
+    for name, memory in (("all frames", None), (f"the newest {window}", window)):
         found: list[dict[str, float]] = []
         for info in data.episodes("test")[: int(sys.argv[3]) if len(sys.argv) > 3 else 64]:
             episode = data.read(info)

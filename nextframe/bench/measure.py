@@ -142,7 +142,9 @@ def frame_times(workload: SampleBench, bed: Bed, least: int) -> dict[str, Any]:
         raise UserError("a Video DiT makes all frames of a clip at once, there is no frame to time: bench train it")
     evaluations, branches = len(evaluated_levels(sample.solver, sample.steps)), len(guidance_branches(model, sample))
     if workload.against is not None and (evaluations != sample.steps or branches > 1 or sample.slide > 1):
-        raise UserError("--against computes every frame alike: leave --guidance at 1, --solver at euler, --slide at 1")
+        raise UserError(
+            "--against computes every frame alike: leave --guidance at 1 and --solver at euler, give --slide 1"
+        )
     decoder = decoder_for(workload.autoencoder, bed) if workload.decode else None
     first_frames: list[float] = []
     # As when sampling: weights are cast once, not for every frame.
