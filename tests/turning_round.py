@@ -2,8 +2,8 @@
 
 From the last frame of the context one turns left, and right again as often (or goes on to the left, once round): the
 pose is then the one before to the last bit, so the truth is the last frame that was shown. With all frames as memory,
-and with as many as its window has alone. Means over mazes of the split `test` and 95 % intervals; `elsewhere` is the view half way,
-against the same truth: what any other view scores.
+and with as many as its window has alone. Means over mazes of the split `test` and 95 % intervals; `elsewhere` is the
+view half way, against the same truth: what any other view scores.
 """
 
 import sys
