@@ -37,7 +37,7 @@ from nextframe.forecast import (
 from nextframe.hub import local_run
 from nextframe.layout import COARSE, layout_of
 from nextframe.metrics.image import torchmetrics_version
-from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision
+from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision, settle_threads
 from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress
 from nextframe.protocol import Protocol
@@ -60,6 +60,8 @@ from nextframe.scoring import Footage, Scorer, combine, load_scorer
 from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
 
+TRIED_CONTEXT, TRIED_FRAMES = 16, 3
+"""Of a batch, to see how many threads make it."""
 REVISION = 2
 """Of how predictions are made and scored; raise it when that changes, so that no result mixes two."""
 
@@ -82,40 +84,45 @@ def evaluate(
     of the metrics can be computed; where something is missing for some of them, `Results.missing` says so.
     """
     plan = prepare(protocol, model, data, out, device, batch, sample, keep=True)
-    protocol, sample, world, jobs = plan.protocol, plan.sample, plan.world, plan.jobs
-    firsts = [job for job in jobs if job.first]
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
-        with plan.at_work():
-            missing = plan.missing()
-            if missing:
-                print(plan.estimate(missing).line(), file=sys.stderr)
-            predict_missing(plan, missing)
-            measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
-        combined, frames = combine(plan.scorer, protocol, measured), protocol.context + protocol.frames
-        results = Results(
-            protocol=protocol,
-            sample=sample,
-            episodes=tuple(job.info.name for job in firsts),
-            seeds=tuple(job.seed for job in firsts),
-            labels=tuple(job.label for job in firsts) if world.config.model.condition == "label" else (),
-            scores=combined.scores,
-            gains=combined.gains,
-            by_seed=combined.by_seed,
-            picked=combined.picked,
-            revisit=combined.revisit,
-            control=combined.control,
-            fvd=combined.fvd,
-            how=plan.scorer.how,
-            missing=combined.missing,
-            speed=measured_speed(measured),
-            tokens=count_tokens(at_sampling(world.config.model, sample, frames), frames),
-            model=_describe_model(world, plan.run, plan.autoencoder),
-            data={"folder": str(data), **asdict(plan.dataset.info)},
-            environment=environment(plan.device, plan.precision, plan.scorer),
-        )
+        missing = plan.missing()
+        with plan.at_work(missing):
+            results = _results(plan, missing)
         write_results(out, results)
     return results
+
+
+def _results(plan: "Plan", missing: "list[Job]") -> Results:
+    """Do what is missing, and put all together."""
+    protocol, sample, world, jobs = plan.protocol, plan.sample, plan.world, plan.jobs
+    firsts = [job for job in jobs if job.first]
+    if missing:
+        print(plan.estimate(missing).line(), file=sys.stderr)
+    predict_missing(plan, missing)
+    measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
+    combined, frames = combine(plan.scorer, protocol, measured), protocol.context + protocol.frames
+    return Results(
+        protocol=protocol,
+        sample=sample,
+        episodes=tuple(job.info.name for job in firsts),
+        seeds=tuple(job.seed for job in firsts),
+        labels=tuple(job.label for job in firsts) if world.config.model.condition == "label" else (),
+        scores=combined.scores,
+        gains=combined.gains,
+        by_seed=combined.by_seed,
+        picked=combined.picked,
+        revisit=combined.revisit,
+        control=combined.control,
+        fvd=combined.fvd,
+        how=plan.scorer.how,
+        missing=combined.missing,
+        speed=measured_speed(measured),
+        tokens=count_tokens(at_sampling(world.config.model, sample, frames), frames),
+        model=_describe_model(world, plan.run, plan.autoencoder),
+        data={"folder": str(plan.data), **asdict(plan.dataset.info)},
+        environment=environment(plan.device, plan.precision, plan.scorer),
+    )
 
 
 def estimate_evaluation(
@@ -129,8 +136,9 @@ def estimate_evaluation(
 ) -> Estimate:
     """What `evaluate` with the same arguments would take; nothing is written."""
     plan = prepare(protocol, model, data, out, device, batch, sample, keep=False)
-    with plan.at_work():
-        return plan.estimate(plan.missing())
+    missing = plan.missing()
+    with plan.at_work(missing):
+        return plan.estimate(missing)
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ class Plan:
     world: WorldModel
     autoencoder: str
     """sha256 of its weights."""
+    data: Path
+    """As it was given."""
     dataset: EpisodeDataset
     scorer: Scorer
     jobs: "list[Job]"
@@ -155,13 +165,26 @@ class Plan:
         return [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """In the precision of the matrix products. Raises UserError when a batch does not fit."""
+    def at_work(self, missing: "list[Job]") -> Iterator[None]:
+        """In the precision of the matrix products, with as many threads as pay. UserError when a batch does not fit."""
+        threads = torch.get_num_threads()
         try:
             with matrix_precision(self.precision, self.device):
+                if missing:
+                    settle_threads(self.device, lambda: self._try_out(missing[: self.batch]))
                 yield
         except torch.OutOfMemoryError:
             raise UserError(f"{self.device} has no room for {self.batch} predictions at once: lower --batch") from None
+        finally:
+            torch.set_num_threads(threads)
+
+    def _try_out(self, group: "list[Job]") -> None:
+        """Predict a few frames of a batch."""
+        most = self.protocol
+        short = replace(most, context=min(most.context, TRIED_CONTEXT), frames=min(most.frames, TRIED_FRAMES))
+        episode = shortened(self.dataset.read(group[0].info), short, self.world)
+        labels, seeds = [job.label for job in group], [job.seed for job in group]
+        forecast(self.world, [episode] * len(group), short, self.sample, seeds, lambda count=1, note="": None, labels)
 
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""
@@ -210,7 +233,7 @@ def prepare(
     settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
     jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
-    return Plan(protocol, sample, run, world, autoencoder, dataset, scorer, jobs, batch, target, precision)
+    return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch, target, precision)
 
 
 def named_protocol(protocol: Protocol | str) -> Protocol:

@@ -82,6 +82,27 @@ def matrix_precision(dtype: torch.dtype, device: torch.device) -> AbstractContex
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
+WORTH_A_THREAD = 1.15
+"""Times as fast as one thread, for all of them to be worth their waiting for each other."""
+
+
+def settle_threads(device: torch.device, work: Callable[[], object]) -> None:
+    """Give torch one thread if `work` is done about as fast by one: it then waits for no other, whatever else runs.
+
+    A small model is hundreds of small operators a frame, and at each all threads wait for the last (docs/play.md).
+    """
+    all_threads, seconds = torch.get_num_threads(), {}
+    if device.type != "cpu" or all_threads == 1:
+        return
+    work()  # the first time of many things is slower
+    for threads in (1, all_threads):
+        torch.set_num_threads(threads)
+        began = time.perf_counter()
+        work()
+        seconds[threads] = time.perf_counter() - began
+    torch.set_num_threads(1 if seconds[1] < WORTH_A_THREAD * seconds[all_threads] else all_threads)
+
+
 PACKED_ROWS = 64
 """Rows that packed weights are laid out for: the tokens of a frame. Others work too, about as fast."""
 PACKED_WEIGHTS = 2**19

@@ -92,8 +92,8 @@ def test_the_explorer_walks_and_comes_back() -> None:
     seen_before = places = 0
     for seed in range(20):
         maze = make_maze(seed, settings)
-        taken, poses = explore(seed, maze.grid, maze.start, settings.frames, settings.revisit)
-        assert (taken, poses) == explore(seed, maze.grid, maze.start, settings.frames, settings.revisit)
+        taken, poses = explore(seed, maze.grid, maze.start, settings)
+        assert (taken, poses) == explore(seed, maze.grid, maze.start, settings)
         assert len(taken) == len(poses) == settings.frames and poses[0] == maze.start
         assert all(move(maze.grid, poses[t], taken[t]) == poses[t + 1] for t in range(settings.frames - 1))
         for x, y, _ in poses:
@@ -108,6 +108,22 @@ def test_the_explorer_walks_and_comes_back() -> None:
     assert seen_before / (20 * 156) > 0.1 and places / 20 > 8
 
 
+def test_who_lingers_sees_again_what_was_just_left() -> None:
+    seen_again, places = {}, {}
+    for linger in (0.0, 0.2):
+        settings = MazeSettings(linger=linger)
+        walks = []
+        for seed in range(20):
+            maze = make_maze(seed, settings)
+            walks.append(explore(seed, maze.grid, maze.start, settings)[1])
+        # Not in the last 7 frames, but in the 24 before them.
+        seen_again[linger] = sum(
+            walk[t] in walk[t - 32 : t - 8] and walk[t] not in walk[t - 8 : t] for walk in walks for t in range(32, 300)
+        )
+        places[linger] = sum(len({(x // CELL, y // CELL) for x, y, _ in walk}) for walk in walks) / len(walks)
+    assert seen_again[0.2] > 1.8 * seen_again[0.0] and places[0.2] > 8
+
+
 def test_no_split_shares_a_seed() -> None:
     ranges = sorted((episode_seed(split, 0, 0), episode_seed(split, 10**6 - 1, 10**6 - 1)) for split in SPLITS)
     assert all(last < first for (_, last), (first, _) in pairwise(ranges))
@@ -117,7 +133,7 @@ def test_no_split_shares_a_seed() -> None:
 def test_the_compass_of_the_preset_points_where_the_maze_says() -> None:
     preset, maze = PRESETS["maze"], make_maze(3, SETTINGS)
     assert isinstance(preset, WorldModelConfig) and preset.model.headings == HEADINGS
-    actions, poses = explore(3, maze.grid, maze.start, 200, 0.6)
+    actions, poses = explore(3, maze.grid, maze.start, SETTINGS)
     turned = headings_of(preset.model, actions_for_frames(preset.model, torch.tensor(actions)))
     assert turned is not None
     assert ((turned + poses[0][2]) % HEADINGS).tolist() == [heading for _, _, heading in poses]
@@ -135,7 +151,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Maze
 
 def test_a_frame_is_a_function_of_maze_and_pose(filmed: tuple[list[Maze], MazeCamera], tmp_path: Path) -> None:
     mazes, camera = filmed
-    _, poses = explore(1, mazes[1].grid, mazes[1].start, 200, 0.6)
+    _, poses = explore(1, mazes[1].grid, mazes[1].start, SETTINGS)
     camera.enter(1)
     frames = {}
     for pose in poses:

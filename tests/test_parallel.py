@@ -17,7 +17,7 @@ from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import recompute_blocks
+from nextframe.parallel import recompute_blocks, settle_threads
 
 CONFIG = WorldModelConfig(model=replace(LONG, layers=3))
 
@@ -69,3 +69,22 @@ def test_an_autoencoder_has_no_blocks() -> None:
     for settings in (TrainConfig(device="cpu", compile="on"), TrainConfig(device="cpu", recompute=True)):
         with pytest.raises(UserError, match="only transformers"):
             Learner(task, settings)
+
+
+@pytest.mark.parametrize(("worth", "settled"), [(0.5, 1), (1.0, 1), (2.0, 2)])
+def test_threads_that_only_wait_are_given_up(monkeypatch: pytest.MonkeyPatch, worth: float, settled: int) -> None:
+    clock = [0.0]
+
+    def work() -> None:
+        clock[0] += 1.0 if torch.get_num_threads() == 1 else 1.0 / worth
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nextframe.parallel.time.perf_counter", lambda: clock[0])
+    try:
+        torch.set_num_threads(2)
+        settle_threads(torch.device("cpu"), work)
+        assert torch.get_num_threads() == settled
+        torch.set_num_threads(1)
+        settle_threads(torch.device("cpu"), lambda: pytest.fail("there is nothing to choose"))
+    finally:
+        torch.set_num_threads(before)

@@ -37,6 +37,7 @@ def record_maze(
     cells: int = 3,
     frames: int = 300,
     size: int = 64,
+    linger: float = 0.0,
     workers: int = 0,
 ) -> None:
     """Record random mazes in ViZDoom: an exploring agent, its actions and poses. Goes on where it stopped.
@@ -50,12 +51,13 @@ def record_maze(
         cells: Junctions along one side of the maze.
         frames: Frames per episode.
         size: Height and width of a frame in pixels: 64, 128 or 256.
+        linger: Probability, before each step, that the explorer first looks around on the spot: teaches memory sooner.
         workers: Engines at work at once; 0: one for each core.
     """
     from nextframe.worlds.maze.settings import MazeSettings
     from nextframe.worlds.record import record_maze as run
 
-    run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size), workers)
+    run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size, linger=linger), workers)
 
 
 def record_play(

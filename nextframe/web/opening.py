@@ -1,6 +1,5 @@
 """From the words of the command line to what is played."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,13 @@ import torch
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.parallel import resolve_device
+from nextframe.parallel import resolve_device, settle_threads
 from nextframe.runs import WorldModel, load
 from nextframe.sampler import at_sampling
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library
 
-TRIED_CONTEXT, TRIED_FRAMES = 24, 4
-WORTH_A_THREAD = 1.15
-"""Times as fast as one thread, for all of them to be worth their waiting for each other."""
+TRIED_CONTEXT, TRIED_FRAMES = 24, 8
 
 
 def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool, device: str) -> ModelStage:
@@ -37,28 +34,15 @@ def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None
-    settle_threads(world)
+    settle_threads(world.device, lambda: _try_out(world))
     return ModelStage(Path(model).name, world, Library(world, dataset), sample, real)
 
 
-def settle_threads(world: WorldModel) -> None:
-    """Give torch one thread if a frame is made as fast by one: it then waits for no other, whatever else is at work.
-
-    A frame of a small model is hundreds of small operators, and each would wait for all cores (docs/play.md).
-    """
-    if world.device.type != "cpu" or torch.get_num_threads() == 1:
-        return
-    all_threads, seconds = torch.get_num_threads(), {}
+def _try_out(world: WorldModel) -> None:
+    """A short walk."""
     config = world.config.model
     shape = (TRIED_CONTEXT, config.latent_channels, config.latent_size, config.latent_size)
     action = [0.0] * config.action_size if config.condition == "vector" else 0
-    for threads in (1, all_threads):
-        torch.set_num_threads(threads)
-        walk = world.walk_on(torch.zeros(shape), None, None, TRIED_CONTEXT + TRIED_FRAMES, 0)
-        took = []
-        for _ in range(TRIED_FRAMES):
-            began = time.perf_counter()
-            walk.imagine(action)
-            took.append(time.perf_counter() - began)
-        seconds[threads] = min(took[1:])  # the first reads the context
-    torch.set_num_threads(1 if seconds[1] < WORTH_A_THREAD * seconds[all_threads] else all_threads)
+    walk = world.walk_on(torch.zeros(shape), None, None, TRIED_CONTEXT + TRIED_FRAMES, 0)
+    for _ in range(TRIED_FRAMES):
+        walk.imagine(action)

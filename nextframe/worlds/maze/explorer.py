@@ -17,6 +17,7 @@ from nextframe.worlds.maze.settings import (
     STEP,
     TURN_LEFT,
     TURN_RIGHT,
+    MazeSettings,
 )
 
 STRAY = 24  # map units off the middle of a corridor
@@ -48,11 +49,11 @@ def _is_clear(grid: np.ndarray, x: int, y: int) -> bool:
     return all(grid[row, column] for row in rows for column in columns)
 
 
-def explore(seed: int, grid: np.ndarray, start: Pose, frames: int, revisit: float) -> tuple[list[int], list[Pose]]:
-    """Walk for `frames` frames: the pose at each, and the action taken there, which leads to the next."""
-    explorer = _Explorer(random.Random(f"explorer {seed}"), grid, revisit)
+def explore(seed: int, grid: np.ndarray, start: Pose, settings: MazeSettings) -> tuple[list[int], list[Pose]]:
+    """Walk for an episode: the pose at each frame, and the action taken there, which leads to the next."""
+    explorer = _Explorer(random.Random(f"explorer {seed}"), grid, settings)
     actions, poses, pose = [], [], start
-    for _ in range(frames):
+    for _ in range(settings.frames):
         action = explorer.act(pose)
         actions.append(action)
         poses.append(pose)
@@ -63,8 +64,8 @@ def explore(seed: int, grid: np.ndarray, start: Pose, frames: int, revisit: floa
 class _Explorer:
     """Walks shortest paths to goals, new ones or places it has been to, and does something else now and then."""
 
-    def __init__(self, rng: random.Random, grid: np.ndarray, revisit: float):
-        self.rng, self.grid, self.revisit = rng, grid, revisit
+    def __init__(self, rng: random.Random, grid: np.ndarray, settings: MazeSettings):
+        self.rng, self.grid, self.revisit, self.linger = rng, grid, settings.revisit, settings.linger
         # Most episodes keep to the middle of corridors, where a return is to exactly the same views; the rest do not,
         # so that a model meets every direction a person may walk in.
         self.stray = STRAY if rng.random() < 0.3 else 0
@@ -82,6 +83,8 @@ class _Explorer:
         while not self.planned:
             if self.waypoints and math.dist(self.waypoints[0], (x, y)) < REACHED:
                 self.waypoints.popleft()
+            elif self.linger and self.rng.random() < self.linger:
+                self._plan_look()
             elif self.waypoints and self.rng.random() > 0.01:
                 self._plan_steering(pose)
             else:
@@ -123,6 +126,15 @@ class _Explorer:
         )
         weights = [weight for weight, _ in asides]
         self.planned.extend(self.rng.choices([plan for _, plan in asides], weights)[0])
+
+    def _plan_look(self) -> None:
+        """A look around on the spot that ends at the view it began with: away and back, or once round."""
+        turn = self.rng.choice((TURN_LEFT, TURN_RIGHT))
+        back = TURN_LEFT + TURN_RIGHT - turn
+        away = self.rng.randint(2, HEADINGS // 2)
+        wait = [NOOP] * self.rng.choice((0, 0, 1, 8))
+        rest = [turn] * (HEADINGS - away) if self.rng.random() < 0.4 else [back] * away
+        self.planned.extend([turn] * away + wait + rest)
 
     def _choose_goal(self, cell: Cell) -> None:
         """A new path: to a place seen before, or to a new one."""

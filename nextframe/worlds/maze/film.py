@@ -27,7 +27,7 @@ def film(seeds: list[int], settings: MazeSettings, folder: Path) -> Generator[Ep
     mazes = [make_maze(seed, settings) for seed in seeds]
     with MazeCamera(mazes, settings, folder) as camera:
         for number, (seed, maze) in enumerate(zip(seeds, mazes, strict=True)):
-            actions, poses = explore(seed, maze.grid, maze.start, settings.frames, settings.revisit)
+            actions, poses = explore(seed, maze.grid, maze.start, settings)
             camera.enter(number)
             video = np.stack([camera.frame(pose) for pose in poses])
             angles = np.array(poses, np.float32) * np.array([1, 1, 360 / HEADINGS], np.float32)

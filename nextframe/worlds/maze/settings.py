@@ -30,6 +30,8 @@ class MazeSettings:
     size: height and width of a frame in pixels: 64, 128 or 256.
     loops: probability that a wall between two corridors is opened.
     revisit: probability that the explorer's next goal is a place it has already been to.
+    linger: probability, before each step of a walk, that the explorer looks around on the spot first. More of it shows
+        more views again soon after they were left, which is what a model learns to remember from.
     """
 
     difficulty: Difficulty = "calm"
@@ -38,6 +40,7 @@ class MazeSettings:
     size: int = 64
     loops: float = 0.25
     revisit: float = 0.6
+    linger: float = 0.0
 
     def __post_init__(self) -> None:
         if self.difficulty not in get_args(Difficulty):
@@ -48,6 +51,6 @@ class MazeSettings:
             raise UserError(f"maze frames is {self.frames}: an episode needs at least 2")
         if self.size not in (64, 128, 256):
             raise UserError(f"maze size is {self.size}: choose 64, 128 or 256")
-        for name in ("loops", "revisit"):
+        for name in ("loops", "revisit", "linger"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"maze {name} is {getattr(self, name)}: it is a probability, choose 0 to 1")
