@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,17 +83,9 @@ def import_footage(
         sweep(out)
         there = _by_source(dataset)
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
-        jobs: Jobs = {}
-        for source in sources:
-            try:
-                job = _job(source, place, numbers[source.label], split, use_actions)
-            except UserError as error:
-                if not skip_bad:
-                    raise
-                skipped[source.name] = without_way_out(error)
-            else:
-                if not _is_done(dataset, there.get(source.name, []), job, moved=split is not None):
-                    jobs[source.name] = job
+        described, refused = _described(sources, place, numbers, split, use_actions, skip_bad)
+        moved = split is not None
+        jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, moved)}
         for name in sorted({job["split"] for job in jobs.values()}):
             sweep(out / name)
         dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
@@ -104,13 +97,34 @@ def import_footage(
         finally:
             if not dataset.episodes():  # nothing to go on with: other settings are welcome
                 (out / INDEX).unlink()
-        skipped |= bad
+        skipped |= refused | bad
         if skipped or (out / SKIPPED).exists():
             write_atomically(out / SKIPPED, json.dumps(skipped, indent=1).encode())
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
     return Imported(dataset, skipped, still, duplicates(dataset.episodes()))
+
+
+def _described(
+    sources: Sequence[Source],
+    place: Path,
+    numbers: Mapping[str | None, int | None],
+    split: str | None,
+    use_actions: bool,
+    skip_bad: bool,
+) -> tuple[Jobs, dict[str, str]]:
+    """The job that each source is, and why others are none, by name. Raises UserError unless those are skipped."""
+    jobs: Jobs = {}
+    refused: dict[str, str] = {}
+    for source in sources:
+        try:
+            jobs[source.name] = _job(source, place, numbers[source.label], split, use_actions)
+        except UserError as error:
+            if not skip_bad:
+                raise
+            refused[source.name] = without_way_out(error)
+    return jobs, refused
 
 
 def check_shares(fps: float | None, test_share: float) -> None:
