@@ -101,6 +101,17 @@ def test_as_many_threads_predict_as_pay(run: Path, data: Path, tmp_path: Path, m
         torch.set_num_threads(before)
 
 
+def test_a_batch_that_does_not_fit_is_one_line(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*rest: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "forecast", full)
+    with pytest.raises(UserError, match="cpu has no room for 2 predictions at once: lower --batch"):
+        evaluate(PROTOCOL, run, data, tmp_path, "cpu", batch=2)
+
+
 def test_an_interrupted_evaluation_keeps_its_batches(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from websockets.sync.client import connect
 
 from nextframe import session
 from nextframe.data.video import mp4
+from nextframe.errors import UserError
 from nextframe.web import conversation, serve
 from nextframe.web.address import listen
 from nextframe.web.messages import LONGEST
@@ -359,6 +360,13 @@ def test_strangers_are_asked_for_the_token_that_is_printed(
         assert len(token) >= 32 and opened[0].endswith(f"/?token={token}")
     else:
         assert token is None and "127.0.0.1" in hosts and "token" not in opened[0]
+
+
+@pytest.mark.parametrize(("host", "port"), [("a..b", 0), ("192.0.2.1", 0), ("127.0.0.1", 99999)])
+def test_where_nobody_can_listen_is_one_line(host: str, port: int) -> None:
+    with pytest.raises(UserError, match="choose others, --host, --port") as refused:
+        listen(host, port)
+    assert "\n" not in str(refused.value)
 
 
 def test_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

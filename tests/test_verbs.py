@@ -153,6 +153,31 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "record maze --episodes 1",
+        "encode --autoencoder {loop}/autoencoder --data {loop}/data",
+        "train maze --data {loop}/latents",
+        "export --model {loop}/world",
+        "sample --model {loop}/world --data {loop}/data --context 8 --frames 2 --episodes 1",
+        "evaluate maze --model {loop}/world --data {loop}/data --context 8 --frames 2 --episodes 1",
+        "inspect {loop}/data",
+    ],
+)
+def test_nothing_is_written_to_object_storage(
+    command: str,
+    loop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, monkeypatch, f"{command.format(loop=loop)} --out s3://bucket/out")
+    assert "here" in said, said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("command", "says"),
     [
         ("trian", "did you mean 'train'?"),
