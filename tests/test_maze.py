@@ -1,5 +1,6 @@
 """Mazes: a frame depends on maze and pose only, actions lead where they say, and recording can be stopped anyhow."""
 
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ from nextframe.worlds.maze.settings import (
     TURN_LEFT,
     TURN_RIGHT,
     MazeSettings,
+    settings_of,
+    source_of,
 )
 from nextframe.worlds.record import SPLITS, episode_seed, record_maze
 
@@ -124,6 +127,18 @@ def test_who_lingers_sees_again_what_was_just_left() -> None:
     assert seen_again[0.2] > 1.8 * seen_again[0.0] and places[0.2] > 8
 
 
+def test_footage_says_how_it_was_made() -> None:
+    for settings in (MazeSettings(), MazeSettings(cells=5, linger=0.2)):
+        assert settings_of(json.loads(json.dumps(source_of(settings)))) == settings
+    assert "linger" not in source_of(MazeSettings())  # so that footage from before it can be added to
+    source = source_of(MazeSettings())
+    for other in ({"world": "imported"}, {**source, "revision": 1}, {**source, "cells": 99}, {**source, "size": "big"}):
+        assert settings_of(other) is None
+    for linger in (-0.1, 1.0):
+        with pytest.raises(UserError, match="linger"):
+            MazeSettings(linger=linger)
+
+
 def test_no_split_shares_a_seed() -> None:
     ranges = sorted((episode_seed(split, 0, 0), episode_seed(split, 10**6 - 1, 10**6 - 1)) for split in SPLITS)
     assert all(last < first for (_, last), (first, _) in pairwise(ranges))
@@ -133,7 +148,7 @@ def test_no_split_shares_a_seed() -> None:
 def test_the_compass_of_the_preset_points_where_the_maze_says() -> None:
     preset, maze = PRESETS["maze"], make_maze(3, SETTINGS)
     assert isinstance(preset, WorldModelConfig) and preset.model.headings == HEADINGS
-    actions, poses = explore(3, maze.grid, maze.start, SETTINGS)
+    actions, poses = explore(3, maze.grid, maze.start, replace(SETTINGS, frames=200))
     turned = headings_of(preset.model, actions_for_frames(preset.model, torch.tensor(actions)))
     assert turned is not None
     assert ((turned + poses[0][2]) % HEADINGS).tolist() == [heading for _, _, heading in poses]
@@ -151,7 +166,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Maze
 
 def test_a_frame_is_a_function_of_maze_and_pose(filmed: tuple[list[Maze], MazeCamera], tmp_path: Path) -> None:
     mazes, camera = filmed
-    _, poses = explore(1, mazes[1].grid, mazes[1].start, SETTINGS)
+    _, poses = explore(1, mazes[1].grid, mazes[1].start, replace(SETTINGS, frames=200))
     camera.enter(1)
     frames = {}
     for pose in poses:

@@ -51,7 +51,7 @@ def record_maze(
         cells: Junctions along one side of the maze.
         frames: Frames per episode.
         size: Height and width of a frame in pixels: 64, 128 or 256.
-        linger: Probability, before each step, that the explorer first looks around on the spot: teaches memory sooner.
+        linger: Probability, before each turn, step or goal, that the explorer first looks around: views come back soon.
         workers: Engines at work at once; 0: one for each core.
     """
     from nextframe.worlds.maze.settings import MazeSettings

@@ -16,11 +16,11 @@ from nextframe.web.game import Game
 from nextframe.web.history import Action, Branch, History
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import MazePlace, Start, maze_source
+from nextframe.web.starts import MazePlace, Start
 from nextframe.worlds.gym.record import world_seed
 from nextframe.worlds.gym.settings import GymSettings
 from nextframe.worlds.maze.engine import load_vizdoom
-from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings
+from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
 from nextframe.worlds.record import SEEDS, episode_seed
 
 BY_HAND = SEEDS - 1
@@ -84,7 +84,7 @@ class EngineStage:
         self._thumbnail: bytes | None = None
         if world == "maze":
             self.maze = MazeSettings(size=size)
-            source = {**maze_source(self.maze), "seed": BY_HAND}
+            source = {**source_of(self.maze), "seed": BY_HAND}
             self.info = DatasetInfo(FRAMES_PER_SECOND, size, ACTION_NAMES, source)
             load_vizdoom()  # raises if there is none
         elif world.startswith("gym:"):

@@ -2,15 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.forecast import held_out_episodes
 from nextframe.pages.drawing import png_bytes
@@ -19,7 +18,7 @@ from nextframe.runs import WorldModel
 from nextframe.web.history import Action
 from nextframe.worlds.maze.explorer import move
 from nextframe.worlds.maze.map import Pose, make_maze
-from nextframe.worlds.maze.settings import HEADINGS, NOOP, REVISION, MazeSettings
+from nextframe.worlds.maze.settings import HEADINGS, NOOP, MazeSettings, settings_of
 
 MOST_STARTS = 100
 MOST_UPLOADS = 32
@@ -89,7 +88,7 @@ class Library:
     @property
     def real(self) -> bool:
         """Whether the engine can go on where the footage ends."""
-        return self.dataset is not None and maze_settings(self.dataset.info) is not None
+        return self.dataset is not None and settings_of(self.dataset.info.source) is not None
 
     def start(self, name: str, context: int) -> Start:
         """The first `context` frames of an episode, or all it has. Raises UserError when there is none."""
@@ -100,7 +99,7 @@ class Library:
         video = episode.video[:: config.clip.interval][:context]
         told = config.model.condition in ("action", "vector")  # then the interval is 1
         start = Start(name, video, episode.actions[: len(video) - 1] if told else None, self._label(info.label))
-        settings, pose, seed = maze_settings(self.dataset.info), episode.extras.get("pose"), info.meta.get("seed")
+        settings, pose, seed = settings_of(self.dataset.info.source), episode.extras.get("pose"), info.meta.get("seed")
         if not told or settings is None or pose is None or type(seed) is not int:
             return start
         return replace(start, maze=MazePlace(seed, settings), poses=poses_of(pose[: len(video)]))
@@ -122,22 +121,6 @@ class Library:
     def _thumbnail(self, name: str) -> bytes:
         """png of the first frame of an episode. Raises UserError when there is none."""
         return png_bytes(self.start(name, 1).video[0])
-
-
-def maze_settings(info: DatasetInfo) -> MazeSettings | None:
-    """Of footage of the mazes of this revision; None of any other."""
-    source: dict[str, Any] = info.source
-    if source.get("world") != "maze" or source.get("revision") != REVISION:
-        return None
-    try:
-        return MazeSettings(**{field.name: source[field.name] for field in fields(MazeSettings)})
-    except (KeyError, TypeError, UserError):
-        return None
-
-
-def maze_source(settings: MazeSettings) -> dict[str, Any]:
-    """What a dataset of these mazes says of its making."""
-    return {"world": "maze", "revision": REVISION, **asdict(settings)}
 
 
 def poses_of(logged: np.ndarray) -> list[Pose]:

@@ -10,7 +10,7 @@ from nextframe.data.production import Jobs, produce
 from nextframe.errors import UserError
 from nextframe.files import sole_writer, sweep
 from nextframe.worlds.maze.engine import clear_after_kill, load_vizdoom
-from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, REVISION, MazeSettings
+from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
 
 SPLITS = ("train", "validation", "test", "demo")
 SEEDS = 10**6  # recordings per split, and episodes per recording
@@ -81,7 +81,7 @@ def record_maze(
     """
     load_vizdoom()
     jobs = episode_jobs(episodes, split, seed)
-    source = {"world": "maze", "revision": REVISION, "seed": seed, **asdict(settings)}
+    source = {**source_of(settings), "seed": seed}
     info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
     shared = {"split": split, "settings": asdict(settings)}
     dataset, _ = record_episodes(Path(out), info, FILM, shared, jobs, split, workers, clear_after_kill)

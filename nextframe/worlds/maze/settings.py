@@ -1,7 +1,7 @@
 """What a person may choose about the mazes, and the names and sizes everything else in this package shares."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from nextframe.errors import UserError
 
@@ -30,8 +30,8 @@ class MazeSettings:
     size: height and width of a frame in pixels: 64, 128 or 256.
     loops: probability that a wall between two corridors is opened.
     revisit: probability that the explorer's next goal is a place it has already been to.
-    linger: probability, before each step of a walk, that the explorer looks around on the spot first. More of it shows
-        more views again soon after they were left, which is what a model learns to remember from.
+    linger: probability, before each turn, step or new goal, that the explorer first looks around on the spot, so that
+        views come back soon after they were left; 0: never.
     """
 
     difficulty: Difficulty = "calm"
@@ -54,3 +54,22 @@ class MazeSettings:
         for name in ("loops", "revisit", "linger"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"maze {name} is {getattr(self, name)}: it is a probability, choose 0 to 1")
+        if self.linger == 1:
+            raise UserError("maze linger is 1: whoever always looks around first never walks, choose less")
+
+
+def source_of(settings: MazeSettings) -> dict[str, Any]:
+    """What a dataset of these mazes says of its making. Footage is older than `linger`: without it, nobody did."""
+    said = {"world": "maze", "revision": REVISION, **asdict(settings)}
+    return said if settings.linger else {name: value for name, value in said.items() if name != "linger"}
+
+
+def settings_of(source: dict[str, Any]) -> MazeSettings | None:
+    """From what a dataset says of its making: of mazes of this revision, None of anything else."""
+    if source.get("world") != "maze" or source.get("revision") != REVISION:
+        return None
+    given = {field.name: source[field.name] for field in fields(MazeSettings) if field.name in source}
+    try:
+        return MazeSettings(**given)
+    except (TypeError, UserError):
+        return None
