@@ -1,16 +1,20 @@
 """Every verb once, on real footage from the engine, by the command line alone; and what it says to bad input."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_latents, tiny_run
 
 from nextframe.cli import main, overview, run_command
 from nextframe.commands.whole import seconds_of
+from nextframe.data.latents import write_index
 from nextframe.errors import UserError
 
 TINY_AUTOENCODER = [
@@ -242,6 +246,22 @@ def test_help_is_quick_and_knows_every_verb() -> None:
     assert time.monotonic() - started < 5  # 0.1 s on an idle machine
     assert shown.stdout.strip() == overview()
     assert "torch" not in {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("kind", ["other ids", "vectors", "none"])
+def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tmp_path: Path) -> None:
+    dataset = tiny_latents(tmp_path / "latents", vectors=kind == "vectors")
+    tiny_run(tmp_path).joinpath("autoencoder").rename(tmp_path / "latents/autoencoder")
+    if kind == "none":
+        write_index(tmp_path / "latents", replace(dataset.index, action_kind="none", action_names=()))
+    command = ["train", "maze", "--data", f"{tmp_path}/latents", "--out", f"{tmp_path}/run", "--train.steps", "1"]
+    command += [*TINY_WORLD, "--model.latent-channels", "3", "--model.latent-size", "4"]
+    with pytest.raises(UserError) as refused:
+        run_command(command)
+    way_out = re.search(r": set (--[^,]+)", str(refused.value))
+    assert way_out, refused.value
+    run_command([*command, *way_out[1].split()])
+    assert (tmp_path / "run/weights.safetensors").exists()
 
 
 def test_durations() -> None:
