@@ -53,7 +53,7 @@ def _train_preset(name: str, arguments: list[str]) -> None:
 
 
 def export(model: Path, out: Path) -> None:
-    """A small copy of a world model to share or ship: configuration and bfloat16 weights.
+    """A small copy of a world model to share or ship: configuration and 16-bit weights, 8-bit in part.
 
     Args:
         model: Run of a world model.
