@@ -79,7 +79,9 @@ def clip_batches(
     episodes = long_enough(dataset, config, split)
     shortest = min(episode.frames for episode in episodes)
     if model.condition == "label" and (without := [episode.name for episode in episodes if episode.label is None]):
-        raise UserError(f"training episode {without[0]} has no class label: give it one, and encode the data again")
+        raise UserError(
+            f"episode {without[0]} of the split {split} has no class label: give it one, and encode the data again"
+        )
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))

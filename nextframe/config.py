@@ -304,6 +304,17 @@ class WorldModelConfig:
             )
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
+        if not 0 <= self.clean_context < 1:
+            raise ValueError(
+                f"clean_context {self.clean_context} is a share of the frames: set --clean-context below 1"
+            )
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout {self.condition_dropout} is a probability: set it from 0 to 1")
+        if self.model.condition != "none" and not self.condition_dropout and self.sample.guidance not in (0, 1):
+            raise ValueError(
+                f"sample.guidance {self.sample.guidance} compares with a model that is told nothing, which "
+                "condition_dropout 0 never trains: set --condition-dropout above 0, or --sample.guidance 1"
+            )
         if self.model.turns and self.clip.interval > 1:
             raise ValueError("a compass adds up the turns of every frame: set --clip.interval 1")
         if self.clip.ramp and self.train.minutes is not None:
@@ -314,6 +325,11 @@ class WorldModelConfig:
             raise ValueError(
                 f"train.batch {self.train.batch} counts windows: clip.windows {self.clip.windows} must divide it"
             )
+
+    @property
+    def most_seen(self) -> int:
+        """Frames that the model has learnt to see at once."""
+        return max(self.model.window, self.clip.frames)
 
 
 @dataclass(frozen=True)

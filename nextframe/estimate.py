@@ -1,11 +1,10 @@
 """What an evaluation will take, before it begins: measured on a first short piece of it, on this machine.
 
-The piece is a batch of the very trajectories that are missing: two frames after the context and two at the end, where
-the past is longest, then decoding, scoring and writing one of them. Between the two ends the time of a frame is taken
-to grow evenly.
+The piece is a batch of the very trajectories that are missing: a few frames after the context and a few at the end,
+where the past is longest, then decoding, scoring and writing one of them. Between the two ends the time of a frame is
+taken to grow evenly.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from nextframe.autoencoder import encode_video
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.forecast import conditions_of
-from nextframe.parallel import peak_memory
+from nextframe.parallel import now, peak_memory
 from nextframe.progress import clock
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
@@ -28,8 +27,8 @@ from nextframe.sampler import sample_clip
 from nextframe.scoring import Scorer
 from nextframe.session import Session
 
-PIECE = 2
-"""Frames at either end; the first of them reads the context."""
+LEAST = 1
+"""Frames that are timed at either end, at least, after one that reads what lies before."""
 MEASURED_STEPS = 2
 
 
@@ -113,15 +112,19 @@ def _rollout_seconds(
     if conditions is not None:
         conditions = conditions.to(world.device)
     clips = latents[None].expand(size, *latents.shape)
-    capacity, piece = protocol.context + protocol.frames, min(PIECE, protocol.frames)
-    firsts, others = [], []
-    for place in (protocol.context, capacity - piece):
+    # The first reads the context; after it, as many as the window moves by at a time: one of them reads the window.
+    capacity, piece = protocol.context + protocol.frames, min(1 + max(LEAST, sample.slide), protocol.frames)
+
+    def end(place: int) -> list[float]:
+        """Seconds of each frame of a piece from there on; its session is gone before the next needs the room."""
         past = None if conditions is None else conditions[:, :place]
         session = Session(world.transformer, clips[:, :place], past, capacity, sample, seeds)
-        for frame in range(place, place + piece):
-            step = partial(session.step, None if conditions is None else conditions[:, frame])
-            (others if frame > place else firsts).append(stopwatch(step)[1])
-    return firsts[0] + (protocol.frames - 1) * sum(others) / max(1, len(others))
+        told = [None if conditions is None else conditions[:, frame] for frame in range(place, place + piece)]
+        return [stopwatch(partial(session.step, condition))[1] for condition in told]
+
+    first, *others = end(protocol.context)
+    others += end(capacity - piece)[1:]
+    return first + (protocol.frames - 1) * sum(others) / max(1, len(others))
 
 
 class _Stopwatch:
@@ -131,14 +134,9 @@ class _Stopwatch:
         self._device = device
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        started = self._now()
+        started = now(self._device)
         done = work()
-        return done, self._now() - started
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return done, now(self._device) - started
 
 
 def _compressed(video: np.ndarray) -> int:

@@ -37,7 +37,7 @@ from nextframe.forecast import (
 from nextframe.hub import local_run
 from nextframe.layout import COARSE, layout_of
 from nextframe.metrics.image import torchmetrics_version
-from nextframe.parallel import hardware_name, matrix_precision, resolve_device, resolve_precision, settle_threads
+from nextframe.parallel import enough_room, hardware_name, resolve_device, settle_threads
 from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress
 from nextframe.protocol import Protocol
@@ -60,7 +60,7 @@ from nextframe.scoring import Footage, Scorer, combine, load_scorer
 from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
 
-TRIED_CONTEXT, TRIED_FRAMES = 16, 3
+TRIED_CONTEXT, TRIED_FRAMES, TRIED_STEPS = 16, 2, 2
 """Of a batch, to see how many threads make it."""
 REVISION = 2
 """Of how predictions are made and scored; raise it when that changes, so that no result mixes two."""
@@ -121,7 +121,7 @@ def _results(plan: "Plan", missing: "list[Job]") -> Results:
         tokens=count_tokens(at_sampling(world.config.model, sample, frames), frames),
         model=_describe_model(world, plan.run, plan.autoencoder),
         data={"folder": str(plan.data), **asdict(plan.dataset.info)},
-        environment=environment(plan.device, plan.precision, plan.scorer),
+        environment=environment(world, plan.scorer),
     )
 
 
@@ -157,8 +157,6 @@ class Plan:
     scorer: Scorer
     jobs: "list[Job]"
     batch: int
-    device: torch.device
-    precision: torch.dtype
 
     def missing(self) -> "list[Job]":
         """What is not on disk yet. All that is there is read for it."""
@@ -168,13 +166,12 @@ class Plan:
     def at_work(self, missing: "list[Job]") -> Iterator[None]:
         """In the precision of the matrix products, with as many threads as pay. UserError when a batch does not fit."""
         threads = torch.get_num_threads()
+        full = f"{self.world.device} has no room for {self.batch} predictions at once: lower --batch"
         try:
-            with matrix_precision(self.precision, self.device):
+            with enough_room(full), self.world.at_work():
                 if missing:
-                    settle_threads(self.device, lambda: self._try_out(missing[: self.batch]))
+                    settle_threads(self.world.device, lambda: self._try_out(missing[: self.batch]))
                 yield
-        except torch.OutOfMemoryError:
-            raise UserError(f"{self.device} has no room for {self.batch} predictions at once: lower --batch") from None
         finally:
             torch.set_num_threads(threads)
 
@@ -184,7 +181,8 @@ class Plan:
         short = replace(most, context=min(most.context, TRIED_CONTEXT), frames=min(most.frames, TRIED_FRAMES))
         episode = shortened(self.dataset.read(group[0].info), short, self.world)
         labels, seeds = [job.label for job in group], [job.seed for job in group]
-        forecast(self.world, [episode] * len(group), short, self.sample, seeds, lambda count=1, note="": None, labels)
+        few = replace(self.sample, steps=min(self.sample.steps, TRIED_STEPS))
+        forecast(self.world, [episode] * len(group), short, few, seeds, lambda count=1, note="": None, labels)
 
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""
@@ -228,12 +226,11 @@ def prepare(
     scorer = load_scorer(protocol, target, Footage(dataset, infos, told, out if keep else None))
     for metric, reason in scorer.missing.items():
         print(f"{metric} is not computed: {reason}", file=sys.stderr)
-    precision = resolve_precision("auto", target)
     autoencoder = sha256(run / AUTOENCODER / WEIGHTS)
-    settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(precision)]
+    settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(world.precision)]
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
     jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
-    return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch, target, precision)
+    return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch)
 
 
 def named_protocol(protocol: Protocol | str) -> Protocol:
@@ -364,13 +361,13 @@ def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
     )
 
 
-def environment(device: torch.device, precision: torch.dtype, scorer: Scorer) -> dict[str, Any]:
+def environment(world: WorldModel, scorer: Scorer) -> dict[str, Any]:
     """What the scores were made with. Predictions from an earlier call may be from other hardware: see `Speed`."""
     return {
-        "hardware": hardware_name(device),
-        "device": str(device),
+        "hardware": hardware_name(world.device),
+        "device": str(world.device),
         "threads": torch.get_num_threads(),
-        "precision": str(precision).removeprefix("torch."),
+        "precision": str(world.precision).removeprefix("torch."),
         "nextframe": VERSION,
         "torch": torch.__version__,
         **({"torchmetrics": torchmetrics_version()} if {"psnr", "ssim"} & set(scorer.frames) else {}),

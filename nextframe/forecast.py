@@ -1,6 +1,5 @@
 """A model goes on from the first frames of episodes, under the actions that were really taken; or begins from none."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,6 +12,7 @@ from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
+from nextframe.parallel import now
 from nextframe.progress import Advance
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
@@ -155,22 +155,22 @@ def forecast(
     with world.at_work():
         conditions = conditions_of(world, episodes, protocol, labels)
         if world.config.model.attention == "full":
-            started = _now(world.device)
+            started = now(world.device)
             made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
             advance(len(episodes) * protocol.frames)
         else:
             past = None if conditions is None else conditions[:, : protocol.context]
             future = None if conditions is None else conditions[:, protocol.context :]
             session = _session(world, episodes, past, protocol, sample, seeds)
-            started = _now(world.device)
+            started = now(world.device)
             latents: list[Tensor] = []
             for frame in rollout(session, future, protocol.frames):
                 latents.append(frame)
                 advance(len(episodes))
             made = torch.stack(latents, dim=1)
-        rolled_out = _now(world.device)
+        rolled_out = now(world.device)
         videos = torch.stack([world.decode(clip) for clip in made])
-        return Forecast(videos.numpy(), rolled_out - started, _now(world.device) - rolled_out)
+        return Forecast(videos.numpy(), rolled_out - started, now(world.device) - rolled_out)
 
 
 def conditions_of(
@@ -212,10 +212,3 @@ def shortened(episode: Episode, protocol: Protocol, world: WorldModel) -> Episod
     # What there is one of for each frame stays with it; a map, say, is of the whole episode.
     extras = {name: array[frames] for name, array in episode.extras.items() if name == "pose"}
     return Episode(episode.video[frames], episode.actions[frames], extras)
-
-
-def _now(device: torch.device) -> float:
-    """Seconds; what was sent to a GPU is finished first."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -4,8 +4,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,21 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all it was sent."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def enough_room(otherwise: str) -> Iterator[None]:
+    """Raises UserError with these words where a GPU has no memory left for what is done within."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(otherwise) from None
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that only means something in differences; what was sent to a GPU is finished first."""
+    synchronise(device)
+    return time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> int:

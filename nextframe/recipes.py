@@ -27,7 +27,7 @@ from nextframe.learner import Learner, Task
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
-from nextframe.parallel import resolve_device
+from nextframe.parallel import enough_room, resolve_device
 from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, joined, rank, together
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
@@ -110,7 +110,8 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
     else:
         opened = LatentDataset(data)
         task, demand = world_model_task(config, opened), world_model_demand(config, opened)
-        examine = world_model_examination(config, opened, run)
+        wanted = config.train.examine_minutes is not None
+        examine = world_model_examination(config, opened, run) if wanted else None
         refuse_another_autoencoder(opened.folder / AUTOENCODER, run / AUTOENCODER, begun=before is not None)
     if initial is not None and before is None:
         load_weights(task.product, initial)
@@ -124,10 +125,8 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
     last = last_timed(run)
     position = Position(int(found[-1].name), last.get("seconds", 0.0)) if found else Position()
     seconds = last.get("seconds_per_step") if found else None
-    try:
+    with enough_room(f"the weights alone do not fit on {config.train.device}: train a smaller model"):
         learner = Learner(task, config.train)
-    except torch.OutOfMemoryError:
-        raise UserError(f"the weights alone do not fit on {config.train.device}: train a smaller model") from None
     return Prepared(learner, demand, opened, examine, position, seconds)
 
 
@@ -211,6 +210,10 @@ def perceptual_distance(config: TokenizerConfig) -> Lpips | None:
 
 def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
     clips = config.train.batch // config.clip.windows
+    if config.clip.interval > 1 and config.model.condition in ("action", "vector"):
+        every = config.clip.interval
+        left_out = f"with --clip.interval {every} a frame is not told the actions between it and the last"
+        raise UserError(f"{left_out}: set --clip.interval 1, or --model.condition none")
     batches = clip_batches(data, config, Share.own(clips, config.train.accumulate))
     transformer = Transformer(config.model)
 

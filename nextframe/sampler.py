@@ -40,8 +40,10 @@ def frame_noise(shape: tuple[int, ...], seeds: list[int], frame: int) -> Tensor:
 def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) -> TransformerConfig:
     """How a model sees when it samples up to `frames` frames: as it was trained, or extrapolating (section 4.3).
 
-    Raises ValueError for a memory shorter than the model's window.
+    Raises ValueError for a memory shorter than the model's window, and for guidance by what the model is not told.
     """
+    if config.condition == "none" and sample.guidance != 1:
+        raise ValueError(f"guidance is {sample.guidance}, and the model is told nothing it could follow: set it to 1")
     changes: dict[str, Any] = {}
     if sample.memory is not None:
         changes["memory"] = sample.memory

@@ -10,15 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.distributed import piece
 from nextframe.errors import Stopped, UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner
-from nextframe.parallel import synchronise
+from nextframe.parallel import enough_room, synchronise
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
 from nextframe.saver import Saver, saving
@@ -39,7 +37,9 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     config = learner.config
     position = restore(run, learner)
     stop, held_out = 0.0, None
+    less = "add --train.accumulate 2 (the same batch, in parts) or --train.recompute, or lower --train.batch"
     with (
+        enough_room(f"{learner.device} has no room for a step: {less}"),
         interruptions() as interrupted,
         saving(run, position) as saver,
         metrics_log(run, position.step, config) as log,
@@ -100,11 +100,9 @@ def examined(examine: Examination, learner: Learner, step: int) -> Record:
     synchronise(learner.device)  # what was sent before is training, and counts as such
     started = time.monotonic()
     weights = learner.averaged()
-    try:
+    way_out = "lower --train.batch, or set --train.examine-minutes None"
+    with enough_room(f"there is no memory left to look at held-out clips at step {step}: {way_out}"):
         figures = examine(weights, step) if ranks.rank() == 0 else {}
-    except torch.OutOfMemoryError:
-        way_out = "lower --train.batch, or set --train.examine-minutes None"
-        raise UserError(f"there is no memory left to look at held-out clips at step {step}: {way_out}") from None
     ranks.largest(0)  # nobody goes on before the first has looked
     return {"step": step, **figures, "examine_seconds": time.monotonic() - started}
 

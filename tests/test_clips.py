@@ -140,7 +140,7 @@ def test_an_episode_without_a_label_is_named(tmp_path: Path) -> None:
     dataset = tiny_latents(tmp_path, labels=3)
     first, second, *others = dataset.index.episodes
     write_index(tmp_path, replace(dataset.index, episodes=(first, replace(second, label=None), *others)))
-    with pytest.raises(UserError, match="training episode train_1 has no class label: give it one, and encode"):
+    with pytest.raises(UserError, match="train_1 of the split train has no class label: give it one, and encode"):
         clip_batches(LatentDataset(tmp_path), LABEL)
 
 

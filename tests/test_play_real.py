@@ -136,6 +136,12 @@ def test_an_environment_goes_back_by_being_played_again(tmp_path: Path) -> None:
         assert "the episode has ended" in client.line("notice")["text"]
         client.say("act", action=1)
         assert "the episode has ended" in client.line("notice")["text"]
+        last = server.house.visitor(session).game.history.branch.length - 1
+        for frame in (last - 1, last):  # going back and forth does not make it go on
+            client.say("seek", frame=frame)
+            client.frame(frame)
+        client.say("act", action=1)
+        assert "the episode has ended" in client.line("notice")["text"]
 
 
 class Failing(Reality):

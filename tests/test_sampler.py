@@ -7,7 +7,7 @@ import torch
 from conftest import COMPASS, LONG, SHORT, random_transformer
 
 from nextframe.config import SampleConfig, TransformerConfig
-from nextframe.sampler import uncached_frame
+from nextframe.sampler import at_sampling, uncached_frame
 from nextframe.session import Session, rollout, step_together
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
@@ -162,6 +162,17 @@ def test_the_newest_condition_can_be_amended(config: TransformerConfig, back_to:
     fresh = Session(model, session.latents.clone(), told, 12, sample)
     for frame in (8, 9):
         torch.testing.assert_close(session.step(conditions[:, frame]), fresh.step(conditions[:, frame]), **TOLERANCE)
+
+
+def test_more_is_not_gone_on_from_than_there_is_room_for() -> None:
+    with pytest.raises(ValueError, match="a session of 4 frames cannot go on from 5"):
+        Session(random_transformer(SHORT), torch.zeros(1, 5, 3, 4, 4), None, 4, SampleConfig(steps=1), [0])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_who_is_told_nothing_is_not_guided(guidance: float) -> None:
+    with pytest.raises(ValueError, match="the model is told nothing it could follow: set it to 1"):
+        at_sampling(replace(SHORT, condition="none"), SampleConfig(guidance=guidance), 4)
 
 
 def test_a_session_has_a_size() -> None:

@@ -185,6 +185,21 @@ def test_minutes_end_a_run(latents: Path, tmp_path: Path) -> None:
     assert 1 <= position.seconds < 20
 
 
+def test_a_step_without_room_is_one_line(latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Learner, inputs: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("nextframe.recipes.foresee", lambda *_: None)
+    monkeypatch.setattr(Learner, "differentiate", full)
+    with pytest.raises(UserError, match=r"cpu has no room for a step: add --train\.accumulate 2"):
+        train_preset(WORLD, latents, tmp_path / "run", insist=True)
+
+
+def test_actions_between_frames_are_not_left_out(latents: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not told the actions between .*: set --clip\.interval 1"):
+        train_preset(replace(WORLD, clip=replace(WORLD.clip, interval=2)), latents, tmp_path / "run")
+
+
 def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) -> None:
     # A rate of infinity makes the weights nan at once; the losses of the next steps tell.
     broken = replace(

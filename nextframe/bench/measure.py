@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import torch
 
 from nextframe.autoencoder import Autoencoder, decode_video
 from nextframe.bench.rival import Rival, Work, compared
-from nextframe.bench.stopwatch import Lap, in_turns, median, now, percentile_95
+from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
@@ -26,7 +26,7 @@ from nextframe.flow import evaluated_levels
 from nextframe.layout import layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import matrix_precision, should_compile
+from nextframe.parallel import enough_room, matrix_precision, now, should_compile
 from nextframe.sampler import at_sampling, guidance_branches
 from nextframe.session import Session
 
@@ -37,18 +37,19 @@ WALK_FRAMES = 156
 def bench(workload: Workload) -> dict[str, Any]:
     """Measure, and print a table or one JSON object; returns what was measured (docs/speed.md says what it means).
 
-    Raises UserError for a preset, run, device, autoencoder or adapter that is not there or does not fit.
+    Raises UserError for a preset, run, device, autoencoder or adapter that is not there, or what does not fit.
     """
     # Whatever a rival or a library prints must not come between a machine and its JSON object.
     with redirect_stdout(sys.stderr):
         torch.manual_seed(0)
         bed = Bed.of(workload.subject, training=isinstance(workload, TrainBench))
-        if isinstance(workload, TrainBench):
-            measured = bench_train(workload, bed)
-        elif isinstance(workload, SampleBench):
-            measured = bench_sample(workload, bed)
-        else:
-            measured = bench_play(workload, bed)
+        with enough_room(f"{bed.device} has no room for this: lower --batch, --frames or --context"):
+            if isinstance(workload, TrainBench):
+                measured = bench_train(workload, bed)
+            elif isinstance(workload, SampleBench):
+                measured = bench_sample(workload, bed)
+            else:
+                measured = bench_play(workload, bed)
     print(json.dumps(measured) if workload.subject.json else table(measured))
     return measured
 
@@ -112,7 +113,8 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
 
 
 def bench_sample(workload: SampleBench, bed: Bed) -> dict[str, Any]:
-    return {"kind": "sample", **frame_times(workload, bed, workload.subject.repeats * workload.frames)}
+    sample = sampling(workload, bed.config.sample)
+    return {"kind": "sample", **frame_times(workload, bed, sample, workload.subject.repeats * workload.frames)}
 
 
 def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
@@ -127,12 +129,13 @@ def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
         guidance=workload.guidance,
         autoencoder=workload.autoencoder,
     )
-    return {"kind": "play", **frame_times(walk, bed, workload.subject.repeats)}
+    sample = sampling(walk, bed.config.sample)
+    sample = replace(sample, memory=sample.memory or bed.config.most_seen)  # as `play` does
+    return {"kind": "play", **frame_times(walk, bed, sample, workload.subject.repeats)}
 
 
-def frame_times(workload: SampleBench, bed: Bed, least: int) -> dict[str, Any]:
+def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: int) -> dict[str, Any]:
     """At least `least` frames of rollouts. Arithmetic is counted, and shared, for the transformer alone."""
-    sample = sampling(workload, bed.config.sample)
     batch, context, frames, device = workload.batch, workload.context, workload.frames, bed.device
     try:
         model = at_sampling(bed.config.model, sample, context + 1 + frames)

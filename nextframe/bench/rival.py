@@ -4,11 +4,11 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from nextframe.bench.stopwatch import median
 from nextframe.config import TransformerConfig
 from nextframe.errors import UserError
 

@@ -1,16 +1,13 @@
 """How time and memory are measured: the device is waited for, two rivals take turns."""
 
 import math
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 
-from nextframe.parallel import synchronise
+from nextframe.parallel import now, peak_memory
 from nextframe.progress import progress
 
 GIB = 2**30
@@ -23,12 +20,6 @@ class Lap(NamedTuple):
     """Of the part that arithmetic is counted for: forward and backward, or the transformer alone."""
     whole: float
     """Of everything: the training step, or the frame from the action to its pixels."""
-
-
-def now(device: torch.device) -> float:
-    """Seconds on a clock that only means something in differences; what was sent to a GPU is finished first."""
-    synchronise(device)
-    return time.perf_counter()
 
 
 def in_turns(
@@ -56,10 +47,6 @@ def in_turns(
     return taken, rival_seconds
 
 
-def median(seconds: list[float]) -> float:
-    return statistics.median(seconds)
-
-
 def percentile_95(seconds: list[float]) -> float:
     """The smallest value that at least 95 % of all are not above; of fewer than 20 that is the largest."""
     return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
@@ -72,15 +59,10 @@ class PeakMemory:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self._before = _largest_resident_bytes()
+        self._before = peak_memory(torch.device("cpu"))
 
     def gib(self) -> dict[str, float]:
         """One number; its name says what it counts."""
         if self._device.type == "cuda":
             return {"peak_cuda_allocated_gib": torch.cuda.max_memory_allocated(self._device) / GIB}
-        return {"peak_resident_growth_gib": (_largest_resident_bytes() - self._before) / GIB}
-
-
-def _largest_resident_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"peak_resident_growth_gib": (peak_memory(torch.device("cpu")) - self._before) / GIB}

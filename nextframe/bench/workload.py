@@ -87,7 +87,7 @@ class SampleBench:
     slide: int | None = None
     """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = 1.0
-    """1: none, whatever the model's own setting is. Any other value computes everything twice."""
+    """1: none, whatever the model's own setting is. Any value but 0 and 1 computes everything twice."""
     autoencoder: str | None = None
     """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
     models). A run has its own."""
@@ -99,6 +99,8 @@ class SampleBench:
 
     def __post_init__(self) -> None:
         _at_least(self, batch=1, context=0, frames=1)
+        if self.autoencoder is not None and not self.decode:
+            raise UserError("--no-decode decodes nothing: leave out --autoencoder")
 
 
 @dataclass(frozen=True)

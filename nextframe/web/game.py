@@ -31,7 +31,6 @@ class Game:
             pose = None if start.poses is None else start.poses[number]
             steps.append(Step(start.action_to(number), self.film.append(frame), latents, pose))
         self.history = History(steps, most_frames)
-        self.ended: str | None = None
 
     def step(self, action: Action) -> tuple[np.ndarray, Made]:
         """The frame that `action` leads to, uint8 [h, w, 3], and what it took.
@@ -46,8 +45,9 @@ class Game:
     def check_next(self) -> None:
         """Raises UserError where `step` would."""
         self.history.check_room()
-        if self.ended is not None and self.history.frame == self.history.branch.length - 1:
-            raise UserError(self.ended)
+        branch = self.history.branch
+        if branch.end is not None and self.history.frame == branch.length - 1:
+            raise UserError(branch.end)
 
     def take(self, action: Action, made: Made) -> Made:
         """The frame that `action` leads to is made."""
@@ -58,19 +58,17 @@ class Game:
         self.history.append(Step(action, place, made.latents, pose))
         if isinstance(self.source, Dreamer):
             self.source.took(self.history)
-        self.ended = made.end
+        self.history.branch.end = made.end
         return replace(made, frame=kept)
 
     def seek(self, frame: int) -> np.ndarray:
         """Go to any frame of this branch, and see it; a step from there begins a new branch. Raises UserError."""
         self.history.seek(frame)
-        self.ended = None
         return self.shown()
 
     def enter(self, branch: int) -> np.ndarray:
         """Go to the end of a branch, and see it. Raises UserError when there is none."""
         self.history.enter(branch)
-        self.ended = None
         return self.shown()
 
     def shown(self) -> np.ndarray:

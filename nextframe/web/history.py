@@ -99,6 +99,8 @@ class Branch:
     parent: "Branch | None"
     origin: int
     steps: list[Step] = field(default_factory=list)
+    end: str | None = None
+    """Why nothing follows its last frame; None where something may."""
 
     @property
     def length(self) -> int:

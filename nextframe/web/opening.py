@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.parallel import resolve_device, settle_threads
@@ -14,7 +15,7 @@ from nextframe.sampler import at_sampling
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library
 
-TRIED_CONTEXT, TRIED_FRAMES = 24, 8
+TRIED_CONTEXT, TRIED_FRAMES, TRIED_STEPS = 24, 4, 2
 
 
 def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool, device: str) -> ModelStage:
@@ -34,15 +35,16 @@ def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None
-    settle_threads(world.device, lambda: _try_out(world))
+    settle_threads(world.device, lambda: _try_out(world, sample))
     return ModelStage(Path(model).name, world, Library(world, dataset), sample, real)
 
 
-def _try_out(world: WorldModel) -> None:
-    """A short walk."""
+def _try_out(world: WorldModel, sample: SampleConfig) -> None:
+    """A short walk, of few steps a frame: which number of threads is faster, they tell as well."""
     config = world.config.model
     shape = (TRIED_CONTEXT, config.latent_channels, config.latent_size, config.latent_size)
     action = [0.0] * config.action_size if config.condition == "vector" else 0
-    walk = world.walk_on(torch.zeros(shape), None, None, TRIED_CONTEXT + TRIED_FRAMES, 0)
+    few = replace(sample, steps=min(sample.steps, TRIED_STEPS))
+    walk = world.walk_on(torch.zeros(shape), None, few, TRIED_CONTEXT + TRIED_FRAMES, 0)
     for _ in range(TRIED_FRAMES):
         walk.imagine(action)

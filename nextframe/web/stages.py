@@ -30,7 +30,7 @@ class ModelStage:
         config = world.config.model
         self.name, self.world, self.library = name, world, library
         # Beyond the length it has learnt, a model sees the newest frames alone: it has never seen more.
-        memory = sample.memory or max(config.window, world.config.clip.frames)
+        memory = sample.memory or world.config.most_seen
         self.sample = replace(sample, memory=memory)
         self.real = real and library.real
         self.size = world.autoencoder.config.frame_size
