@@ -86,7 +86,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} is in object storage: choose a folder here, and upload it when it is done")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+        temporary = aside / path.name
+        temporary.mkdir()  # open to whom new folders are; `aside` is closed to others
         try:
             yield temporary
             for file in (path for path in temporary.rglob("*") if path.is_file()):
@@ -94,7 +96,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
             os.replace(temporary, path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

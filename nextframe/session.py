@@ -70,7 +70,8 @@ class Session:
         if self._conditions is None or not self.frames:
             raise ValueError("there is no condition to amend")
         self._conditions[:, self.frames - 1] = condition
-        self.cache.rewind(past_layout(self.model.config, self.frames - 1))
+        # All else that the next frame sees may stay, of what was read ahead too.
+        self.cache.rewind(_without_last(past_layout(self.model.config, self.frames)))
 
     def step(self, condition: Tensor | None = None) -> Tensor:
         """Generate the next frame, given its condition (int64 [b] or float32 [b, a]); returns its latents [b, c, h, w].
@@ -260,8 +261,12 @@ def rollout(session: Session, conditions: Tensor | None, frames: int) -> Iterato
 
 def past_layout(config: TransformerConfig, frames: int) -> Layout:
     """How the `frames` clean frames before a new one are seen by it: its own layout without itself."""
-    segments = list(layout_of(config, frames + 1).segments)
-    last = segments.pop()
+    return _without_last(layout_of(config, frames + 1))
+
+
+def _without_last(layout: Layout) -> Layout:
+    """A layout without its last frame."""
+    *segments, last = layout.segments
     if last.frames > 1:
         segments.append(Segment(last.level, last.start, last.stop - 1, last.side, last.stride))
     return Layout(tuple(segments))

@@ -33,9 +33,14 @@ def generate(
     return session.latents
 
 
-@pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize("context", [0, 1, 3, 4, 7], ids=lambda frames: f"context{frames}")
-@pytest.mark.parametrize("config", [SHORT, LONG, DECAYING, COMPASS], ids=["short", "long", "decay", "compass"])
+@pytest.mark.parametrize(
+    ("config", "guidance"),
+    [
+        (SHORT, 1.0),
+        *((config, guidance) for config in (SHORT_ACTIONS, LONG, DECAYING, COMPASS) for guidance in (1.0, 1.5)),
+    ],
+)
 def test_cached_is_uncached(config: TransformerConfig, context: int, guidance: float) -> None:
     """Across the moment the window (4 frames) slides: contexts before it, at it and after it, 5 frames each."""
     latents, conditions = clips(config, 2, context)
@@ -162,6 +167,20 @@ def test_the_newest_condition_can_be_amended(config: TransformerConfig, back_to:
     fresh = Session(model, session.latents.clone(), told, 12, sample)
     for frame in (8, 9):
         torch.testing.assert_close(session.step(conditions[:, frame]), fresh.step(conditions[:, frame]), **TOLERANCE)
+
+
+@pytest.mark.parametrize("slide", [1, 3])
+def test_what_was_read_ahead_outlives_an_amended_condition(slide: int) -> None:
+    latents, conditions = clips(LONG, 1, 2)
+    assert conditions is not None
+    session = Session(random_transformer(LONG), latents, conditions[:, :2], 12, SampleConfig(steps=1, slide=slide))
+    for frame in range(2, 9):
+        session.step(conditions[:, frame])
+        session.read_ahead()
+        read = session.cache.layout
+        session.amend((conditions[:, frame] + 1) % 3)
+        assert session.cache.layout.frames == read.frames - 1
+        assert session.cache.layout.tokens == read.tokens - read.segments[-1].tokens_per_frame
 
 
 def test_more_is_not_gone_on_from_than_there_is_room_for() -> None:

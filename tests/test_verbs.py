@@ -134,6 +134,7 @@ def test_an_exported_model_walks(loop: Path) -> None:
     import nextframe
 
     run_command(f"export --model {loop}/world --out {loop}/exported".split())
+    assert (loop / "exported").stat().st_mode == (loop / "world").stat().st_mode  # to be shared
     exported, original = nextframe.load(loop / "exported", "cpu"), nextframe.load(loop / "world", "cpu")
     size = (loop / "exported" / "weights.safetensors").stat().st_size
     assert size < 0.6 * (loop / "world" / "weights.safetensors").stat().st_size
