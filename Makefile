@@ -27,12 +27,12 @@ test: setup
 	.venv/bin/pyright
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
-# How the model in nextframe/pretrained/maze is made, to be put there by hand. It goes on where it stopped.
+# A model like the one in nextframe/pretrained/maze (its card says how that one came to be). It goes on where it stopped.
 default-model: setup
-	$(NEXTFRAME) record maze --episodes 1024 --out $(DEFAULT)/footage
+	$(NEXTFRAME) record maze --episodes 1024 --linger 0.2 --out $(DEFAULT)/footage
 	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
 	$(NEXTFRAME) encode --autoencoder $(DEFAULT)/autoencoder --data $(DEFAULT)/footage --out $(DEFAULT)/latents
-	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world
+	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world --model.window 32
 	$(NEXTFRAME) export --model $(DEFAULT)/world --out $(DEFAULT)/maze
 
 clean:

@@ -77,7 +77,7 @@ WITHIN_A_FLOOR = {
     "mask": {"layout"},
     "rope": {"layout"},
     "clips": {"objective"},
-    "forecast": {"runs", "sampler", "session"},
+    "forecast": {"parallel", "runs", "sampler", "session"},
     "journal": {"objective", "parallel", "pieces"},
     "learner": {"distributed", "objective", "optimizer", "parallel"},
     "optimizer": {"distributed"},
