@@ -68,7 +68,8 @@ def test_it_gives_way_when_all_is_saved_and_comes_back(started: subprocess.Popen
 
 
 TINY = """maze --model.latent-channels 3 --model.latent-size 4 --model.layers 1 --model.heads 2 --model.head-dim 16
-    --model.classes 3 --model.turns --model.headings 1 --model.rope-axes 2 10 4 --model.patch 1 --model.coarse-patch 2 --model.window 4 --sample.slide 1
+    --model.classes 3 --model.turns --model.headings 1 --model.rope-axes 2 10 4
+    --model.patch 1 --model.coarse-patch 2 --model.window 4 --sample.slide 1
     --clip.frames 9 --clip.min-frames 4 --clip.windows 1 --train.steps 2 --train.batch 2 --train.log-every 1
     --train.precision float32"""
 
