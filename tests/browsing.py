@@ -3,15 +3,14 @@
 import json
 import re
 import struct
-import time
 from base64 import b64decode
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from playwright.sync_api import Page, Route, WebSocketRoute, expect
+from tiny import eventually
 
 PAGE = Path(__file__).parent.parent / "nextframe" / "web" / "page"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -25,7 +24,7 @@ def begun(page: Page, address: str, context: int, start: int = 0, real: bool = F
     page.fill("#context", str(context))
     page.click(f".starts button >> nth={start}")
     page.wait_for_selector("#play:not([hidden])")
-    wait_until(lambda: len(np.unique(picture(page))) > 10)
+    assert eventually(lambda: len(np.unique(picture(page))) > 10)
     return page
 
 
@@ -50,13 +49,6 @@ def stands(page: Page) -> int:
     page.wait_for_timeout(200)
     assert frame_of(page) == frame
     return frame
-
-
-def wait_until(fits: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE / 1000
-    while not fits():
-        assert time.monotonic() < until
-        time.sleep(0.03)
 
 
 def picture(page: Page, canvas: str = "dream") -> np.ndarray:

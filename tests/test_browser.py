@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tiny
 import uvicorn
-from browsing import PATIENCE, Stage, begun, caps, frame_of, named, picture, stands, wait_for_frame, wait_until
+from browsing import PATIENCE, Stage, begun, caps, frame_of, named, picture, stands, wait_for_frame
 from PIL import Image
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
-from tiny import TOKENIZER, tiny_run
+from tiny import TOKENIZER, eventually, tiny_run
 
 from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
@@ -140,7 +140,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
         page.click("#back")
     wait_for_frame(page, CONTEXT + 1)
     expect(page.locator("#place")).to_contain_text("as a new branch")
-    wait_until(lambda: np.array_equal(picture(page), pictures[1]))
+    assert eventually(lambda: np.array_equal(picture(page), pictures[1]))
     page.keyboard.press("s")
     wait_for_frame(page, CONTEXT + 2)
     expect(page.locator("#branches button")).to_have_count(2)
@@ -148,7 +148,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
     assert not np.array_equal(picture(page), pictures[2])
     page.click("#branches button >> nth=0")
     wait_for_frame(page, CONTEXT + 4)
-    wait_until(lambda: np.array_equal(picture(page), pictures[4]))
+    assert eventually(lambda: np.array_equal(picture(page), pictures[4]))
     box = page.locator("#strip").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
@@ -292,7 +292,7 @@ def test_pictures_of_ones_own(visit: Callable[..., Page], server: str, tmp_path:
     Image.effect_noise((50, 40), 60).convert("RGB").save(tmp_path / "mine.png")
     page.set_input_files("#file", tmp_path / "mine.png")
     page.wait_for_selector("#play:not([hidden])")
-    wait_until(lambda: len(np.unique(picture(page))) > 10)
+    assert eventually(lambda: len(np.unique(picture(page))) > 10)
     assert page.is_hidden("#truth-figure")
     page.keyboard.press("ArrowUp")
     wait_for_frame(page, 1)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TOKENIZER, tiny_episodes, tiny_run
-from visiting import Client, children, eventually, serving, tiny_stage
+from tiny import TOKENIZER, eventually, tiny_episodes, tiny_run
+from visiting import Client, children, serving, tiny_stage
 
 from nextframe.cli import run_command
 from nextframe.data.episodes import EpisodeDataset

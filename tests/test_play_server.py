@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import SIZE
-from visiting import Client, Server, children, eventually, resident_bytes, serving, tiny_stage, with_steps
+from tiny import SIZE, eventually
+from visiting import Client, Server, children, resident_bytes, serving, tiny_stage, with_steps
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 

@@ -1,6 +1,8 @@
 """A world and a model small enough for a test: a panorama that an action turns, and random weights."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,6 +149,16 @@ def tiny_latents(folder: Path, vectors: bool = False, labels: int = 0, mirrored:
     )
     write_index(folder, index)
     return LatentDataset(folder)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether it comes true in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
 
 
 class Activities(torch.nn.Module):

@@ -5,7 +5,6 @@ import json
 import os
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -171,16 +170,6 @@ def serving(stage: Stage, **options: Any) -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-def eventually(condition: Any, seconds: float = 10.0) -> bool:
-    """Whether it comes true in time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return bool(condition())
 
 
 def with_steps(stage: ModelStage, steps: int) -> ModelStage:
