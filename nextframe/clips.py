@@ -129,14 +129,14 @@ def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
     if model.condition == "label" and model.classes < labels:
         raise UserError(f"the footage has {labels} classes, the preset {model.classes}: set --model.classes")
     if model.condition in ("action", "vector") and index.action_kind == "none":
-        way_out = f"set --model.condition none{_no_compass(model)}, or import it with its actions"
+        way_out = f"set --model.condition none{no_compass(model)}, or import it with its actions"
         raise UserError(f"the footage has no actions: {way_out}")
     if model.condition == "action" and index.action_kind == "vector":
-        way_out = f"set --model.condition vector --model.action-size {actions}{_no_compass(model)}"
+        way_out = f"set --model.condition vector --model.action-size {actions}{no_compass(model)}"
         raise UserError(f"the footage has actions that are vectors, the preset wants ids: {way_out}")
     if model.turns and len(model.turns) != actions:
         have = f"the footage has {actions} actions, the preset a compass for {len(model.turns)} of its own"
-        raise UserError(f"{have}: set --model.classes {actions}{_no_compass(model)}")
+        raise UserError(f"{have}: set --model.classes {actions}{no_compass(model)}")
     if model.condition == "action" and model.classes < actions:
         raise UserError(f"the footage has {actions} actions, the preset {model.classes}: set --model.classes {actions}")
     if model.condition == "vector" and index.action_kind == "id":
@@ -147,7 +147,7 @@ def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
         raise UserError(f"an action of the footage is {actions} numbers, of the preset {model.action_size}: {way_out}")
 
 
-def _no_compass(model: TransformerConfig) -> str:
+def no_compass(model: TransformerConfig) -> str:
     """The options that take the compass from a model; its channels go to the rows."""
     if not model.turns:
         return ""

@@ -169,6 +169,7 @@ def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str
         ("Look at the footage", f"{here} inspect {shlex.quote(str(data))}"),
         ("Dream with more steps a frame", dream),
         ("Score it on mazes of your own", f"{here} record maze --episodes 64 --split test --out data/maze"),
+        ("And others, to learn to read actions off pictures", f"{here} record maze --episodes 24 --out data/maze"),
         ("", score),
         ("Train everything yourself, in an hour", f"{here} demo --train --budget 1h --out runs/mine"),
     ]

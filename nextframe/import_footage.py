@@ -11,7 +11,7 @@ from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.production import Jobs, produce
-from nextframe.data.sources import Source, classes, divided, find_sources, tables_of
+from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
@@ -35,6 +35,8 @@ class Imported:
     """Episodes in which nothing ever moves."""
     duplicates: tuple[tuple[str, ...], ...]
     """Episodes whose pictures are the same."""
+    passed_over: dict[str, int]
+    """How many files in the folder were taken for no video, by their endings."""
 
 
 def import_footage(
@@ -65,6 +67,7 @@ def import_footage(
     sources = find_sources(place, labelled, out)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
+    others = passed_over(place, sources, out)
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
@@ -103,7 +106,7 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    return Imported(dataset, skipped, still, duplicates(dataset.episodes()))
+    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others)
 
 
 def _described(
@@ -232,8 +235,10 @@ def summary(imported: Imported) -> list[str]:
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(one.split for one in infos).items()))
     frames = sum(one.frames for one in infos)
     episodes = "1 episode" if len(infos) == 1 else f"{len(infos)} episodes"
+    others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
     return [
         f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
+        *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]

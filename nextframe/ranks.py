@@ -214,14 +214,13 @@ class Share:
     parts: int = 1
 
     @staticmethod
-    def own(rows: int, parts: int) -> "Share":
-        """Of a batch of `rows`. Raises UserError when it cannot be divided."""
+    def own(rows: int, parts: int, windows: int = 1) -> "Share":
+        """Of a batch of `rows`, each of so many `windows`. Raises UserError when it cannot be divided."""
         share = Share(rank(), ranks(), parts)
         if share.ranks > 1 and rows % (share.ranks * parts):
-            raise UserError(
-                f"{share.ranks} processes cannot divide a batch of {rows} in {parts} parts: set --train.batch to a "
-                f"multiple of {share.ranks * parts} times --clip.windows, or another --train.accumulate"
-            )
+            batch = f"batch of {rows * windows}" + (f" windows ({rows} clips of {windows})" if windows > 1 else "")
+            ways = f"set --train.batch to a multiple of {share.ranks * parts * windows}, or start other processes"
+            raise UserError(f"{share.ranks} processes cannot divide a {batch} in {parts} parts: {ways}")
         return share
 
     def of(self, rows: Tensor) -> Tensor:

@@ -31,7 +31,16 @@ from nextframe.parallel import enough_room, resolve_device
 from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, joined, rank, together
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
-from nextframe.soundness import DATA, changed_settings, few_episodes, latents_off, learnt_from, note_data, other_data
+from nextframe.soundness import (
+    DATA,
+    assumed,
+    changed_settings,
+    few_episodes,
+    latents_off,
+    learnt_from,
+    note_data,
+    other_data,
+)
 from nextframe.train import Position, train
 from nextframe.transformer import Transformer
 
@@ -146,7 +155,10 @@ def notes(
         yield f"this run goes on with other data: {changed}"
     yield from few_episodes(config, episodes)
     if isinstance(data, LatentDataset):
+        assert isinstance(config, WorldModelConfig)
         yield from latents_off(data, data.episodes("train"))
+        if before is None:
+            yield from assumed(config, data.index)
 
 
 def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
@@ -214,7 +226,7 @@ def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
         every = config.clip.interval
         left_out = f"with --clip.interval {every} a frame is not told the actions between it and the last"
         raise UserError(f"{left_out}: set --clip.interval 1, or --model.condition none")
-    batches = clip_batches(data, config, Share.own(clips, config.train.accumulate))
+    batches = clip_batches(data, config, Share.own(clips, config.train.accumulate, config.clip.windows))
     transformer = Transformer(config.model)
 
     def flops(inputs: Inputs) -> int:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from nextframe.clips import long_enough
+from nextframe.clips import long_enough, no_compass
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
-from nextframe.data.latents import LatentDataset, LatentEpisode
+from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.errors import UserError
 from nextframe.files import read_json, write_atomically
 from nextframe.places import length_range
@@ -45,6 +45,21 @@ def few_episodes(config: RunConfig, episodes: Episodes) -> Iterator[str]:
     elif train.minutes is None and shown > MOST_SHOWINGS * frames:
         often = f"each of the {frames:,} frames is shown about {shown / frames:,.0f} times"
         yield f"{often}: give more data, or lower --train.steps ({train.steps:,})"
+
+
+def assumed(config: WorldModelConfig, index: LatentIndex) -> Iterator[str]:
+    """What a model takes for granted of its footage; and a line if its clips leave a part of it untrained."""
+    model = config.model
+    if model.turns:
+        turning = ((index.action_names[action], turn) for action, turn in enumerate(model.turns) if turn)
+        told = ", ".join(f"{name!r} turns by {360 * turn / model.headings:+g} degrees" for name, turn in turning)
+        yield f"a compass takes it that {told}; if they do not, switch it off:{no_compass(model)}"
+    longest = length_range(config, config.train.steps)[1] - 1
+    if model.coarse_patch is not None and longest <= model.window:
+        yield (
+            f"no clip is longer than the window of {model.window} frames: the coarse level learns nothing. Raise "
+            "--clip.frames, or train a short model: --model.coarse-patch None"
+        )
 
 
 def latents_off(data: LatentDataset, episodes: Sequence[LatentEpisode]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from nextframe.memory import available_memory
 from nextframe.outlook import duration, proven, way_out
 from nextframe.pieces import Position
 from nextframe.recipes import estimate_preset, train_preset, world_model_demand, world_model_task
-from nextframe.soundness import few_episodes, latents_off
+from nextframe.soundness import assumed, few_episodes, latents_off
 
 TRAIN = TrainConfig(steps=2, batch=4, device="cpu", precision="float32", log_every=1)
 WORLD = WorldModelConfig(model=LONG, clip=ClipConfig(frames=9, min_frames=4), train=TRAIN)
@@ -143,6 +143,18 @@ def test_tiny_data_are_named() -> None:
     assert not list(few_episodes(maze, episodes))
     assert "from 15 episodes: the data are a tiny subset" in next(few_episodes(maze, episodes[:15]))
     assert "shown about" in next(few_episodes(replace(maze, train=replace(maze.train, steps=10**6)), episodes))
+
+
+def test_what_is_taken_for_granted_is_said(tmp_path: Path) -> None:
+    index = tiny_latents(tmp_path).index
+    plain = replace(WORLD, model=replace(WORLD.model, window=4), clip=ClipConfig(6, min_frames=3))
+    assert not list(assumed(plain, index))
+    (line,) = assumed(replace(plain, clip=ClipConfig(5, min_frames=3)), index)  # clips of 3 and 4 frames
+    assert "no clip is longer than the window of 4 frames: the coarse level learns nothing" in line
+    compass = replace(plain.model, condition="action", classes=3, turns=(0, 1, -1), headings=16, head_dim=24)
+    (line,) = assumed(replace(plain, model=compass), index)
+    assert "'b' turns by +22.5 degrees, 'c' turns by -22.5 degrees; if they do not" in line
+    assert "--model.turns --model.headings 1 --model.rope-axes" in line
 
 
 def test_latents_of_another_scale_are_named(tmp_path: Path) -> None:

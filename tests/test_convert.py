@@ -116,6 +116,14 @@ def test_names_that_a_wrapper_of_the_network_left(wrapper: str) -> None:
     check_same(Path("back.pth"), weights)
 
 
+def test_the_format_that_torch_wrote_before_version_1_6() -> None:
+    weights = recorded("far_label")
+    torch.save(weights, "old.pth", _use_new_zipfile_serialization=False)
+    convert("old.pth", "--out", "run")
+    convert("run", "--to-official", "--out", "back.pth")
+    check_same(Path("back.pth"), weights)
+
+
 def test_precisions_are_kept() -> None:
     weights = {name: weight.bfloat16() if "mlp" in name else weight for name, weight in recorded("far_label").items()}
     convert(saved(weights, "FAR"), "--out", "run")

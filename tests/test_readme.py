@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nextframe.cli import VERBS
+from nextframe.config import WorldModelConfig
 from nextframe.presets import PRESETS, PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,16 @@ def test_commands_exist(line: str) -> None:
     assert verb in VERBS
     known = {"train": PRESETS, "evaluate": PROTOCOLS, "record": {"maze", "play"}}.get(verb)
     assert known is None or words[0] in known or (verb, words[0][:4]) == ("record", "gym:")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/scaling.md"])
+def test_the_processes_shown_can_divide_the_batch_of_their_preset(page: str) -> None:
+    shown = re.findall(r"--nproc-per-node (\d+) -m nextframe train ([\w-]+)", (ROOT / page).read_text())
+    assert shown
+    for processes, name in shown:
+        preset = PRESETS[name]
+        windows = preset.clip.windows if isinstance(preset, WorldModelConfig) else 1
+        assert preset.train.batch // windows % int(processes) == 0, (name, processes)
 
 
 def test_links_and_paths_exist() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +65,7 @@ def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -
 
 
 def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if out is not None and out.resolve() != folder.resolve():
-        files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
+    files = _files(folder, out)
     videos = [path for path in files if path.suffix.lower() in video.SUFFIXES]
     beside = {path.with_suffix("") for path in videos}
     videos += [path for path in files if path.suffix == ".npz" and path.with_suffix("") not in beside and _films(path)]
@@ -81,6 +80,21 @@ def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
         label = path.parent.name if labelled else None
         sources.append(Source(name_of(inside), path, _beside(path), split, label))
     return sources
+
+
+def _files(folder: Path, out: Path | None) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if out is not None and out.resolve() != folder.resolve():
+        files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
+    return files
+
+
+def passed_over(place: Path, sources: Sequence[Source], out: Path | None = None) -> dict[str, int]:
+    """How many files of a folder are neither a video that is imported nor its actions, by their endings."""
+    if not place.is_dir():
+        return {}
+    used = {path for source in sources for path in (source.video, source.actions)}
+    return dict(Counter(path.suffix.lower() or path.name for path in _files(place, out) if path not in used))
 
 
 def _films(path: Path) -> bool:

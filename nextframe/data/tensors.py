@@ -23,7 +23,7 @@ def tensors_of(path: Path, mmap: bool = False) -> Any:
     """
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:  # broken files make torch raise of all kinds
         raise ValueError(reason_of(error)) from error
     # One number may be told to stand for all of a huge tensor.

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shlex
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,5 +93,6 @@ def _chunks(standard: Standard, path: Path) -> Iterator[bytes]:
 
 
 def _unavailable(standard: Standard, path: Path, reason: str) -> UserError:
-    way_out = f"save {standard.url} as that file (its sha256 begins with {standard.sha256[:16]})"
+    fetch = f"curl --location --create-dirs --output {shlex.quote(str(path))} {shlex.quote(standard.url)}"
+    way_out = f"{fetch}   (its sha256 begins with {standard.sha256[:16]})"
     return UserError(f"{path} is missing and could not be downloaded ({reason}): {way_out}")
