@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import time
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tiny import eventually
 
 PAGE = Path(__file__).parent.parent / "nextframe" / "web" / "page"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-PATIENCE = 10_000  # ms
+PATIENCE = 60_000  # ms
+expect.set_options(timeout=PATIENCE)
 
 
 def begun(page: Page, address: str, context: int, start: int = 0, real: bool = False) -> Page:
@@ -42,13 +44,19 @@ def wait_for_frame(page: Page, frame: int) -> None:
 
 
 def stands(page: Page) -> int:
-    """The frame where frames have stopped coming."""
+    """The frame where frames have stopped coming: two may still be under way when the key is up."""
     expect(page.locator("#pause")).to_be_disabled()
-    page.wait_for_timeout(100)
-    frame = frame_of(page)
-    page.wait_for_timeout(200)
-    assert frame_of(page) == frame
+    frame = -1
+    while frame != (frame := frame_of(page)):
+        page.wait_for_timeout(500)
     return frame
+
+
+def tap(page: Page, code: str) -> None:
+    """A key, down and up in one go: by `keyboard.press` it may be down for so long that it is a hold."""
+    script = """code => { for (const type of ["keydown", "keyup"]) document.activeElement.dispatchEvent(
+        new KeyboardEvent(type, { code, key: code, bubbles: true, cancelable: true })); }"""
+    page.evaluate(script, code)
 
 
 def picture(page: Page, canvas: str = "dream") -> np.ndarray:
@@ -97,6 +105,13 @@ class Stage:
 
     def actions(self) -> list[tuple[str, Any, Any]]:
         return [(said["type"], said["action"], said.get("on")) for said in self.heard if "action" in said]
+
+    def hears(self, *expected: tuple[str, Any, Any]) -> bool:
+        """Whether these are the actions that come, in time."""
+        until = time.monotonic() + PATIENCE / 1000
+        while self.actions() != list(expected) and time.monotonic() < until:
+            self.page.wait_for_timeout(50)  # messages are only heard meanwhile
+        return self.actions() == list(expected)
 
     def _answer(self, route: Route) -> None:
         path = urlsplit(route.request.url).path

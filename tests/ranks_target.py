@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from nextframe import footprint, ranks, recipes
+from nextframe import footprint, journal, ranks, recipes
 from nextframe.config import (
     AutoencoderConfig,
     ClipConfig,
@@ -200,15 +200,19 @@ def lost(folder: Path, how: str) -> None:
 
     Learner.update = update
     try:
-        train_preset(replace(FAR, train=replace(TRAIN, patience_minutes=0.05)), folder / "latents", folder / how)
+        train_preset(replace(FAR, train=replace(TRAIN, patience_minutes=0.2)), folder / "latents", folder / how)
     except UserError as error:
         (folder / f"{how}-{os.environ['RANK']}").write_text(str(error))
 
 
 def both_lost(folder: Path) -> None:
     """Both, each in two processes that fork from this one: importing torch takes longer than all they do."""
-    for how, port in (("gone", free_port()), ("silent", free_port())):
-        children = []
+    # Here, because the first of two would do both alone while the other waits for it.
+    import torch.utils.tensorboard  # noqa: F401
+
+    journal._rate_of = lambda *_: 1.0  # pyright: ignore
+    for how in ("gone", "silent"):
+        children, port = [], free_port()
         for number in range(2):
             if (child := os.fork()) == 0:
                 os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}

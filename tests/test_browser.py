@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import uvicorn
-from browsing import PATIENCE, Stage, begun, caps, frame_of, named, picture, stands, wait_for_frame
+from browsing import PATIENCE, Stage, begun, caps, frame_of, named, picture, stands, tap, wait_for_frame
 from PIL import Image
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from tiny import TOKENIZER, eventually, tiny_run
@@ -96,9 +96,9 @@ def test_walk(visit: Callable[..., Page], server: str) -> None:
     before = picture(page)
     assert len(np.unique(before)) > 10
     assert np.array_equal(before, picture(page, "truth"))  # of what it was shown
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT)
-    page.keyboard.press("a")
+    tap(page, "KeyA")
     wait_for_frame(page, CONTEXT + 1)
     assert not np.array_equal(before, picture(page))
     expect(page.locator("#psnr")).to_have_text(re.compile(r"\d+\.\d dB"))
@@ -133,7 +133,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
     page = begun(visit(), server, CONTEXT)
     pictures = []
     for step in range(5):
-        page.keyboard.press("Space" if step % 2 else "ArrowRight")
+        tap(page, "Space" if step % 2 else "ArrowRight")
         wait_for_frame(page, CONTEXT + step)
         pictures.append(picture(page))
     for _ in range(3):
@@ -141,7 +141,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
     wait_for_frame(page, CONTEXT + 1)
     expect(page.locator("#place")).to_contain_text("as a new branch")
     assert eventually(lambda: np.array_equal(picture(page), pictures[1]))
-    page.keyboard.press("s")
+    tap(page, "KeyS")
     wait_for_frame(page, CONTEXT + 2)
     expect(page.locator("#branches button")).to_have_count(2)
     expect(page.locator("#branches [aria-pressed=true]")).to_contain_text(f"From {CONTEXT + 2}")
@@ -156,7 +156,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
     page.mouse.move(box["x"] + 2, box["y"] + 20, steps=8)
     page.mouse.up()
     wait_for_frame(page, 0)
-    page.keyboard.press("ArrowLeft")  # after the drag the arrows are the world's again
+    tap(page, "ArrowLeft")  # after the drag the arrows are the world's again
     wait_for_frame(page, 1)
     expect(page.locator("#branches button")).to_have_count(3)
     page.click("#branches button >> nth=0")
@@ -166,7 +166,7 @@ def test_scrub_and_branch(visit: Callable[..., Page], server: str) -> None:
     page.focus("#strip")
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
-    page.keyboard.press("ArrowLeft")  # with the strip in focus the arrows drag it
+    tap(page, "ArrowLeft")  # with the strip in focus the arrows drag it
     wait_for_frame(page, CONTEXT - 2)
 
 
@@ -175,20 +175,20 @@ def test_settings(visit: Callable[..., Page], server: str) -> None:
     expect(page.locator("#steps")).to_have_value("2")
     page.fill("#steps", "4")
     page.press("#steps", "Enter")
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT)
     expect(page.locator("#steps")).to_have_value("4")
     page.fill("#steps", "0")  # is not sent: the server would end the session
     page.press("#steps", "Enter")
     page.locator("#steps").blur()
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT + 1)
 
 
 def test_save(visit: Callable[..., Page], server: str, tmp_path: Path) -> None:
     page = begun(visit(), server, CONTEXT)
     for step in range(3):
-        page.keyboard.press("ArrowUp")
+        tap(page, "ArrowUp")
         wait_for_frame(page, CONTEXT + step)
     for kind in ("mp4", "npz", "episode"):
         with page.expect_download() as download:
@@ -204,11 +204,11 @@ def test_save(visit: Callable[..., Page], server: str, tmp_path: Path) -> None:
 def test_two_tabs(visit: Callable[..., Page], server: str) -> None:
     one, other = begun(visit(), server, CONTEXT), begun(visit(), server, CONTEXT, start=1)
     one.keyboard.down("ArrowUp")
-    other.keyboard.press("ArrowLeft")
+    tap(other, "ArrowLeft")
     wait_for_frame(other, CONTEXT)
     wait_for_frame(one, CONTEXT + 3)
     one.keyboard.up("ArrowUp")
-    assert stands(other) < CONTEXT + 3  # a key that is tapped may be down for a second frame
+    assert stands(other) == CONTEXT
     assert not np.array_equal(picture(one), picture(other))
 
 
@@ -222,15 +222,15 @@ def test_dropped_connection(visit: Callable[..., Page], server: str) -> None:
 
     page.route_web_socket(re.compile("/play"), pass_on)
     begun(page, server, CONTEXT)
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT)
     seen = picture(page)
     sockets[0].close(code=1012)
-    expect(page.locator("#line")).to_contain_text("dropped")
+    page.wait_for_function("document.getElementById('line').textContent.includes('dropped')")  # for half a second
     expect(page.locator("#line")).to_be_hidden()
     assert len(sockets) == 2
     assert np.array_equal(picture(page), seen)
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT + 1)
     page.reload()  # is no end either
     page.wait_for_selector("#play:not([hidden])")
@@ -264,7 +264,7 @@ def test_gamepad(visit: Callable[..., Page], server: str) -> None:
 def test_the_curve_is_there_again(visit: Callable[..., Page], server: str) -> None:
     page = begun(visit(), server, CONTEXT, real=True)
     for step in range(3):
-        page.keyboard.press("ArrowUp")
+        tap(page, "ArrowUp")
         wait_for_frame(page, CONTEXT + step)
     expect(page.locator("#psnr")).to_have_text(re.compile(r"\d+\.\d dB"))
     shown, curve = page.inner_text("#psnr"), page.get_attribute("#curve-line", "d")
@@ -278,8 +278,8 @@ def test_phone(visit: Callable[..., Page], server: str) -> None:
     page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme="dark")
     begun(page, server, CONTEXT)
     page.tap(".left .act")
-    wait_for_frame(page, CONTEXT)
-    assert stands(page) == CONTEXT
+    assert eventually(lambda: frame_of(page) >= CONTEXT)
+    assert stands(page) <= CONTEXT + 1  # a finger may be down for a second frame
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     box = page.locator(".pad").bounding_box()
     assert box is not None
@@ -294,7 +294,7 @@ def test_pictures_of_ones_own(visit: Callable[..., Page], server: str, tmp_path:
     page.wait_for_selector("#play:not([hidden])")
     assert eventually(lambda: len(np.unique(picture(page))) > 10)
     assert page.is_hidden("#truth-figure")
-    page.keyboard.press("ArrowUp")
+    tap(page, "ArrowUp")
     wait_for_frame(page, 1)
 
 
@@ -306,21 +306,18 @@ def test_tap_hold_and_let_go(visit: Callable[..., Page]) -> None:
     stage = Stage(page, actions=named("noop", "forward", "turn_left"))
     stage.begin()
     press, let_go = page.keyboard.down, page.keyboard.up
-    press("w")
-    let_go("w")
+    tap(page, "KeyW")
     page.wait_for_timeout(250)
-    assert stage.actions() == [("act", 1, None)]
+    act, up, left = ("act", 1, None), ("hold", 1, True), ("hold", 2, True)
+    assert stage.hears(act)
     stage.heard.clear()
     press("ArrowUp")
     press("ArrowUp")  # the system's own repetition
-    page.wait_for_timeout(250)
+    assert stage.hears(act, up)
     press("ArrowLeft")  # the newest key counts
     let_go("ArrowLeft")
     let_go("ArrowUp")
-    page.wait_for_timeout(50)
-    up, left = ("hold", 1, True), ("hold", 2, True)
-    expected = [("act", 1, None), up, ("hold", 1, False), left, ("hold", 2, False), up, ("hold", 1, False)]
-    assert stage.actions() == expected
+    assert stage.hears(act, up, ("hold", 1, False), left, ("hold", 2, False), up, ("hold", 1, False))
     assert all(isinstance(said["at"], float | int) for said in stage.heard)
 
 
@@ -345,9 +342,8 @@ def test_keys_by_name_and_by_choice(visit: Callable[..., Page]) -> None:
     chosen = {**usual, "FIRE": ["W"], "move forward": ["↑"]}
     assert caps(page) == chosen
     assert stage.actions() == []
-    page.keyboard.press("w")
-    page.wait_for_timeout(50)
-    assert stage.actions() == [("act", 1, None)]
+    tap(page, "KeyW")
+    assert stage.hears(("act", 1, None))
     page.evaluate("sessionStorage.clear()")
     page.reload()
     stage.begin()
@@ -376,9 +372,8 @@ def test_other_kinds_of_action(visit: Callable[..., Page], facts: dict[str, Any]
     stage.begin()
     if key == "Space" and "vector" in facts:
         page.fill("#sliders input >> nth=0", "0.5")
-    page.keyboard.press(key)
-    page.wait_for_timeout(50)
-    assert stage.actions() == [("act", action, None)]
+    tap(page, key)
+    assert stage.hears(("act", action, None))
 
 
 def test_frames_never_wait_in_line(visit: Callable[..., Page]) -> None:
@@ -390,7 +385,7 @@ def test_frames_never_wait_in_line(visit: Callable[..., Page]) -> None:
         const paint = CanvasRenderingContext2D.prototype.putImageData;
         window.painted = 0;
         CanvasRenderingContext2D.prototype.putImageData = function (...all) { painted++; paint.apply(this, all); };
-        setTimeout(() => { const until = performance.now() + 600; while (performance.now() < until); }, 0);
+        setTimeout(() => { const until = performance.now() + 3000; while (performance.now() < until); }, 0);
     }""")
     for frame in range(100):
         stage.show(10 + frame, frame)

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import AUTOENCODER
-from tiny import tiny_latents
+from tiny import eventually, tiny_latents
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
@@ -45,9 +44,8 @@ def started(tmp_path: Path) -> subprocess.Popen[bytes]:
         "SLURM_GPUS_ON_NODE": "8",
     }
     process = subprocess.Popen(["bash", str(SCRIPT), "far-b-long", "--out", "RUN"], env=environment)
-    until = time.monotonic() + 20
-    while not (tmp_path / "notes").exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    written = [tmp_path / "notes", tmp_path / "pid"]
+    assert eventually(lambda: all(path.exists() and path.read_text().endswith("\n") for path in written), 60)
     return process
 
 

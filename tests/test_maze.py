@@ -41,7 +41,8 @@ from nextframe.worlds.maze.settings import (
 )
 from nextframe.worlds.record import SPLITS, episode_seed, record_maze
 
-SETTINGS = MazeSettings(frames=40)
+SETTINGS = MazeSettings(frames=240)
+"""Long enough that a recorder of EPISODES is still at work when it is killed."""
 EPISODES = 12
 
 
@@ -238,8 +239,8 @@ def test_recorded_episodes(undisturbed: Path) -> None:
     for info in dataset.episodes():
         dataset.verify(info)
         episode = dataset.read(info)
-        assert episode.video.shape == (40, 64, 64, 3)
-        assert episode.extras["pose"].shape == (40, 3) and episode.extras["pose"].dtype == np.float32
+        assert episode.video.shape == (SETTINGS.frames, 64, 64, 3)
+        assert episode.extras["pose"].shape == (SETTINGS.frames, 3) and episode.extras["pose"].dtype == np.float32
         np.testing.assert_array_equal(episode.extras["grid"], make_maze(info.meta["seed"], SETTINGS).grid)
 
 
@@ -288,7 +289,8 @@ class Recorder:
         self.temporary.mkdir()
         script = (
             "from pathlib import Path; from nextframe.worlds.record import record_maze, MazeSettings\n"
-            f"record_maze(Path({str(self.out)!r}), {EPISODES}, settings=MazeSettings(frames=40), workers=2)"
+            f"settings = MazeSettings(frames={SETTINGS.frames})\n"
+            f"record_maze(Path({str(self.out)!r}), {EPISODES}, settings=settings, workers=2)"
         )
         root = str(Path(nextframe.__file__).parent.parent)
         environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": root}
@@ -297,7 +299,7 @@ class Recorder:
         )
 
     def wait_until_it_records(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (self.out / "dataset.json").exists() or not EpisodeDataset.open(self.out).episodes():
             assert self.process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)

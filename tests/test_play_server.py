@@ -94,10 +94,11 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
     client.say("hold", action=1, on=False)  # not what is held
     client.frame(20)
     client.say("hold", action=0, on=False)
-    time.sleep(0.2)
+    visitor = server.house.visitor(session)
+    assert eventually(lambda: not visitor.waiting and not visitor.wants.running)
     client.say("ping", at=1)
     assert client.line("pong") == {"type": "pong", "at": 1.0}
-    end = server.house.visitor(session).game.history.frame
+    end = visitor.game.history.frame
     client.say("seek", frame=8)
     eighth = client.frame(8)
     state = client.line("state")
@@ -142,17 +143,18 @@ def test_a_hold_keeps_to_the_pace_of_the_footage(tmp_path: Path) -> None:
         began = time.monotonic()
         while client.frame().header["frame"] < first.header["frame"] + 8:
             pass
-        assert 0.7 < time.monotonic() - began < 1.4
-        assert 7 < client.line("state")["fps"] < 13
+        assert time.monotonic() - began > 0.5  # without a pace it takes a tenth of a second
+        assert 0 < client.line("state")["fps"] < 20
 
 
-def test_a_tap_is_one_frame(server: Server, client: Client) -> None:
-    session = client.start()
-    client.say("hold", action=1, on=True, at=1.0)
-    client.say("hold", action=1, on=False, at=2.0)
-    assert client.frame().header["at"] == 1.0
-    time.sleep(0.1)
-    assert server.house.visitor(session).game.history.made <= 2
+def test_a_tap_is_one_frame(tmp_path: Path) -> None:
+    with serving(tiny_stage(tmp_path, 1.0)) as server, Client(server.port) as client:
+        session = client.start()
+        client.say("hold", action=1, on=True, at=1.0)
+        client.say("hold", action=1, on=False, at=2.0)
+        assert client.frame().header["at"] == 1.0
+        time.sleep(1.5)  # the next would be due
+        assert server.house.visitor(session).game.history.made == 1
 
 
 def test_going_on_from_a_picture_and_a_clip(server: Server, client: Client) -> None:
@@ -395,6 +397,7 @@ def test_who_is_silent_for_long_gives_back_what_it_holds_and_goes_on(
         assert visitor.game.source._walk is not None  # pyright: ignore
         assert eventually(lambda: visitor.resting)
         assert eventually(lambda: visitor.game.source._walk is None)  # pyright: ignore
+        monkeypatch.setattr(conversation, "IDLE_SECONDS", 600.0)
         with Client(server.port) as other:
             other.start()
             client.say("act", action=1)
@@ -444,8 +447,10 @@ def test_two_visitors_have_fair_turns(tmp_path: Path) -> None:
         for reader in readers:
             reader.start()
         made = lambda: [server.house.visitor(session).game.history.made for session in sessions]  # noqa: E731
-        assert eventually(lambda: max(made()) > 20, 60)
-        counts = made()
+        assert eventually(lambda: min(made()) > 0, 60)
+        first = made()
+        assert eventually(lambda: max(made()) - max(first) > 20, 60)
+        counts = [now - then for now, then in zip(made(), first, strict=True)]
         assert max(counts) < 1.2 * min(counts) + 3
 
 
@@ -457,6 +462,7 @@ def test_visitors_who_are_ready_are_stepped_together(tmp_path: Path, monkeypatch
         return plain(sessions, conditions)
 
     monkeypatch.setattr("nextframe.runs.step_together", counted)
+    monkeypatch.setattr("nextframe.web.dreams.GATHER_SECONDS", 1.0)
     stage = with_steps(tiny_stage(tmp_path, 1000.0), 10)
     with serving(stage) as server, Client(server.port) as one, Client(server.port) as two, Client(server.port) as late:
         names = [client.start() for client in (one, two, late)]
@@ -519,7 +525,8 @@ def test_fifty_visits_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         for _ in range(10):
             visit()
         assert eventually(lambda: not server.house.present)
-        time.sleep(0.3)
+        for job in [server.house.chores.submit(time.sleep, 0.3) for _ in range(4)]:
+            job.result()  # all the threads there will be
         before = counts()
         gc.collect()
         memory = resident_bytes()
@@ -554,7 +561,7 @@ def test_a_bug_ends_the_session_that_met_it_alone(
 def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is_resumed(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    seated, stage = server.house.present, server.house.stage
+    stage = server.house.stage
     assert isinstance(stage, ModelStage)
     decode = type(stage.world).decode
     with Client(server.port) as client:
@@ -570,7 +577,7 @@ def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is
                 early.say("resume", session=session)
                 assert early.ending()[0] == 1011
         assert type(stage.world).decode is decode
-    assert eventually(lambda: server.house.present == seated)
+    assert eventually(lambda: not server.house.present)
     with Client(server.port) as again:
         again.say("resume", session=session)
         first = again.line("ready")["frame"]

@@ -129,7 +129,6 @@ def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
     state = newest_checkpoint(run)
