@@ -23,7 +23,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.doctor import OPTIONAL
 from nextframe.errors import UserError
 from nextframe.runs import load
-from nextframe.web.engine import EngineStage, EnvironmentWalk
+from nextframe.web.engine import EngineStage, EnvironmentWalk, world_settings
 from nextframe.web.game import Game
 from nextframe.web.reality import Reality
 from nextframe.web.stages import ModelStage
@@ -103,7 +103,7 @@ def test_the_engine_shows_what_was_recorded(
 
 def test_a_person_records_a_walk_in_the_maze(tmp_path: Path) -> None:
     before = children()
-    with serving(EngineStage("maze", SIZE)) as server, Client(server.port) as client:
+    with serving(EngineStage(world_settings("maze", size=SIZE))) as server, Client(server.port) as client:
         world = json.loads(server.get("/api/world")[1])
         assert world["parameters"] == 0 and world["starts"][0]["name"] == "new"
         assert server.get(world["starts"][0]["thumbnail"])[0] == 200
@@ -124,7 +124,7 @@ def test_a_person_records_a_walk_in_the_maze(tmp_path: Path) -> None:
 
 
 def test_an_environment_goes_back_by_being_played_again(tmp_path: Path) -> None:
-    with serving(EngineStage("gym:CartPole-v1", SIZE)) as server, Client(server.port) as client:
+    with serving(EngineStage(world_settings("gym:CartPole-v1", size=SIZE))) as server, Client(server.port) as client:
         session = client.start("new", 1)
         frames = [client.act(number % 2, at=float(number + 1)).pixels for number in range(6)]
         client.say("seek", frame=3)
@@ -228,6 +228,15 @@ def test_what_a_user_can_put_right(words: str, message: str, footage: EpisodeDat
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         run_command(["play", *words.split(), *([] if "--port" in words else ["--port", "0"]), "--no-browser"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_person_records_with_the_settings_of_the_recorder() -> None:
+    squeezed = EngineStage(world_settings("gym:CartPole-v1", size=32, fit="squeeze", fps=None, action_repeat=2))
+    assert squeezed.info.source["fit"] == "squeeze" and squeezed.info.fps == 25
+    maze = EngineStage(world_settings("maze", size=64, difficulty="rich", cells=2, fit=None))
+    assert (maze.info.source["difficulty"], maze.info.source["cells"]) == ("rich", 2)
+    with pytest.raises(UserError, match="--world maze has no use for --action-repeat --fit: leave it out"):
+        run_command(["record", "play", "--fit", "squeeze", "--action-repeat", "4", "--port", "0", "--no-browser"])
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def record_maze(
 def record_play(
     world: str = "maze",
     size: int = 64,
+    difficulty: Literal["calm", "plain", "rich"] | None = None,
+    cells: int | None = None,
+    fit: Literal["crop", "squeeze"] | None = None,
+    fps: float | None = None,
+    action_repeat: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     sessions: int = 16,
@@ -73,14 +78,21 @@ def record_play(
     Args:
         world: maze or gym:ENV_ID.
         size: Height and width of a frame.
+        difficulty: Of a maze, as in record maze; calm if not given.
+        cells: Junctions along one side of a maze; 3 if not given.
+        fit: How an environment's picture is made square, as in record gym; crop if not given.
+        fps: Frames per second of an environment; its own, divided by --action-repeat, if not given.
+        action_repeat: Steps of an environment per frame; 1 if not given.
         host: Address to listen at. Any but this machine's own asks for the token that is printed.
         port: Port to listen at.
         sessions: Visitors at once; others are told to come later.
         browser: Open the browser.
     """
-    from nextframe.commands.play import play
+    from nextframe.commands.play import play_world
 
-    play(world=world, size=size, host=host, port=port, sessions=sessions, browser=browser)
+    chosen = {"size": size, "difficulty": difficulty, "cells": cells}
+    chosen |= {"fit": fit, "fps": fps, "action_repeat": action_repeat}
+    play_world(world, chosen, host, port, sessions, browser)
 
 
 def _record_play(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The command that opens a world in the browser."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nextframe.errors import UserError
 from nextframe.web.address import listen
@@ -53,6 +54,29 @@ def play(
     of_no_use = {**given, "data": data} if model is None else {"size": size}
     if unused := [f"--{name}" for name, value in of_no_use.items() if value is not None]:
         raise UserError(f"--{'world' if model is None else 'model'} has no use for {' '.join(unused)}: leave it out")
+    if model is None:
+        return play_world(world or "", {"size": size}, host, port, sessions, browser)
+
+    def opened() -> Any:
+        from nextframe.web.opening import open_model
+
+        return open_model(model, data, given, real, device)
+
+    _show(opened, host, port, sessions, browser)
+
+
+def play_world(world: str, chosen: dict[str, Any], host: str, port: int, sessions: int, browser: bool) -> None:
+    """The real engine alone. `chosen`: settings of the recorder, by name; None: as usual."""
+
+    def opened() -> Any:
+        from nextframe.web.engine import EngineStage, world_settings
+
+        return EngineStage(world_settings(world, **chosen))
+
+    _show(opened, host, port, sessions, browser)
+
+
+def _show(opened: Callable[[], Any], host: str, port: int, sessions: int, browser: bool) -> None:
     if sessions < 1:
         raise UserError(f"--sessions is {sessions}: choose 1 or more")
     try:
@@ -61,14 +85,5 @@ def play(
         if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "websockets", "PIL"):
             raise
         raise UserError(f"playing needs {error.name}, which is not installed: pip install 'nextframe[play]'") from None
-    listener = listen(host, port)
-    with listener:
-        if model is not None:
-            from nextframe.web.opening import open_model
-
-            stage = open_model(model, data, given, real, device)
-        else:
-            from nextframe.web.engine import EngineStage
-
-            stage = EngineStage(world or "", size or 64)
-        serve(stage, listener, host, sessions, browser)
+    with listen(host, port) as listener:  # first, so that a port that is taken is told at once
+        serve(opened(), listener, host, sessions, browser)

@@ -1,7 +1,7 @@
 """The engine itself as what is played, without a model: for a person to walk in it, and to keep the walk as footage."""
 
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +74,36 @@ class EnvironmentWalk:
         self.reality.close()
 
 
-class EngineStage:
-    """A world by its name: `maze` or `gym:ENV_ID`. Raises UserError when it cannot be had."""
+def world_settings(world: str, **chosen: Any) -> MazeSettings | GymSettings:
+    """Of `maze` or `gym:ENV_ID`, with what was chosen; None: as usual. Raises UserError for what it does not have."""
+    given = {name: value for name, value in chosen.items() if value is not None}
+    kind = MazeSettings if world == "maze" else GymSettings if world.startswith("gym:") else None
+    if kind is None:
+        raise UserError(f"--world {world!r} is unknown: choose maze or gym:ENV_ID")
+    if unused := given.keys() - {field.name for field in fields(kind)}:
+        words = " ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
+        raise UserError(f"--world {world} has no use for {words}: leave it out")
+    return MazeSettings(**given) if kind is MazeSettings else GymSettings(world.removeprefix("gym:"), **given)
 
-    def __init__(self, world: str, size: int) -> None:
-        self.name, self.size, self.window = world, size, 1
-        self.maze: MazeSettings | None = None
-        self.gym: GymSettings | None = None
+
+class EngineStage:
+    """A world as it is recorded, for people. Raises UserError when it cannot be had."""
+
+    def __init__(self, settings: MazeSettings | GymSettings) -> None:
+        self.settings, self.size, self.window = settings, settings.size, 1
         self._thumbnail: bytes | None = None
-        if world == "maze":
-            self.maze = MazeSettings(size=size)
-            source = {**source_of(self.maze), "seed": BY_HAND}
-            self.info = DatasetInfo(FRAMES_PER_SECOND, size, ACTION_NAMES, source)
+        if isinstance(settings, MazeSettings):
+            self.name = "maze"
+            source = {**source_of(settings), "seed": BY_HAND}
+            self.info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
             load_vizdoom()  # raises if there is none
-        elif world.startswith("gym:"):
-            self.gym = GymSettings(world.removeprefix("gym:"), size=size)
-            walk = self._new_environment()
-            header, _ = walk.first()
-            source = {"world": "gym", **asdict(self.gym), "fps": header["fps"], "seed": BY_HAND}
-            self.info = DatasetInfo(header["fps"], size, tuple(header["names"]), source, header["kind"])
-            walk.rest()
         else:
-            raise UserError(f"--world {world!r} is unknown: choose maze or gym:ENV_ID")
+            self.name = f"gym:{settings.environment}"
+            walk = _new_environment(settings)
+            header, _ = walk.first()
+            source = {"world": "gym", **asdict(settings), "fps": header["fps"], "seed": BY_HAND}
+            self.info = DatasetInfo(header["fps"], settings.size, tuple(header["names"]), source, header["kind"])
+            walk.rest()
         self.fps = self.info.fps
         self.actions = Actions(self.info.action_kind, len(self.info.action_names))
 
@@ -140,25 +148,25 @@ class EngineStage:
     def begin(self, message: StartMessage, folder: Path | None) -> Game:
         if message.episode != NEW:
             raise UserError(f"there is no start {message.episode!r}: choose {NEW}")
-        if self.maze is not None:
-            walk, start = self._new_maze()
+        if isinstance(self.settings, MazeSettings):
+            walk, start = _new_maze(self.settings)
             return Game(walk, start, folder)
-        walk = self._new_environment()
+        walk = _new_environment(self.settings)
         return Game(walk, Start(NEW, walk.first()[1][None]), folder)
 
-    def _new_maze(self) -> tuple[MazeWalk, Start]:
-        assert self.maze is not None
-        seed = _new_seed()
-        place = MazePlace(seed, self.maze)
-        reality = Reality({"world": "maze", "seed": seed, "settings": asdict(self.maze)})
-        pose = place.maze.start
-        video = reality.ask({"pose": pose})[1][None]
-        return MazeWalk(reality, place), Start(NEW, video, np.zeros(0, np.int64), maze=place, poses=[pose])
 
-    def _new_environment(self) -> EnvironmentWalk:
-        assert self.gym is not None
-        seed = world_seed("train", _new_seed())
-        return EnvironmentWalk(Reality({"world": "gym", "settings": asdict(self.gym)}), seed)
+def _new_maze(settings: MazeSettings) -> tuple[MazeWalk, Start]:
+    seed = _new_seed()
+    place = MazePlace(seed, settings)
+    reality = Reality({"world": "maze", "seed": seed, "settings": asdict(settings)})
+    pose = place.maze.start
+    video = reality.ask({"pose": pose})[1][None]
+    return MazeWalk(reality, place), Start(NEW, video, np.zeros(0, np.int64), maze=place, poses=[pose])
+
+
+def _new_environment(settings: GymSettings) -> EnvironmentWalk:
+    seed = world_seed("train", _new_seed())
+    return EnvironmentWalk(Reality({"world": "gym", "settings": asdict(settings)}), seed)
 
 
 def _new_seed() -> int:
