@@ -217,6 +217,15 @@ def test_a_bad_video_never_disappears(tmp_path: Path) -> None:
         imported(tmp_path / "in", tmp_path / "nothing", cut=cut, skip_bad=True)
 
 
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/a.mp4", 5)
+    (tmp_path / "in/a.csv").write_text("0\n" * 5)
+    for name in ("b.wmv", "c.WMV", "b.csv", "README"):
+        (tmp_path / "in" / name).write_text("")
+    said = summary(imported(tmp_path / "in", tmp_path / "in/out"))
+    assert said[-1] == "passed over, as no videos by their endings: 1 .csv, 2 .wmv, 1 readme"
+
+
 def test_part_of_a_video_that_ends_badly_is_taken_back(tmp_path: Path) -> None:
     """Its first episodes had been written before the actions turned out to be too few."""
     write_video(tmp_path / "in/good.mp4", 20)

@@ -94,7 +94,7 @@ def passed_over(place: Path, sources: Sequence[Source], out: Path | None = None)
     if not place.is_dir():
         return {}
     used = {path for source in sources for path in (source.video, source.actions)}
-    return dict(Counter(path.suffix.lower() or path.name for path in _files(place, out) if path not in used))
+    return dict(Counter((path.suffix or path.name).lower() for path in _files(place, out) if path not in used))
 
 
 def _films(path: Path) -> bool:
