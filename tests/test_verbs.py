@@ -253,19 +253,8 @@ def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tm
     if kind == "none":
         write_index(tmp_path / "latents", replace(dataset.index, action_kind="none", action_names=()))
     command = ["train", "maze", "--data", f"{tmp_path}/latents", "--out", f"{tmp_path}/run", "--train.steps", "1"]
-    command += [
-        *TINY_WORLD,
-        *[
-            "--model.latent-channels",
-            "3",
-            "--model.latent-size",
-            "4",
-            "--model.patch",
-            "2",
-            "--model.coarse-patch",
-            "4",
-        ],
-    ]
+    latents = ["--model.latent-channels", "3", "--model.latent-size", "4", "--model.patch", "2"]
+    command += [*TINY_WORLD, *latents, "--model.coarse-patch", "4"]
     with pytest.raises(UserError) as refused:
         run_command(command)
     way_out = re.search(r": set (--[^,]+)", str(refused.value))
