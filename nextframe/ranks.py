@@ -219,7 +219,7 @@ class Share:
         share = Share(rank(), ranks(), parts)
         if share.ranks > 1 and rows % (share.ranks * parts):
             batch = f"batch of {rows * windows}" + (f" windows ({rows} clips of {windows})" if windows > 1 else "")
-            ways = f"set --train.batch to a multiple of {share.ranks * parts * windows}, or start another number of them"
+            ways = f"set --train.batch to a multiple of {share.ranks * parts * windows}, or start fewer"
             raise UserError(f"{share.ranks} processes cannot divide a {batch} in {parts} parts: {ways}")
         return share
 
