@@ -28,13 +28,13 @@ test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
 # A model like the one in nextframe/pretrained/maze (its card says how that one came to be). It goes on where it stopped.
-# The window of 32 frames comes last: it remembers half a turn, and a step with it costs twice as much.
+# The window of 64 frames comes last: it remembers, and a step with it costs twice as much.
 default-model: setup
 	$(NEXTFRAME) record maze --episodes 1024 --linger 0.2 --out $(DEFAULT)/footage
 	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
 	$(NEXTFRAME) encode --autoencoder $(DEFAULT)/autoencoder --data $(DEFAULT)/footage --out $(DEFAULT)/latents
-	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/short-window --train.steps 4500
-	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world --train.steps 1500 --model.window 32 \
+	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/short-window
+	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world --train.steps 5000 --model.window 64 \
 	    --initial $(DEFAULT)/short-window/weights.safetensors
 	$(NEXTFRAME) export --model $(DEFAULT)/world --out $(DEFAULT)/maze
 
