@@ -121,7 +121,7 @@ def test_missing_weights_are_named_with_the_way_out(tmp_path: Path, monkeypatch:
         Lpips.load("vgg")
     message = str(refused.value)
     assert str(tmp_path / "weights" / "vgg16-397923af.pth") in message and STANDARD["vgg16"].url in message
-    assert "curl --location --create-dirs --output" in message
+    assert "curl --fail --location --create-dirs --output" in message
     assert "no network" in message and "\n" not in message
     assert not list((tmp_path / "weights").iterdir())
 

@@ -93,6 +93,6 @@ def _chunks(standard: Standard, path: Path) -> Iterator[bytes]:
 
 
 def _unavailable(standard: Standard, path: Path, reason: str) -> UserError:
-    fetch = f"curl --location --create-dirs --output {shlex.quote(str(path))} {shlex.quote(standard.url)}"
+    fetch = f"curl --fail --location --create-dirs --output {shlex.quote(str(path))} {shlex.quote(standard.url)}"
     way_out = f"{fetch}   (its sha256 begins with {standard.sha256[:16]})"
     return UserError(f"{path} is missing and could not be downloaded ({reason}): {way_out}")
