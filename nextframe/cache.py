@@ -4,9 +4,12 @@ Attention writes above the top and reads all that is below; only the sampler mov
 are stored rotated by their absolute position, so they stay right wherever the stack is cut.
 """
 
-import torch
+from dataclasses import dataclass
 
-from nextframe.layout import Layout, Segment
+import torch
+from torch import Tensor
+
+from nextframe.layout import Layout, Segment, continued
 from nextframe.shapes import Heads, HeadTokens
 
 
@@ -23,7 +26,8 @@ class KeyValueCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._memory = torch.empty(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+        # Zeros, because a frame of fixed shape (`graphs.py`) also reads, and hides, what nobody has written.
+        self._memory = torch.zeros(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
         self._layout = Layout()
 
     @property
@@ -40,7 +44,7 @@ class KeyValueCache:
         """Make room for so many tokens; what lies on the stack stays."""
         if capacity > self.capacity:
             layers, both, batch, heads, _, head_dim = self._memory.shape
-            larger = self._memory.new_empty(layers, both, batch, heads, capacity, head_dim)
+            larger = self._memory.new_zeros(layers, both, batch, heads, capacity, head_dim)
             top = self._layout.tokens
             larger[..., :top, :] = self._memory[..., :top, :]
             self._memory = larger
@@ -55,9 +59,13 @@ class KeyValueCache:
         stack[1, :, :, top:] = values.transpose(1, 2)
         return stack[0], stack[1]
 
+    def fixed(self, keys: int, places: Tensor) -> "FixedPart":
+        """Its first `keys` places, to be read whole and written at `places`."""
+        return FixedPart(self._memory[..., :keys, :], places)
+
     def push(self, segments: tuple[Segment, ...]) -> None:
         """Move the top over what was last written: the caller says what that is."""
-        self._layout = Layout(_joined(self._layout.segments + segments))
+        self._layout = continued(self._layout, segments)
 
     def rewind(self, wanted: Layout) -> None:
         """Pop to the longest part, from the bottom, that `wanted` begins with."""
@@ -73,13 +81,19 @@ class KeyValueCache:
         self._layout = Layout(tuple(kept))
 
 
-def _joined(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Neighbouring segments of one level that follow each other become one."""
-    joined: list[Segment] = []
-    for segment in segments:
-        last = joined[-1] if joined else None
-        if last and last.level == segment.level and last.stop == segment.start:
-            joined[-1] = Segment(last.level, last.start, segment.stop, last.side, last.stride)
-        elif segment.frames:
-            joined.append(segment)
-    return tuple(joined)
+@dataclass(frozen=True)
+class FixedPart:
+    """So many places of a cache: where is written is data (int64 [n]), and all are read, whatever they hold.
+
+    So the same computation serves stacks of any height up to that; what is not to be seen, a mask has to hide.
+    """
+
+    memory: Tensor
+    places: Tensor
+
+    def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Heads, Heads]:
+        """Write keys and values at the places; returns all there are, [b, k, keys, e] each."""
+        stack = self.memory[layer]
+        for part, new in zip(stack, (keys, values), strict=True):
+            part.index_copy_(2, self.places, new.transpose(1, 2).to(part.dtype))
+        return stack[0], stack[1]

@@ -271,6 +271,9 @@ class SampleConfig:
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float = 0.0
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
+    graphs: bool = False
+    """Record each shape of a frame's work once and replay it (CUDA graphs); on a processor it is merely computed so.
+    Not yet run on a GPU (docs/speed.md)."""
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, guidance=0, seed=0, memory=1, slide=1, temporal_decay=0)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextframe.cache import KeyValueCache
+from nextframe.cache import FixedPart, KeyValueCache
 from nextframe.mask import View
 from nextframe.rope import rotate
 from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
@@ -119,7 +119,7 @@ class Seen:
 
     rows: int
     views: Sequence[View]
-    cache: KeyValueCache | None = None
+    cache: KeyValueCache | FixedPart | None = None
 
 
 class Attention(nn.Module):

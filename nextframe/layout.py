@@ -75,6 +75,18 @@ def _rows(segment: Segment) -> Tensor:
     return torch.cartesian_prod(frames, places, places, torch.tensor([segment.level], device="cpu"))
 
 
+def continued(layout: Layout, segments: Sequence[Segment]) -> Layout:
+    """A layout and more segments; neighbours of one level that follow each other become one."""
+    joined: list[Segment] = []
+    for segment in (*layout.segments, *segments):
+        last = joined[-1] if joined else None
+        if last and last.level == segment.level and last.stop == segment.start:
+            joined[-1] = Segment(last.level, last.start, segment.stop, last.side, last.stride)
+        elif segment.frames:
+            joined.append(segment)
+    return Layout(tuple(joined))
+
+
 def newest_apart(layout: Layout, frames: int) -> Layout:
     """The same rows, with the newest `frames` frames of the last segment in a segment of their own."""
     *rest, last = layout.segments

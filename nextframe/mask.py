@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from nextframe.config import TransformerConfig
 from nextframe.layout import COARSE, Layout, layout_of
@@ -94,9 +95,12 @@ def attention_mask(queries: Layout, keys: Layout, config: TransformerConfig) -> 
     last_key = max(segment.stop for segment in keys.segments) - 1
     if last_key <= first_query and not config.temporal_decay:
         return None
-    query_frame, key_frame = queries.table()[:, 0, None], keys.table()[None, :, 0]
-    visible = key_frame <= query_frame
-    if not config.temporal_decay:
-        return visible
-    decay = config.temporal_decay * (key_frame - query_frame).float()
-    return decay.masked_fill(~visible, float("-inf"))
+    return frame_mask(queries.table()[:, 0], keys.table()[:, 0], config.temporal_decay)
+
+
+def frame_mask(query_frames: Tensor, key_frames: Tensor, temporal_decay: float) -> AttentionMask:
+    """The mask [queries, keys] of tokens that belong to these frames (int64 [n] each)."""
+    distance = key_frames[None, :] - query_frames[:, None]
+    if not temporal_decay:
+        return distance <= 0
+    return (temporal_decay * distance.float()).masked_fill(distance > 0, float("-inf"))

@@ -35,6 +35,8 @@ class SamplingOptions:
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float | None = None
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
+    graphs: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Record frames and replay them (CUDA graphs); not yet run on a GPU (docs/speed.md)."""
 
     def settings(self, protocol: Protocol, model: Path) -> SampleConfig:
         """The sampling settings for a run. Raises UserError when it is none, or has no such settings."""

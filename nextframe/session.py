@@ -10,8 +10,9 @@ from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import SOLVERS, Velocity, evaluated_levels
+from nextframe.graphs import FrameGraphs
 from nextframe.layers import joined
-from nextframe.layout import COARSE, FINE, Layout, Segment, layout_of
+from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
 from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, guided, layout_times
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
@@ -59,6 +60,7 @@ class Session:
             cache_dtype(weight),
             weight.device,
         )
+        self.graphs = FrameGraphs(self.model, sample, self.cache)
 
     @property
     def latents(self) -> Tensor:
@@ -118,6 +120,7 @@ class Session:
             if self._conditions is not None:
                 self._conditions = _room_for(self._conditions[:, : self.frames], capacity)
             self.cache.grow(largest_stack(self.model.config, capacity))
+            self.graphs.forget()
 
     def begin(self, condition: Tensor | None) -> Tensor:
         """Note what the next frame is told; returns the noise it is made of. Raises ValueError as `step` does."""
@@ -160,14 +163,35 @@ def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | Non
     first = sessions[0]
     if any(session.kind != first.kind for session in sessions):
         raise ValueError("only sessions of one model and equal settings can be stepped together")
-    noise = torch.cat([session.begin(told) for session, told in zip(sessions, conditions, strict=True)])
-    velocity, sample = _velocity(sessions), first.sample
-    if len(first.branches) == 2:
-        velocity = guided(velocity, sample.guidance)
-    made = SOLVERS[sample.solver](velocity, noise, sample.steps).split([len(session.seeds) for session in sessions])
+    noise = [session.begin(told) for session, told in zip(sessions, conditions, strict=True)]
+    if first.sample.graphs:
+        made = [_replayed(session, own) for session, own in zip(sessions, noise, strict=True)]
+    else:
+        made = _solved(sessions, noise)
     for session, frame in zip(sessions, made, strict=True):
         session.take(frame)
-    return list(made)
+    return made
+
+
+def _solved(sessions: Sequence[Session], noise: Sequence[Tensor]) -> list[Tensor]:
+    """The next frame of each session, all in one pass a step."""
+    sample, velocity = sessions[0].sample, _velocity(sessions)
+    if len(sessions[0].branches) == 2:
+        velocity = guided(velocity, sample.guidance)
+    frames = SOLVERS[sample.solver](velocity, joined(noise, dim=0), sample.steps)
+    return list(frames.split([len(own) for own in noise]))
+
+
+def _replayed(session: Session, noise: Tensor) -> Tensor:
+    """The next frame of one session, as a computation that a GPU has recorded."""
+    reading = _Reading(session)
+    layout = reading.with_new
+    latents, conditions = session.rows_of(layout.order)
+    rows = Rows(reading.rows, layout, headings=session.headings_at(layout))
+    rotary = session.model.rotary([rows], noise.device)
+    frame = session.graphs.frame(layout, latents[:, :-1], noise, conditions, rotary)
+    session.cache.push(reading.missing.segments)
+    return frame
 
 
 class _Reading:
@@ -181,6 +205,11 @@ class _Reading:
         self.missing = without(wanted, session.cache.layout)
         self.read = self.missing.order
         self.rows = len(session.branches) * len(session.seeds)
+
+    @property
+    def with_new(self) -> Layout:
+        """What is to be read and the new frame, in one segment with the fine frames before it."""
+        return continued(self.missing, self.new.segments)
 
     @property
     def shape(self) -> tuple[tuple[int, int], ...]:
@@ -228,9 +257,9 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
     for reading, modulation, x in group:
         # The past and the new frame in one pass; what is read stays on the stack. The first level is the highest, so
         # its column follows those of the past.
-        column, new = len(reading.read) + level, reading.new
+        column = len(reading.read) + level
         first = 0 if reading.missing.segments else column
-        layout = _append(reading.missing, new.segments[0])
+        layout = reading.with_new
         past = reading.session.rows_of(reading.missing.order)[0]
         latents.append(torch.cat([past, x[:, None]], dim=1))
         rows.append(Rows(len(x), layout, reading.session.cache, reading.session.headings_at(layout)))
@@ -287,14 +316,6 @@ def without(wanted: Layout, present: Layout) -> Layout:
         if start < segment.stop:
             rest.append(Segment(segment.level, start, segment.stop, segment.side, segment.stride))
     return Layout(tuple(rest))
-
-
-def _append(layout: Layout, frame: Segment) -> Layout:
-    """A layout and one more fine frame, in one segment with the fine frames before it."""
-    if layout.segments and layout.segments[-1].level == FINE:
-        *rest, last = layout.segments
-        return Layout((*rest, Segment(FINE, last.start, frame.stop, frame.side, frame.stride)))
-    return Layout((*layout.segments, frame))
 
 
 def largest_stack(config: TransformerConfig, frames: int) -> int:

@@ -130,27 +130,43 @@ class Transformer(nn.Module):
 
         The rows may stand at other times and over other caches; in number and size their segments are alike.
         """
-        layout = rows[0].layout
-        rotary = self._rotary(rows, tokens[0].device)
+        layout, device = rows[0].layout, tokens[0].device
+        asked = asked or layout.segments[-1].frames
+        seen = self._seen(rows, device)
+        seen_last = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], device)
+        return self.evaluate(tokens, layout, asked, modulations, self.rotary(rows, device), seen, seen_last)
+
+    def evaluate(
+        self,
+        tokens: Sequence[Tokens],
+        layout: Layout,
+        asked: int,
+        modulations: Modulations,
+        rotary: RotaryTable,
+        seen: Sequence[Seen],
+        seen_last: Sequence[Seen],
+    ) -> Tokens:
+        """`velocity` where it is settled how tokens turn and what they see; in the last block, `seen_last`.
+
+        Of `layout` the levels and sizes alone matter: nothing in here depends on when a frame is.
+        """
         levels = [segment.level for segment in layout.segments]
-        seen = self._seen(rows, tokens[0].device)
         hidden: list[Tensor] = [self.embed[level](x) for level, x in zip(levels, tokens, strict=True)]
         *blocks, last = self.blocks
         for index, block in enumerate(blocks):
             parts = modulations[2 * index : 2 * index + 2]
             hidden = block(hidden, parts, levels, len(levels), rotary, seen, index)
         # In the last block all but what is asked for is memory only: nothing else of it would reach the head.
-        asked = asked or layout.segments[-1].frames
         apart = newest_apart(layout, asked)
         levels = [segment.level for segment in apart.segments]
-        seen = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], tokens[0].device)
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
-        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen, len(blocks)))
+        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_last, len(blocks)))
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
         return self.head(normalised(newest, shift, scale))
 
-    def _rotary(self, rows: Sequence[Rows], device: torch.device) -> RotaryTable:
+    def rotary(self, rows: Sequence[Rows], device: torch.device) -> RotaryTable:
+        """How the tokens of these rows turn."""
         tables = [self._positions(one, device) for one in rows]
         if len(rows) == 1:
             return tables[0]

@@ -1,6 +1,7 @@
 """The cache changes nothing, the batch changes nothing, and time can be turned back."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from nextframe.session import Session, rollout, step_together
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 SHORT_ACTIONS = replace(SHORT, condition="action", classes=3)
 DECAYING = replace(LONG, temporal_decay=0.2)
+BOUNDED = replace(LONG, memory=7)
 
 
 def clips(config: TransformerConfig, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -96,6 +98,42 @@ def test_stepped_together_is_stepped_alone(config: TransformerConfig, slide: int
             session.step(conditions[:, session.frames])
     for name in starts:
         torch.testing.assert_close(together[name][0].latents, alone[name][0].latents, **TOLERANCE)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("slide", [1, 3])
+@pytest.mark.parametrize("config", [SHORT, SHORT_ACTIONS, LONG, DECAYING, COMPASS, BOUNDED])
+def test_a_frame_of_fixed_shape_is_the_frame(
+    config: TransformerConfig,
+    slide: int,
+    guidance: float,
+    solver: Literal["euler", "heun"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a GPU would record and replay: over the moments where the window slides, the number of keys grows by a
+    step, time is turned back, the session grows, and something has been read ahead."""
+    if (slide > 1 and config.coarse_patch is None) or (guidance != 1 and config.condition == "none"):
+        pytest.skip("no window that slides, or nothing to follow")
+    monkeypatch.setattr("nextframe.graphs.KEYS", 8)
+    latents, conditions = clips(config, 2, 3)
+    model, sample = random_transformer(config), SampleConfig(steps=3, guidance=guidance, slide=slide, solver=solver)
+    past = None if conditions is None else conditions[:, :3]
+    fixed, plain = (Session(model, latents, past, 9, replace(sample, graphs=graphs)) for graphs in (True, False))
+
+    def step() -> None:
+        for session in (fixed, plain):
+            session.step(None if conditions is None else conditions[:, session.frames])
+
+    for _ in range(6):
+        step()
+    for session in (fixed, plain):
+        session.rewind(7)
+        session.grow(14)
+        session.read_ahead()
+    for _ in range(7):
+        step()
+    torch.testing.assert_close(fixed.latents, plain.latents, **TOLERANCE)
 
 
 @pytest.mark.parametrize("slide", [1, 3, 4])

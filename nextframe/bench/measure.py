@@ -3,12 +3,12 @@
 Everything is measured on random latents, and on random weights unless a run is named: a bench needs no data.
 """
 
-import itertools
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import count, islice
 from statistics import mean, median
 from typing import Any
 
@@ -23,7 +23,7 @@ from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
-from nextframe.layout import layout_of, shared_past
+from nextframe.layout import Layout, layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.parallel import enough_room, matrix_precision, now, should_compile
@@ -102,7 +102,7 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
         config.train, device=str(device), precision=bed.precision_name, compile=workload.compile, accumulate=1
     )
     learner = Learner(Task(bed.network, FrameFlowMatching(config), lambda step: clips, product=bed.network), settings)
-    for step in itertools.count():
+    for step in count():
         started = now(device)
         inputs = learner.inputs(step)
         prepared = now(device)
@@ -127,6 +127,7 @@ def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
         solver=workload.solver,
         slide=workload.slide,
         guidance=workload.guidance,
+        graphs=workload.graphs,
         autoencoder=workload.autoencoder,
     )
     sample = sampling(walk, bed.config.sample)
@@ -153,12 +154,15 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
     # As when sampling: weights are cast once, not for every frame.
     with matrix_precision(bed.precision, device):
         warm_up = now(device)
-        next(sampled_laps(workload, bed, sample, decoder, []))
+        session = started_session(workload, bed, sample)
+        # What a GPU records, it computes the first time and records the second.
+        for _ in islice(sampled_laps(session, workload, bed, decoder, []), 2 * frames if sample.graphs else 1):
+            pass
         warm_up = now(device) - warm_up
         peak = bed.memory.gib()
         work = Work("sample", batch, frames, context, sample.steps, bed.precision_name, str(device))
         rival = Rival.of(workload.against, work, bed.config.model) if workload.against else None
-        laps = sampled_laps(workload, bed, sample, decoder, first_frames)
+        laps = sampled_laps(session, workload, bed, decoder, first_frames)
         taken, rival_seconds = in_turns(laps, rival and rival.unit, least, bed.subject.seconds, device)
     core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
     typical, typical_whole = (median_of_means(laps, sample.slide) for laps in (core, whole))
@@ -179,6 +183,7 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
         "solver": sample.solver,
         "slide": sample.slide,
         "guidance": sample.guidance,
+        "graphs": sample.graphs,
         "tokens_per_frame": fine,
         "repeats": len(taken),
         "seconds_per_frame": typical,
@@ -194,24 +199,30 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
     }
 
 
+def started_session(workload: SampleBench, bed: Bed, sample: SampleConfig) -> Session:
+    """Rollouts of random latents, with room for a first frame and those that are timed."""
+    context = random_latents(bed.config.model, workload.batch, workload.context).to(bed.device)
+    past = random_conditions(bed.config.model, workload.batch, workload.context)
+    capacity = workload.context + 1 + workload.frames
+    return Session(bed.network, context, None if past is None else past.to(bed.device), capacity, sample)
+
+
 def sampled_laps(
-    workload: SampleBench, bed: Bed, sample: SampleConfig, decoder: Autoencoder | None, first_frames: list[float]
+    session: Session, workload: SampleBench, bed: Bed, decoder: Autoencoder | None, first_frames: list[float]
 ) -> Iterator[Lap]:
     """Frame after frame of one rollout after the other; the seconds of each one's first frame go to `first_frames`."""
-    model, batch, device = bed.config.model, workload.batch, bed.device
+    device = bed.device
+    future = random_conditions(bed.config.model, workload.batch, 1 + workload.frames)
+    conditions = [None if future is None else future[:, frame].to(device) for frame in range(1 + workload.frames)]
     while True:
-        context = random_latents(model, batch, workload.context).to(device)
-        conditions = random_conditions(model, batch, workload.context + 1 + workload.frames)
-        if conditions is not None:
-            conditions = conditions.to(device)
-        past = None if conditions is None else conditions[:, : workload.context]
+        session.rewind(workload.context)
+        session.cache.rewind(Layout())  # as if nothing of the context had been read
         started = now(device)
-        session = Session(bed.network, context, past, workload.context + 1 + workload.frames, sample)
-        session.step(None if conditions is None else conditions[:, workload.context])
+        session.step(conditions[0])
         first_frames.append(now(device) - started)
-        for _ in range(workload.frames):
+        for condition in conditions[1:]:
             started = now(device)
-            frame = session.step(None if conditions is None else conditions[:, session.frames])
+            frame = session.step(condition)
             made = now(device)
             if decoder is not None:
                 decode_video(decoder, frame)
@@ -226,7 +237,7 @@ def median_of_means(seconds: list[float], count: int) -> float:
 
 def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
     """The model's own sampling settings, with what was given in their place."""
-    names = ("steps", "solver", "slide", "guidance")
+    names = ("steps", "solver", "slide", "guidance", "graphs")
     given = {name: getattr(workload, name) for name in names}
     try:
         return replace(sample, **{name: value for name, value in given.items() if value is not None})

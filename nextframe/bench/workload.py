@@ -88,6 +88,8 @@ class SampleBench:
     """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = 1.0
     """1: none, whatever the model's own setting is. Any value but 0 and 1 computes everything twice."""
+    graphs: bool = False
+    """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is."""
     autoencoder: str | None = None
     """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
     models). A run has its own."""
@@ -121,6 +123,8 @@ class PlayBench:
     """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = None
     """The model's own setting if not given."""
+    graphs: bool = False
+    """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is."""
     autoencoder: str | None = None
     """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
     models). A run has its own."""

@@ -1,0 +1,144 @@
+"""A frame as one computation of fixed shapes, which a GPU records once and then replays (CUDA graphs).
+
+A frame is thousands of small kernels, and launching them one by one takes longer than they do. In a recording only
+numbers may change. So all that differs from frame to frame (what is read of the past, noise, conditions, positions,
+where to write) is first copied to where the recording looks for it; and keys are read beyond the top of the cache, so
+that a recording serves stacks of many heights, with a mask that hides them. What is computed is what `session.py`
+computes.
+"""
+
+from collections.abc import Hashable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from nextframe.cache import KeyValueCache
+from nextframe.config import SampleConfig
+from nextframe.flow import SOLVERS, evaluated_levels
+from nextframe.layers import Seen
+from nextframe.layout import Layout, newest_apart
+from nextframe.mask import Span, View, frame_mask
+from nextframe.sampler import guided, layout_times
+from nextframe.transformer import Transformer
+
+KEYS = 256
+"""Keys are read in steps of so many: with a larger step there are fewer recordings, and more is read to be hidden."""
+NEVER = 2**40
+"""The frame of a place that nobody has written: later than any."""
+
+
+class FrameGraphs:
+    """The next frame of one batch of rollouts over one cache, for every shape of the work a recording of its own."""
+
+    def __init__(self, model: Transformer, sample: SampleConfig, cache: KeyValueCache) -> None:
+        self._model, self._sample, self._cache = model, sample, cache
+        self._recordings: dict[Hashable, _Recording] = {}
+
+    def forget(self) -> None:
+        """The cache has moved: what was recorded would write where it was."""
+        self._recordings.clear()
+
+    def frame(
+        self,
+        layout: Layout,
+        past: Tensor,
+        noise: Tensor,
+        conditions: Tensor | None,
+        rotary: Tensor,
+    ) -> Tensor:
+        """The next frame [b, c, h, w]; what is read of the past is left above the top of the cache.
+
+        `layout`: the frames to be read and, last, the new one. `past`: latents of the former, [rows, f - 1, c, h, w],
+        a row for every branch of guidance and sample. `noise`: [b, c, h, w]. `conditions`: [rows, f] or [rows, f, a].
+        `rotary`: how the tokens of the layout turn.
+        """
+        below, own = self._cache.layout.table()[:, 0], layout.table()[:, 0]
+        top = len(below) + len(own)
+        keys = min(-(-top // KEYS) * KEYS, self._cache.capacity)
+        inputs = {
+            "past": past,
+            "noise": noise,
+            "rotary": rotary,
+            "frames": own,
+            "frames_of_keys": torch.cat([below, own, torch.full((keys - top,), NEVER, device="cpu")]),
+            "places": torch.arange(len(below), top, device="cpu"),
+        }
+        if conditions is not None:
+            inputs["conditions"] = conditions
+        shape = (keys, tuple((segment.level, segment.frames) for segment in layout.segments))
+        if shape not in self._recordings:
+            self._recordings[shape] = _Recording(self._model, self._sample, self._cache, layout, keys)
+        return self._recordings[shape](inputs)
+
+
+class _Recording:
+    """The next frame, for layouts of one shape and stacks of up to so many keys."""
+
+    def __init__(
+        self, model: Transformer, sample: SampleConfig, cache: KeyValueCache, layout: Layout, keys: int
+    ) -> None:
+        self.model, self.sample, self.cache, self.layout, self.keys = model, sample, cache, layout, keys
+        self.device = model.head.weight.device
+        self.levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
+        self.read = layout.frames - 1
+        *_, last = layout.segments
+        self.tokens_read = layout.tokens - last.tokens_per_frame
+        past_times = layout_times(layout)[:-1]
+        self.times = torch.tensor([*past_times, *(1000 * s for s in self.levels)], device=self.device)
+        self.inputs: dict[str, Tensor] = {}
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.made: Tensor | None = None
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The first time it is computed, the second time recorded on a GPU, and from then on replayed."""
+        first = not self.inputs
+        if first:
+            self.inputs = {name: x.to(self.device, copy=True) for name, x in inputs.items()}
+        for name, x in inputs.items():
+            self.inputs[name].copy_(x)
+        if first or self.device.type != "cuda":
+            return self.compute()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            # Weights that autocast has cast for a recording lie in its memory: nobody else may find them there.
+            enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+            with torch.autocast("cuda", dtype, enabled, cache_enabled=False), torch.cuda.graph(self.graph):
+                self.made = self.compute()
+        self.graph.replay()
+        assert self.made is not None
+        return self.made.clone()
+
+    def compute(self) -> Tensor:
+        """All evaluations of the solver; the first also reads the past."""
+        given, config = self.inputs, self.model.config
+        mask = frame_mask(given["frames"], given["frames_of_keys"], config.temporal_decay)
+        conditions = given.get("conditions")
+        if conditions is not None:
+            conditions = torch.cat([conditions, *[conditions[:, -1:]] * (len(self.levels) - 1)], dim=1)
+        rows = len(given["past"])
+        modulations = self.model.modulations(self.times.expand(rows, -1), conditions)
+        alone = Layout(newest_apart(self.layout, 1).segments[-1:])
+
+        def velocity(x: Tensor, s: float) -> Tensor:
+            level = self.levels.index(s)
+            column, latents, layout, start = self.read + level, x[:, None], alone, self.tokens_read
+            first = column
+            if level == 0:
+                first, latents, layout, start = 0, torch.cat([given["past"], latents], dim=1), self.layout, 0
+            seen = [self.seen(rows, mask, start)]
+            parts = [part[:, first : column + 1] for part in modulations]
+            tokens, rotary = self.model.tokens(latents, layout), given["rotary"][..., start:, :]
+            out = self.model.evaluate(tokens, layout, 1, parts, rotary, seen, seen)
+            return self.model.latents(out)[:, 0].float()
+
+        branches = rows // len(given["noise"])
+        flow = guided(velocity, self.sample.guidance) if branches == 2 else velocity
+        return SOLVERS[self.sample.solver](flow, given["noise"], self.sample.steps)
+
+    def seen(self, rows: int, mask: Tensor, start: int) -> Seen:
+        """What the tokens from `start` on see: those of the new frame in a span of their own, to be asked alone."""
+        parts = pairwise((start, self.tokens_read, self.layout.tokens))
+        spans = [Span(a - start, b - start, self.keys, mask[a:b]) for a, b in parts if a < b]
+        places = self.cache.fixed(self.keys, self.inputs["places"][start:])
+        return Seen(rows, (View(0, ((0, self.keys),), tuple(spans)),), places)

@@ -1,0 +1,81 @@
+"""What only a GPU can tell: pytest -m gpu tests/test_gpu.py. The reference is the plain path on the processor."""
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from conftest import COMPASS, LONG, SHORT, random_transformer
+
+from nextframe.config import OptimizerConfig, SampleConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.learner import Learner, Task
+from nextframe.objective import Clips, FrameFlowMatching
+from nextframe.session import Session
+
+DEVICE = "cuda"
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _there_is_one() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("slide", [1, 3])
+@pytest.mark.parametrize("config", [SHORT, LONG, COMPASS], ids=["short", "long", "compass"])
+def test_frames_are_those_of_the_processor(
+    config: TransformerConfig, slide: int, guidance: float, graphs: bool
+) -> None:
+    """Over two rollouts, so that what is recorded is also replayed, and a session that grows in between."""
+    if config is SHORT and (slide > 1 or guidance != 1):
+        pytest.skip("no window that slides, and nothing to follow")
+    sample = SampleConfig(steps=3, guidance=guidance, slide=slide)
+    model, context, told = random_transformer(config), torch.randn(2, 3, 3, 4, 4), torch.randint(0, 3, (2, 20))
+    made = {}
+    for device, settings in (("cpu", sample), (DEVICE, replace(sample, graphs=graphs))):
+        conditions = None if config.condition == "none" else told.to(device)
+        past = None if conditions is None else conditions[:, :3]
+        session = Session(copy.deepcopy(model).to(device), context.to(device), past, 12, settings)
+        for frames in (12, 20):
+            session.rewind(3)
+            session.grow(frames)
+            while session.frames < frames:
+                session.step(None if conditions is None else conditions[:, session.frames])
+        made[device] = session.latents.cpu()
+    torch.testing.assert_close(made[DEVICE], made["cpu"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_steps_are_those_of_the_processor(algorithm: Literal["adamw", "muon"], windows: int) -> None:
+    clips = Clips(torch.randn(4, 9, 3, 4, 4), torch.randint(0, 3, (4, 9)), (9,) * windows)
+    config, network = WorldModelConfig(model=LONG), random_transformer(LONG)
+    losses = {}
+    for device in ("cpu", DEVICE):
+        optimizer = OptimizerConfig(algorithm=algorithm, learning_rate=1e-3)
+        settings = TrainConfig(device=device, precision="float32", compile="off", optimizer=optimizer)
+        mine = copy.deepcopy(network)
+        learner = Learner(Task(mine, FrameFlowMatching(config), lambda step: clips, product=mine), settings)
+        losses[device] = []
+        for step in range(5):
+            losses[device].append(learner.differentiate(learner.inputs(step)).item())
+            learner.update(1e-3, step)
+    assert losses[DEVICE] == pytest.approx(losses["cpu"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "work", ["train --batch 2 --frames 20", "sample --frames 4", "sample --frames 4 --graphs", "play"]
+)
+def test_the_bench_runs_as_users_run_it(work: str) -> None:
+    """Compiled, in bfloat16, in a process without the checks of shapes that tests have."""
+    command = f"-m nextframe bench {work} --preset maze --device {DEVICE} --repeats 2 --seconds 0 --json"
+    ran = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["matrix_share"] > 0
