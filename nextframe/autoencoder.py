@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from nextframe.config import AutoencoderConfig
-from nextframe.shapes import Latents, Pixels
+from nextframe.shapes import Pixels
 
 
 def diffusers_settings(config: AutoencoderConfig) -> dict[str, Any]:
@@ -76,16 +77,20 @@ def video_from_pixels(pixels: Pixels) -> Tensor:
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()
 
 
+FRAMES_AT_ONCE = 64
+"""That pass through an autoencoder together: of a longer video, one part after the other."""
+
+
 @torch.no_grad()
-def encode_video(autoencoder: Autoencoder, video: Tensor, batch: int = 64) -> Tensor:
+def encode_video(autoencoder: Autoencoder, video: Tensor) -> Tensor:
     """uint8 [f, height, width, 3] -> scaled latents, float32 [f, c, h, w]"""
     device = autoencoder.scale.device
-    parts = [autoencoder.encode(pixels_from_video(part.to(device))).float() for part in video.split(batch)]
+    parts = [autoencoder.encode(pixels_from_video(part.to(device))).float() for part in video.split(FRAMES_AT_ONCE)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def decode_video(autoencoder: Autoencoder, latents: Latents | Tensor, batch: int = 64) -> Tensor:
+def decode_video(autoencoder: Autoencoder, latents: Float[Tensor, "f c h w"]) -> Tensor:
     """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU"""
-    device = autoencoder.scale.device
-    return torch.cat([video_from_pixels(autoencoder.decode(part.to(device))).cpu() for part in latents.split(batch)])
+    parts = [part.to(autoencoder.scale.device) for part in latents.split(FRAMES_AT_ONCE)]
+    return torch.cat([video_from_pixels(autoencoder.decode(part)).cpu() for part in parts])

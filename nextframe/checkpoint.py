@@ -6,6 +6,7 @@ RUN/checkpoints/00001000/     weights, average and optimizer in pieces (pieces.p
 RUN/autoencoder/              a world model carries the autoencoder its latents were made with
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,11 +58,26 @@ def load_weights(network: N, path: Path) -> N:
 
 def check_fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Raises UserError listing the first names that are missing, unexpected or of another shape."""
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in weights]
-    unexpected = [name for name in weights if name not in wanted]
-    shapes = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
-    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{path} does not fit its configuration: {problem}: {', '.join(names[:3])}{more}")
+    if problem := misfits(weights, network.state_dict()):
+        raise UserError(f"{path} does not fit its configuration: {problem}")
+
+
+def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What is missing, unexpected or of another shape, by name; empty when all fits."""
+    problems = {
+        "missing": [name for name in wanted if name not in weights],
+        "unexpected": [name for name in weights if name not in wanted],
+        "of another shape": [
+            f"{name} {list(weights[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in wanted
+            if name in weights and weights[name].shape != wanted[name].shape
+        ],
+    }
+    return "; ".join(f"{problem}: {listed(names)}" for problem, names in problems.items() if names)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first three, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -38,7 +38,8 @@ class TransformerConfig:
     patch: int = 1
     """Latent rows and columns per token in the fine level (the newest frames)."""
     coarse_patch: int | None = None
-    """The same in the coarse level (every older frame): a long model. None: a short model, without that level."""
+    """The same in the coarse level (every older frame): a long model. None: a short model, without that level.
+    The paper's asymmetric patchify kernels: `patch` for short-term context, this one for long-term (section 3.3)."""
     window: int = 16
     """Frames in the fine level, the newest included."""
     attention: Literal["frame-causal", "full"] = "frame-causal"
@@ -53,9 +54,10 @@ class TransformerConfig:
     action_of: Literal["arrival", "departure"] = "arrival"
     """Which action a frame is given: the one that led to it, or (the published networks) the one taken in it."""
     turns: tuple[int, ...] = ()
-    """A compass: by how many steps of `headings` in a full circle each action turns whoever acts. Attention then knows
-    how far a frame faces away from another, as it knows how long ago it was. Empty: it does not."""
+    """A compass: action i turns the agent by turns[i] steps of 360 / `headings` degrees. Attention then knows how far a
+    frame faces away from another, as it knows how long ago it was. Empty: it does not."""
     headings: int = 1
+    """Directions in a full circle; 1: no compass."""
     temporal_decay: float = 0.0
     """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
     riflex_frames: int | None = None
@@ -195,8 +197,8 @@ class ClipConfig:
     ramp: float = 0.0
     """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
     windows: int = 1
-    """Long models: windows that share the coarse past of a clip, and each see what is before them alone. Their lengths
-    and starts are distributed as those of windows alone; `batch` counts windows."""
+    """Long models: windows that share the coarse past of a clip, and each see what is before them alone. Each has the
+    lengths and starts it would have alone (`places.py`); `batch` counts windows."""
 
     def __post_init__(self) -> None:
         at_least(self, frames=1, interval=1, min_frames=1, ramp=0, windows=1)
@@ -258,7 +260,7 @@ class SampleConfig:
     steps: int = 50
     """Steps of the solver per frame."""
     guidance: float = 1.0
-    """v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
+    """Classifier-free: v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
     seed: int = 0
     solver: Literal["euler", "heun", "adams"] = "euler"
     """euler: first order, as published. heun: second order, twice the work. adams: second order, no more work."""

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from reprlib import repr as short  # of a few names for one list, a few lines can make gigabytes
 from typing import Any, TypeVar
@@ -27,6 +28,15 @@ def write_config(config: RunConfig, path: Path) -> None:
     kind = next(name for name, cls in KINDS.items() if isinstance(config, cls))
     text = yaml.safe_dump({"kind": kind, **_plain(dataclasses.asdict(config))}, sort_keys=False)
     write_atomically(path, text.encode())
+
+
+def dotted(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as `train.optimizer.decay` and its value."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def read_config(path: Path) -> RunConfig:

@@ -14,13 +14,10 @@ from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.parallel import now
 from nextframe.progress import Advance
-from nextframe.protocol import Protocol
+from nextframe.protocol import MOST_EPISODES, MOST_TRAJECTORIES, Protocol
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling, sample_clip
 from nextframe.session import Session, rollout
-
-MOST_EPISODES, MOST_TRAJECTORIES = 2**20, 2**10
-"""What `Protocol` allows; seeds below 2**12 then never meet again in the 63 bits that noise is drawn from."""
 
 
 def noise_seed(seed: int, episode: int, trajectory: int) -> int:
@@ -195,14 +192,15 @@ def _session(
     seeds: list[int],
 ) -> Session:
     """The model, having seen the context."""
-    capacity = protocol.context + protocol.frames
     if protocol.context:
         context = torch.from_numpy(np.stack([episode.video[: protocol.context] for episode in episodes]))
-        return world.latent_session(context, past, capacity, sample, seeds)
-    config = world.config.model
-    nothing = (len(episodes), 0, config.latent_channels, config.latent_size, config.latent_size)
+        latents = torch.stack([world.encode(clip) for clip in context])
+    else:
+        config = world.config.model
+        side = config.latent_size
+        latents = torch.empty(len(episodes), 0, config.latent_channels, side, side, device=world.device)
     past = None if past is None else past.to(world.device)
-    return Session(world.transformer, torch.empty(nothing, device=world.device), past, capacity, sample, seeds)
+    return Session(world.transformer, latents, past, protocol.context + protocol.frames, sample, seeds)
 
 
 def shortened(episode: Episode, protocol: Protocol, world: WorldModel) -> Episode:

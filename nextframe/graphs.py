@@ -15,11 +15,11 @@ from torch import Tensor
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import SampleConfig
-from nextframe.flow import SOLVERS, evaluated_levels
+from nextframe.flow import evaluated_levels
 from nextframe.layers import Seen
 from nextframe.layout import Layout, newest_apart
 from nextframe.mask import Span, View, frame_mask
-from nextframe.sampler import guided, layout_times
+from nextframe.sampler import layout_times, solved
 from nextframe.transformer import Transformer
 
 KEYS = 256
@@ -132,9 +132,7 @@ class _Recording:
             out = self.model.evaluate(tokens, layout, 1, parts, rotary, seen, seen)
             return self.model.latents(out)[:, 0].float()
 
-        branches = rows // len(given["noise"])
-        flow = guided(velocity, self.sample.guidance) if branches == 2 else velocity
-        return SOLVERS[self.sample.solver](flow, given["noise"], self.sample.steps)
+        return solved(velocity, given["noise"], self.sample, branches=rows // len(given["noise"]))
 
     def seen(self, rows: int, mask: Tensor, start: int) -> Seen:
         """What the tokens from `start` on see: those of the new frame in a span of their own, to be asked alone."""

@@ -141,17 +141,17 @@ class Attention(nn.Module):
         self,
         hidden: Sequence[Tokens],
         levels: Sequence[int],
-        asked: int,
+        asked_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
         layer: int = 0,
     ) -> list[Tokens]:
-        """Updates of the last `asked` segments; those before serve as memory, with keys and values alone."""
+        """Updates of the last `asked_segments` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
         keys = rotate(joined([key for key, _ in pairs]), rotary)
         values = joined([value for _, value in pairs])
-        readers = list(zip(parts, hidden, strict=True))[-asked:]
+        readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
         queries = joined([part.queries(x) for part, x in readers])
         memory = keys.shape[1] - queries.shape[1]
         queries = rotate(queries, rotary[..., memory:, :])
@@ -212,19 +212,19 @@ class Block(nn.Module):
         hidden: Sequence[Tokens],
         modulations: Sequence[Tensor],
         levels: Sequence[int],
-        asked: int,
+        asked_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
         layer: int = 0,
     ) -> list[Tokens]:
-        """Returns the last `asked` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
+        """The last `asked_segments` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
         inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
-        updates = self.attention(inputs, levels, asked, rotary, seen, layer)
+        updates = self.attention(inputs, levels, asked_segments, rotary, seen, layer)
         outputs = []
         # What is asked for comes last.
-        asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked:]
+        asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked_segments:]
         for update, (x, (_, _, gate), (shift, scale, mlp_gate)) in zip(updates, asked_for, strict=True):
             x = torch.addcmul(x, gate, update)
             outputs.append(torch.addcmul(x, mlp_gate, self.mlp(normalised(x, shift, scale))))

@@ -56,7 +56,7 @@ class Layout:
 
     @cached_property
     def order(self) -> list[int]:
-        """The frame of each frame of tokens."""
+        """Which frame of the clip stands at each of the `frames` places; where windows overlap, one stands twice."""
         return [frame for segment in self.segments for frame in range(segment.start, segment.stop)]
 
     def table(self) -> Tensor:

@@ -40,7 +40,7 @@ class Task:
 
 
 class Learner:
-    """A task on its device. No step waits for the device: what is to be told is added up there until it is read."""
+    """A task on its device. No step waits for it: figures for the log are added up there until `figures` reads them."""
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
         """Raises UserError for a device that is not there."""

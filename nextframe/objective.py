@@ -1,4 +1,4 @@
-"""What is minimised. An objective prepares a whole batch (all that is random happens there) and scores a part of it."""
+"""What is minimised. An objective prepares a whole batch (what it draws is drawn there) and scores a part of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +39,13 @@ class Objective(Protocol):
     def prepare(self, batch: Any, generator: torch.Generator) -> Inputs:
         """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone.
 
-        Of a batch that is a process's own share, what is drawn is drawn for the whole: its rows get what they would.
+        Noise is drawn for the batch of all processes and this one's rows are kept, so their number changes nothing.
         """
         ...
 
-    def score(self, network: nn.Module, inputs: Inputs) -> Score: ...
+    def score(self, network: nn.Module, inputs: Inputs) -> Score:
+        """The loss of a batch, or of some of its rows, as `prepare` left them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,23 @@ class Clips:
     latents: Tensor
     conditions: Tensor | None
     lengths: tuple[int, ...] = ()
-    """A window ends with the last of so many first frames, for each; with the last of all, if none are given."""
+    """Window k ends with frame lengths[k] - 1; empty: one window, at the end of the clip."""
     share: Share = ALONE
-    """Of which rows of a batch these clips are all that is here."""
+    """Which rows of the batch of all processes these clips are."""
 
 
 @dataclass(frozen=True)
 class FrameFlowMatching:
     """Flow matching with a time of its own for every frame, and stochastic clean context (sections 3.1 and 3.2).
 
-    In a long model the frames before the window are context: coarse, clean, and without a loss (section 3.3). With
-    full attention (Video DiT) all frames of a clip have one time: each sees the others as noisy as itself.
+    Minimises the mean over the noisy frames i of each window of |v(x)_i - (noise_i - z_i)|^2, the mean over channels
+    and pixels, where
+
+        x_i = (1 - s_i) z_i + s_i noise_i,    network time t_i = 1000 s_i
+
+    With probability `clean_context` a frame enters clean instead: x_i = z_i, t_i = CLEAN_TIME, and no loss. In a long
+    model the frames before the window are context: coarse, x_i = z_i, t_i = COARSE_TIME, and no loss (section 3.3).
+    With full attention (Video DiT) all frames of a clip have one time: each sees the others as noisy as itself.
     """
 
     config: WorldModelConfig
@@ -80,6 +88,9 @@ class FrameFlowMatching:
         return shared_past(self.config.model, lengths)
 
     def prepare(self, batch: Clips, generator: torch.Generator) -> Inputs:
+        """`input` [b, f, c, h, w], `time` [b, f], `target` [b, f_fine, c, h, w], `weight` [b, f_fine], `lengths`
+        [b, windows], and where there are any `condition` [b, f] or [b, f, a] and `headings` [b, f]; f counts the
+        frames of the layout."""
         lengths = batch.lengths or (batch.latents.shape[1],)
         layout = self.layout(lengths)
         latents = batch.latents[:, layout.order].float()

@@ -5,6 +5,9 @@ from typing import Literal
 
 from nextframe.config import SampleConfig, at_least
 
+MOST_EPISODES, MOST_TRAJECTORIES, SEEDS = 2**20, 2**10, 2**12
+"""Within these no two trajectories meet in the 63 bits that noise is drawn from (`forecast.noise_seed`)."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -48,8 +51,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         at_least(self, context=0, frames=1, episodes=1, trajectories=1, steps=1, guidance=0, every=1)
-        # Limits within which no two trajectories share their noise: see `forecast.noise_seed`.
-        if self.episodes > 2**20 or self.trajectories > 2**10 or any(not 0 <= seed < 2**12 for seed in self.seeds):
+        seeds_fit = all(0 <= seed < SEEDS for seed in self.seeds)
+        if self.episodes > MOST_EPISODES or self.trajectories > MOST_TRAJECTORIES or not seeds_fit:
             raise ValueError("at most 2**20 episodes and 2**10 trajectories, and seeds from 0 to 2**12 - 1")
         for name in ("seeds", "metrics"):
             values = getattr(self, name)

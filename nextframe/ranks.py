@@ -92,7 +92,7 @@ def joined(device: torch.device, patience_minutes: float) -> Iterator[None]:
 def first_to_say(text: str) -> bool:
     """Whether no other process that the same torchrun started has said this: all find the same error in a command.
 
-    For what goes wrong before they have joined. Who cannot ask says it.
+    For what goes wrong before they have joined. True also where torchrun's store cannot be reached.
     """
     if not launched() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True

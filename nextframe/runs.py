@@ -48,23 +48,6 @@ class WorldModel:
         """The precision of the matrix products, for all that is computed within."""
         return matrix_precision(self.precision, self.device)
 
-    def latent_session(
-        self,
-        video: Tensor,
-        conditions: Tensor | None,
-        capacity: int,
-        sample: SampleConfig | None = None,
-        seeds: list[int] | None = None,
-    ) -> Session:
-        """A batch of videos to go on from, uint8 [b, f, height, width, 3].
-
-        `conditions`: what each of them is conditioned on (`clip_conditions`), int64 [b, f] or float32 [b, f, a].
-        """
-        latents = torch.stack([encode_video(self.autoencoder, clip) for clip in video])
-        if conditions is not None:
-            conditions = conditions.to(self.device)
-        return Session(self.transformer, latents, conditions, capacity, sample or self.config.sample, seeds)
-
     def session(
         self,
         video: Tensor,
@@ -156,8 +139,10 @@ class Walk:
         with self.model.at_work():
             self.session.read_ahead()
 
-    def told(self, action: int | Sequence[float]) -> Tensor | None:
-        """What the next frame is conditioned on when `action` leads to it. Raises ValueError as `step` does."""
+    def tell(self, action: int | Sequence[float]) -> Tensor | None:
+        """Note what is done at the newest frame, where a model is told that (`departure`); returns what the next is
+        conditioned on when `action` leads to it. Raises ValueError as `step` does.
+        """
         config = self.model.config.model
         if config.condition == "none":
             return None
@@ -188,7 +173,7 @@ class Walk:
 @torch.no_grad()
 def imagine_together(walks: Sequence[Walk], actions: Sequence[int | Sequence[float]]) -> list[Tensor]:
     """`Walk.imagine` of each, for walks of one model: those with equal settings in one pass, wherever they are."""
-    told = [walk.told(action) for walk, action in zip(walks, actions, strict=True)]
+    told = [walk.tell(action) for walk, action in zip(walks, actions, strict=True)]
     made: dict[int, Tensor] = {}
     with walks[0].model.at_work():
         for places in alike([walk.session.kind for walk in walks]):

@@ -27,6 +27,12 @@ def guided(velocity: Velocity, guidance: float) -> Velocity:
     return combined
 
 
+def solved(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches: int) -> Tensor:
+    """From noise to latents. `velocity`: of batches [null; condition] where guidance has two branches."""
+    flow = guided(velocity, sample.guidance) if branches == 2 else velocity
+    return SOLVERS[sample.solver](flow, noise, sample.steps)
+
+
 def frame_noise(shape: tuple[int, ...], seeds: list[int], frame: int) -> Tensor:
     """Starting noise of one frame [b, *shape]: each sample has its own seed, so the batch changes nothing."""
     generator = torch.Generator()
@@ -105,7 +111,7 @@ def uncached_frame(
     if headings is not None:
         headings = headings[:, frames - layout.frames :].repeat(guides, 1)
     noise = frame_noise(context.shape[2:], seeds, frames - 1).to(context.device)
-    return SOLVERS[sample.solver](guided(velocity, sample.guidance) if guides == 2 else velocity, noise, sample.steps)
+    return solved(velocity, noise, sample, guides)
 
 
 @torch.no_grad()
@@ -128,4 +134,4 @@ def sample_clip(
         return model.latents(model(model.tokens(x, layout), layout, time, told)).float()
 
     guides = len(guidance_branches(config, sample))
-    return SOLVERS[sample.solver](guided(velocity, sample.guidance) if guides == 2 else velocity, noise, sample.steps)
+    return solved(velocity, noise, sample, guides)

@@ -9,11 +9,11 @@ from torch import Tensor
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
-from nextframe.flow import SOLVERS, Velocity, evaluated_levels
+from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layers import joined
 from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
-from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, guided, layout_times
+from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, layout_times, solved
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
 
@@ -167,18 +167,16 @@ def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | Non
     if first.sample.graphs:
         made = [_replayed(session, own) for session, own in zip(sessions, noise, strict=True)]
     else:
-        made = _solved(sessions, noise)
+        made = _passed(sessions, noise)
     for session, frame in zip(sessions, made, strict=True):
         session.take(frame)
     return made
 
 
-def _solved(sessions: Sequence[Session], noise: Sequence[Tensor]) -> list[Tensor]:
+def _passed(sessions: Sequence[Session], noise: Sequence[Tensor]) -> list[Tensor]:
     """The next frame of each session, all in one pass a step."""
-    sample, velocity = sessions[0].sample, _velocity(sessions)
-    if len(sessions[0].branches) == 2:
-        velocity = guided(velocity, sample.guidance)
-    frames = SOLVERS[sample.solver](velocity, joined(noise, dim=0), sample.steps)
+    first = sessions[0]
+    frames = solved(_velocity(sessions), joined(noise, dim=0), first.sample, len(first.branches))
     return list(frames.split([len(own) for own in noise]))
 
 

@@ -16,7 +16,7 @@ Pixels = Float[Tensor, "b 3 height width"]
 Latents = Float[Tensor, "b f c h w"]
 """Scaled latents, about unit variance."""
 FrameTimes = Float[Tensor, "b f"]
-"""Network time per frame: 1000 s in [0, 1000], or CLEAN_TIME, or COARSE_TIME."""
+"""Network time per frame: 1000 * s of noise level s, in [0, 1000], or CLEAN_TIME, or COARSE_TIME."""
 FrameConditions = Int[Tensor, "b f"] | Float[Tensor, "b f a"]
 """Label or action id per frame, the number of classes being the null condition; or a vector, nan being none."""
 Tokens = Float[Tensor, "b _f _n _channels"]

@@ -11,7 +11,7 @@ import torch
 
 from nextframe.clips import long_enough, no_compass
 from nextframe.config import TokenizerConfig, WorldModelConfig
-from nextframe.configfile import RunConfig
+from nextframe.configfile import RunConfig, dotted
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.errors import UserError
@@ -83,16 +83,8 @@ def latents_off(data: LatentDataset, episodes: Sequence[LatentEpisode]) -> Itera
 
 def changed_settings(before: RunConfig, now: RunConfig) -> str:
     """`train.batch 16 -> 32, clean_context 0.1 -> 0.4`, or nothing."""
-    old, new = (dict(_flat(dataclasses.asdict(config))) for config in (before, now))
+    old, new = (dict(dotted(dataclasses.asdict(config))) for config in (before, now))
     return ", ".join(f"{name} {old[name]} -> {value}" for name, value in new.items() if old[name] != value)
-
-
-def _flat(settings: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}", value
 
 
 def other_data(run: Path, episodes: Episodes) -> str:

@@ -103,15 +103,17 @@ class Transformer(nn.Module):
     ) -> Tokens:
         """Velocity of the fine tokens, [b, f_fine, n, c p p].
 
-        `tokens` holds one tensor per segment of `layout`; `time`, `condition` and (of a model with a compass)
-        `headings` one column per frame of it. With a `cache` the tokens also see what lies on its stack, and their
-        keys and values are written above it.
+        `tokens`: one tensor [b, f, n, c p p] per segment of `layout`. `time` [b, f], `condition` (int64 [b, f] or float
+        [b, f, a]) and, of a model with a compass, `headings` (int64 [b, f]): one column per frame of it. With a
+        `cache` the tokens also see what lies on its stack, and their keys and values are written above it. Raises
+        ValueError where the condition or the headings are missing.
         """
         rows = Rows(len(time), layout, cache, headings)
         return self.velocity(tokens, [rows], self.modulations(time, condition))
 
     def modulations(self, time: FrameTimes, condition: FrameConditions | None) -> Modulations:
-        """What times and conditions do to the network, per frame: all that depends on them.
+        """What times and conditions do to the network, per frame: all that depends on them. Two [b, f, 3 d] per block,
+        of attention and MLP, and last one [b, f, 2 d] of the head.
 
         A sampler knows the times of its steps beforehand, and computes them all in one go.
         """
@@ -126,7 +128,7 @@ class Transformer(nn.Module):
         modulations: Modulations,
         asked: int | None = None,
     ) -> Tokens:
-        """`forward` with the modulations at hand, of the newest `asked` fine frames alone.
+        """`forward` with the modulations at hand, of the newest `asked` fine frames alone: [b, asked, n, c p p].
 
         The rows may stand at other times and over other caches; in number and size their segments are alike.
         """
@@ -162,6 +164,7 @@ class Transformer(nn.Module):
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
         newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_last, len(blocks)))
+        # In this order, unlike in the blocks, as in the published checkpoints.
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
         return self.head(normalised(newest, shift, scale))
 

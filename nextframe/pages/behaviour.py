@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from nextframe.metrics.statistics import Score
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
-from nextframe.pages.scores import METRIC_NAMES, interval
+from nextframe.pages.scores import interval
 from nextframe.presets import PROTOCOLS
 from nextframe.published.tables import PUBLISHED, Row
-from nextframe.results import DIGITS, METHODS, Results
+from nextframe.results import DIGITS, METHODS, Results, name_of
 
 TEXTS = {
     "drift": "How far predicted frames move away from the look of true ones (brightness, contrast, colour, sharpness), "
@@ -31,7 +31,7 @@ def behaviour(results: Results) -> Iterator[str]:
             )
         yield from (html.paragraph(texts[metric], "soft") for metric in curves)
         yield legend()
-        yield html.grid(*(html.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in curves))
+        yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in curves))
         names = {
             **METHODS,
             **({"truth": "the true frames", "guess": "the commonest action"} if results.control else {}),
@@ -41,7 +41,7 @@ def behaviour(results: Results) -> Iterator[str]:
             scores = {"control": results.control[method]} if method not in METHODS else results.scores[method]
             cells = [scores.get(metric) for metric in curves]
             rows.append([name, *(_early_and_late(metric, cell) for metric, cell in zip(curves, cells, strict=True))])
-        yield html.table(["mean (95 % interval), frames 1-16 / later", *(METRIC_NAMES[one] for one in curves)], rows)
+        yield html.table(["mean (95 % interval), frames 1-16 / later", *(name_of(one) for one in curves)], rows)
     shown = [group for group in results.revisit if group.frames]
     if shown:
         yield html.heading("Does it remember places?")
@@ -87,7 +87,7 @@ def beside_published(results: Results) -> Iterator[str]:
     rows = [["this model", results.data["folder"], *ours]]
     for row in published:
         rows.append([f"{row.model} (paper)", row.said_of, *(_printed(row, metric) for metric in metrics)])
-    yield html.table(["", "footage", *(METRIC_NAMES[metric] for metric in metrics)], rows)
+    yield html.table(["", "footage", *(name_of(metric) for metric in metrics)], rows)
 
 
 def _printed(row: Row, metric: str) -> str:

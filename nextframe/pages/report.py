@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nextframe.configfile import dotted
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.pages import html
@@ -15,7 +15,6 @@ from nextframe.pages.charts import loss_curve
 from nextframe.pages.drawing import comparison_clip, film_strip
 from nextframe.pages.samples import samples
 from nextframe.pages.scores import (
-    METRIC_NAMES,
     by_seed,
     combination,
     counted,
@@ -26,7 +25,7 @@ from nextframe.pages.scores import (
     verdict,
 )
 from nextframe.progress import clock
-from nextframe.results import DIGITS, Results, prediction_path, read_prediction, shown
+from nextframe.results import DIGITS, Results, name_of, prediction_path, read_prediction, shown
 
 LEAD_SECONDS = 2.0
 """How much of the context a clip shows before the prediction begins."""
@@ -124,7 +123,7 @@ def _score_of(results: Results, index: int) -> str:
     if results.metrics:
         metric = results.metrics[0]
         value = results.scores["model"][metric].episodes[index]
-        amount = f"{value:.1f} dB" if metric == "psnr" else f"{METRIC_NAMES[metric]} {value:.{DIGITS[metric]}f}"
+        amount = f"{value:.1f} dB" if metric == "psnr" else f"{name_of(metric)} {value:.{DIGITS[metric]}f}"
         text = f", {amount} over {protocol.frames} frames"
     if len(protocol.seeds) == protocol.trajectories == 1:
         return text
@@ -171,7 +170,7 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
     others = [clip for clip in clips if clip is not clips[len(clips) // 2]]
     if others:
-        metric = METRIC_NAMES[results.metrics[0]] if results.metrics else ""
+        metric = name_of(results.metrics[0]) if results.metrics else ""
         yield html.heading("The best and the worst" if metric else "The first and the last")
         by = f"by {metric} over all predicted frames, as the median above" if metric else "by name, as the one above"
         yield html.paragraph(f"Not picked by hand: {by}.", "soft")
@@ -195,7 +194,7 @@ def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
     rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
     means = {metric: figure_of(results, "reconstruction", metric, False).mean for metric in results.metrics}
-    texts = [f"{mean:.1f} dB" if name == "psnr" else f"{METRIC_NAMES[name]} {mean:.3f}" for name, mean in means.items()]
+    texts = [f"{mean:.1f} dB" if name == "psnr" else f"{name_of(name)} {mean:.3f}" for name, mean in means.items()]
     yield html.heading("What the autoencoder alone loses")
     yield html.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
@@ -286,7 +285,7 @@ def _settings(results: Results) -> Iterator[str]:
         ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
         ["made by", ", ".join(f"{name} {value}" for name, value in data["source"].items())],
-        *([METRIC_NAMES[metric], text] for metric, text in results.how.items()),
+        *([name_of(metric), text] for metric, text in results.how.items()),
         ["protocol", ", ".join(f"{name} {value}" for name, value in asdict(protocol).items())],
         ["sampling", ", ".join(f"{name} {value}" for name, value in asdict(results.sample).items())],
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode{further}"],
@@ -295,14 +294,7 @@ def _settings(results: Results) -> Iterator[str]:
     yield html.heading("Settings")
     yield html.table(["", ""], rows)
     everything = {**model["config"], "autoencoder": model["autoencoder_config"]}
-    yield html.folded("every setting of model and training", html.table(["", ""], list(flattened(everything))))
-
-
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as `train.optimizer.decay` and text."""
-    for name, value in settings.items():
-        full = f"{prefix}.{name}".strip(".")
-        if isinstance(value, Mapping):
-            yield from flattened(value, full)
-        else:
-            yield full, str(value)
+    yield html.folded(
+        "every setting of model and training",
+        html.table(["", ""], [[name, str(value)] for name, value in dotted(everything)]),
+    )

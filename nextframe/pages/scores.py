@@ -5,10 +5,7 @@ from collections.abc import Iterator, Mapping
 from nextframe.metrics.statistics import EARLY, FEWEST, Figure
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
-from nextframe.results import BASELINES, DIGITS, METHODS, Method, Results
-
-METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD", "drift": "drift"}
-METRIC_NAMES |= {"revisit": "revisit", "control": "control"}
+from nextframe.results import BASELINES, DIGITS, METHODS, Method, Results, name_of
 
 
 def counted(number: int, thing: str) -> str:
@@ -59,7 +56,7 @@ def verdict(results: Results, late: bool) -> str:
     elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
         smaller = 10 ** (min(by_metric["psnr"].mean for by_metric in leads.values()) / 10)
         said = (
-            f"it beats both {baselines}, on {' and on '.join(METRIC_NAMES[metric] for metric in results.metrics)}: "
+            f"it beats both {baselines}, on {' and on '.join(name_of(metric) for metric in results.metrics)}: "
             f"{means['model']} dB against {against}. Its squared error is about {smaller:.1f} times smaller than the "
             "better one's."
         )
@@ -78,7 +75,7 @@ def _outcomes(leads: Mapping[str, Figure]) -> str:
     by_outcome: dict[str, list[str]] = {}
     for metric, lead in leads.items():
         outcome = "better" if lead.low > 0 else "worse" if lead.high < 0 else "neither clearly better nor worse"
-        by_outcome.setdefault(outcome, []).append(METRIC_NAMES[metric])
+        by_outcome.setdefault(outcome, []).append(name_of(metric))
     return ", ".join(f"{outcome} on {' and '.join(metrics)}" for outcome, metrics in by_outcome.items())
 
 
@@ -110,7 +107,7 @@ def tiles(results: Results) -> Iterator[tuple[str, str, str]]:
             means = {method: f"{figure_of(results, method, metric, late).mean:.{digits}f}" for method in METHODS}
             baselines = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']}"
             below = f"{baselines} · ceiling {means['reconstruction']}"
-            yield f"{METRIC_NAMES[metric]}, frames {span_name(results, late)}", means["model"] + unit, below
+            yield f"{name_of(metric)}, frames {span_name(results, late)}", means["model"] + unit, below
         if len(results.metrics) == 2 and rest:
             yield rest.pop(0)
     if "fvd" in results.by_seed:
@@ -131,10 +128,10 @@ def errors(results: Results) -> Iterator[str]:
         "soft",
     )
     yield legend()
-    yield html.grid(*(html.chart(error_curves(results, metric), METRIC_NAMES[metric]) for metric in results.metrics))
+    yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in results.metrics))
     columns = [(metric, late) for metric in results.metrics for late in _spans(results)]
-    units = {**METRIC_NAMES, "psnr": "PSNR (dB)"}
-    head = [f"{units[metric]} {span_name(results, late)}" for metric, late in columns]
+    units = {"psnr": "PSNR (dB)"}
+    head = [f"{units.get(metric, name_of(metric))} {span_name(results, late)}" for metric, late in columns]
     rows = []
     for method, name in METHODS.items():
         figures = [interval(figure_of(results, method, metric, late), metric) for metric, late in columns]
@@ -147,14 +144,14 @@ def errors(results: Results) -> Iterator[str]:
         cells = [interval(figure, metric, "+") for figure, (metric, _) in zip(figures, columns, strict=True) if figure]
         won = " / ".join(f"{gains[metric].won}" for metric in results.metrics)
         leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
-    names = " / ".join(METRIC_NAMES[metric] for metric in results.metrics)
+    names = " / ".join(name_of(metric) for metric in results.metrics)
     yield html.table(["the model's lead, episode by episode (+: better)", *head, f"episodes won ({names})"], leads)
 
 
 def by_seed(results: Results) -> Iterator[str]:
     """Every metric over all predicted frames, with each seed; and those that are missing."""
     for metric, reason in results.missing.items():
-        yield html.paragraph(f"{METRIC_NAMES[metric]} is missing: {reason}", "bad")
+        yield html.paragraph(f"{name_of(metric)} is missing: {reason}", "bad")
     seeds = results.protocol.seeds
     if len(seeds) == 1 and "fvd" not in results.by_seed:
         return
@@ -170,7 +167,7 @@ def by_seed(results: Results) -> Iterator[str]:
         figure = results.figure(metric) + (
             f" ({interval_of.low:.1f} to {interval_of.high:.1f} over episodes)" if interval_of else ""
         )
-        rows.append([METRIC_NAMES[metric], figure, *each])
+        rows.append([name_of(metric), figure, *each])
     yield html.table(["", "the model", *([f"seed {seed}" for seed in seeds] if several else [])], rows)
 
 

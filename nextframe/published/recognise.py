@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import listed, misfits
 from nextframe.config import AutoencoderConfig, Condition, TransformerConfig
 from nextframe.published.names import AUTOENCODER_PREFIX, condition_table, to_published
 from nextframe.transformer import Transformer
@@ -30,7 +31,7 @@ def recognise(weights: Mapping[str, Tensor], latent_size: int = LATENT_SIZE) -> 
     else:
         raise ValueError(
             f"has the weights of no FAR transformer and of no DC-AE ({_TRANSFORMER} and {_AUTOENCODER} are missing); "
-            f"it begins with {_listed(weights)}"
+            f"it begins with {listed(weights)}"
         )
     problem = misfits(weights, published_weights_of(config))
     if problem:
@@ -121,20 +122,6 @@ def autoencoder_to_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name.removeprefix(AUTOENCODER_PREFIX): weight for name, weight in weights.items() if name != "scale"}
 
 
-def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """What is missing, unexpected or of another shape, by name; empty when all fits."""
-    problems = {
-        "missing": [name for name in wanted if name not in weights],
-        "unexpected": [name for name in weights if name not in wanted],
-        "of another shape": [
-            f"{name} {list(weights[name].shape)} instead of {list(wanted[name].shape)}"
-            for name in wanted
-            if name in weights and weights[name].shape != wanted[name].shape
-        ],
-    }
-    return "; ".join(f"{problem}: {_listed(names)}" for problem, names in problems.items() if names)
-
-
 @dataclass(frozen=True)
 class _Stage:
     """One resolution of a DC-AE."""
@@ -179,9 +166,3 @@ def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[i
     if len(shape) != dimensions or not all(shape):
         raise ValueError(f"has a {name} of shape {list(shape)}, where {dimensions} dimensions are wanted")
     return shape
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, read_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, misfits, read_weights, write_weights
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.tensors import tensors_of
@@ -19,7 +19,7 @@ from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.presets import PRESETS
 from nextframe.published.names import AUTOENCODER_PREFIX, PUBLISHED_SCALE, from_published, to_published, without_effect
-from nextframe.published.recognise import LATENT_SIZE, autoencoder_to_published, misfits, recognise
+from nextframe.published.recognise import LATENT_SIZE, autoencoder_to_published, recognise
 from nextframe.published.releases import name_and_hash, release_of
 from nextframe.transformer import Transformer
 

@@ -38,7 +38,7 @@ class Made:
 
 
 class Source(Protocol):
-    """Where frames come from."""
+    """Where frames come from that are made one by one; a `Dreamer`'s are made for many walks in one pass."""
 
     def step(self, history: History, action: Action) -> Made:
         """The frame that `action`, at the frame where `history` stands, leads to."""
@@ -74,9 +74,6 @@ class Dreamer:
 
     def rest(self) -> None:
         self._walk = self._branch = None
-
-    def step(self, history: History, action: Action) -> Made:
-        return dream([(self, history, action)])[0]
 
     def leave(self, history: History) -> Walk:
         """The session, which is about to make a frame after those up to where the history stands."""

@@ -19,7 +19,7 @@ class Game:
     """A history, what makes its frames, and the films that keep them. Close it: the films are files."""
 
     def __init__(
-        self, source: Source, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
+        self, source: Source | Dreamer, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
     ) -> None:
         self.source = source
         self.start = start

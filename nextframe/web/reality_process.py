@@ -51,7 +51,7 @@ def environment(world: dict[str, Any], folder: Path, stack: ExitStack) -> Answer
         for action in question.get("replay", [question["step"]] if "step" in question else []):
             frame, ended = inside.step(_action(action))
         assert frame is not None  # who asks for nothing
-        return {**facts, "ended": ended, "reward": inside.reward}, frame
+        return {**facts, "ended": ended}, frame
 
     return answer
 
