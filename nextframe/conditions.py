@@ -1,5 +1,7 @@
 """Which action a frame is given, and which way it faces."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -28,4 +30,10 @@ def headings_of(config: TransformerConfig, conditions: Tensor | None) -> Tensor 
     """
     if not config.turns or conditions is None:
         return None
-    return torch.tensor([*config.turns, 0], device=conditions.device)[conditions].cumsum(dim=-1) % config.headings
+    return _turns(config.turns, conditions.device)[conditions].cumsum(dim=-1) % config.headings
+
+
+@lru_cache(maxsize=8)
+def _turns(turns: tuple[int, ...], device: torch.device) -> Tensor:
+    """What each action turns, and the null action last, which turns nobody."""
+    return torch.tensor([*turns, 0], device=device)

@@ -28,7 +28,7 @@ class Scored(nn.Module):
 
     def reckon_with_rest(self) -> None:
         """Have a weight that no step uses: DDP, told that some may have no gradient, warns where all have one."""
-        self.unused = nn.Parameter(torch.zeros(()))
+        self.unused = nn.Parameter(torch.zeros((), device=next(self.network.parameters()).device))
 
     def forward(self, inputs: Inputs) -> Any:
         return self.score(self.network, inputs)

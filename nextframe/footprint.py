@@ -145,7 +145,7 @@ def _passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
             learner.differentiate(inputs, parts)
             synchronise(learner.device)
             seconds = time.perf_counter() - started
-        return seconds / parts, peak()
+            return seconds / parts, peak()
     except torch.OutOfMemoryError:
         return 0.0, math.inf
     finally:
@@ -202,9 +202,11 @@ def _watched(device: torch.device) -> Iterator[Callable[[], int]]:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
-        torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.empty_cache()
+        try:
+            yield lambda: torch.cuda.max_memory_allocated(device) - before
+        finally:
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.empty_cache()
         return
     # What is compiled hides its tensors; uncompiled it takes as much, or more.
     with torch.compiler.set_stance("force_eager"), _Allocations() as allocations:

@@ -9,6 +9,7 @@ computes.
 
 from collections.abc import Hashable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class FrameGraphs:
     def __init__(self, model: Transformer, sample: SampleConfig, cache: KeyValueCache) -> None:
         self._model, self._sample, self._cache = model, sample, cache
         self._recordings: dict[Hashable, _Recording] = {}
+        # One for all: they are replayed one after the other, and what they make is copied out of it.
+        self._pool = torch.cuda.graph_pool_handle() if model.head.weight.device.type == "cuda" else None
 
     def forget(self) -> None:
         """The cache has moved: what was recorded would write where it was."""
@@ -69,7 +72,7 @@ class FrameGraphs:
         shape = (keys, tuple((segment.level, segment.frames) for segment in layout.segments))
         if shape not in self._recordings:
             self._recordings[shape] = _Recording(self._model, self._sample, self._cache, layout, keys)
-        return self._recordings[shape](inputs)
+        return self._recordings[shape](inputs, self._pool)
 
 
 class _Recording:
@@ -90,7 +93,7 @@ class _Recording:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.made: Tensor | None = None
 
-    def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
+    def __call__(self, inputs: dict[str, Tensor], pool: Any) -> Tensor:
         """The first time it is computed, the second time recorded on a GPU, and from then on replayed."""
         first = not self.inputs
         if first:
@@ -100,14 +103,24 @@ class _Recording:
         if first or self.device.type != "cuda":
             return self.compute()
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            # Weights that autocast has cast for a recording lie in its memory: nobody else may find them there.
-            enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-            with torch.autocast("cuda", dtype, enabled, cache_enabled=False), torch.cuda.graph(self.graph):
-                self.made = self.compute()
+            self.graph = self.record(pool)
         self.graph.replay()
         assert self.made is not None
         return self.made.clone()
+
+    def record(self, pool: Any) -> torch.cuda.CUDAGraph:
+        """`compute`, recorded: nothing of it runs before it is replayed."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
+        # Weights that autocast has cast for a recording lie in its memory: nobody else may find them there.
+        enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        with (
+            torch.cuda.device(self.device),
+            torch.autocast("cuda", dtype, enabled, cache_enabled=False),
+            # Other threads go on meanwhile: `play` decodes in one.
+            torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
+        ):
+            self.made = self.compute()
+        return graph
 
     def compute(self) -> Tensor:
         """All evaluations of the solver; the first also reads the past."""

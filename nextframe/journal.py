@@ -78,8 +78,11 @@ class Meter:
 @cache
 def _rate_of(device: torch.device, precision: torch.dtype) -> float:
     """Measured once in a process: it takes a second."""
-    with torch.random.fork_rng():
-        return matrix_rate(device, precision)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        rate = matrix_rate(device, precision)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # its matrices are no part of what training takes
+    return rate
 
 
 @contextmanager

@@ -48,11 +48,11 @@ class Learner:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.network = task.network.train()
-        if config.recompute:
-            recompute_blocks(self.network)
         # `auto` compiles what can be compiled; `on` says so when that is nothing.
         if should_compile(config.compile, self.device) and (config.compile == "on" or blocks_of(self.network)):
             compile_blocks(self.network)
+        if config.recompute:
+            recompute_blocks(self.network)
         alone = ranks.ranks() == 1
         if alone or not config.shard:  # a model in pieces need not fit on one device
             self.network.to(self.device)

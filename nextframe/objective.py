@@ -111,7 +111,7 @@ class FrameFlowMatching:
             "time": time,
             "target": noise - latents[:, -fine:],
             "weight": torch.cat([frame_weights(part) for part in clean.split(windows, dim=1)], dim=1) / len(windows),
-            LENGTHS: torch.tensor(lengths).expand(b, -1),
+            LENGTHS: torch.tensor(lengths).repeat(b, 1),  # rows of their own: what is pinned must not overlap
         }
         if batch.conditions is not None:
             # A label belongs to the clip and is dropped for all of it; each action on its own.

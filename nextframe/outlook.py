@@ -86,16 +86,17 @@ def duration(config: TrainConfig, position: Position, seconds: float) -> str:
 
 
 def largest_batch(learner: Learner, demand: Demand, footprint: Footprint, room: float) -> int:
-    """The largest `--train.batch` that fits without accumulation; on a GPU one that was really computed. 0: none."""
+    """The largest `--train.batch` that fits without accumulation; on one GPU one that was really computed. 0: none."""
     rows = footprint.most_rows(room)
-    if learner.device.type == "cuda":
+    # Not of several: one that runs out of memory half-way leaves the others waiting for its gradients.
+    if learner.device.type == "cuda" and ranks.ranks() == 1:
         rows = proven(learner, demand, rows)
     return rows * ranks.ranks() * learner.config.batch // demand.rows
 
 
 def proven(learner: Learner, demand: Demand, rows: int) -> int:
     """So many rows, or half as often as it takes until they can be computed at once."""
-    while rows and ranks.largest(not fits_in_earnest(learner, demand, rows))[0]:
+    while rows and not fits_in_earnest(learner, demand, rows):
         rows //= 2
     return rows
 

@@ -51,6 +51,12 @@ def resolve_devices(names: str) -> list[torch.device]:
     return [resolve_device(name.strip()) for name in names.split(",")]
 
 
+def thread_start(device: torch.device) -> Callable[[], None] | None:
+    """What a new thread is to do first. On CUDA it would be on the first GPU, and take memory there that is another
+    process's."""
+    return partial(torch.cuda.set_device, device) if device.type == "cuda" and device.index is not None else None
+
+
 def hardware_name(device: torch.device) -> str:
     """The GPU, or the processor and how many of its cores torch uses."""
     if device.type == "cuda":
@@ -65,7 +71,8 @@ def hardware_name(device: torch.device) -> str:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
@@ -148,11 +155,11 @@ def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "indu
     Raises UserError for a network without blocks.
     """
     for block in _some_blocks(network):
-        block.compile(backend=backend, dynamic=True)
+        block.forward = torch.compile(block.forward, backend=backend, dynamic=True)
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Keep the inputs of the blocks alone for the backward pass, and compute the rest again.
+    """Keep the inputs of the blocks alone for the backward pass, and compute the rest again; compiled, if they were.
 
     Raises UserError for a network without blocks.
     """

@@ -35,11 +35,21 @@ def heading_table(layout: Layout, headings: Tensor, compass: tuple[int, ...], ci
     `headings`: [b, f], of the frames of the layout, `circle` of them all the way round. Pair j turns compass[j] times
     round in a full circle, so that the product of a query and a key knows the angle between their frames.
     """
-    sizes = torch.tensor([one.tokens_per_frame for one in layout.segments for _ in range(one.frames)])
-    times_round = torch.tensor(compass, dtype=torch.float64, device=headings.device)
-    angles = headings[..., None] * times_round * (2 * math.pi / circle)
+    angles = headings[..., None] * _times_round(compass, headings.device) * (2 * math.pi / circle)
     table = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
-    return table.repeat_interleave(sizes.to(headings.device), dim=1, output_size=layout.tokens)
+    return table[:, _frame_of_token(layout, headings.device)]
+
+
+@lru_cache(maxsize=8)
+def _times_round(compass: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(compass, dtype=torch.float64, device=device)
+
+
+@lru_cache(maxsize=512)
+def _frame_of_token(layout: Layout, device: torch.device) -> Tensor:
+    """int64 [n]: at which of the layout's frames each token is. Kept: to bring it to a GPU is to wait for it."""
+    sizes = torch.tensor([one.tokens_per_frame for one in layout.segments for _ in range(one.frames)], device="cpu")
+    return torch.arange(layout.frames, device="cpu").repeat_interleave(sizes).to(device)
 
 
 def _frequencies(channels: int) -> Tensor:

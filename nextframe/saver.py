@@ -5,10 +5,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from nextframe import ranks
 from nextframe.files import sweep
+from nextframe.parallel import thread_start
 from nextframe.pieces import Position, State, write_checkpoint
 
 
@@ -49,12 +51,12 @@ class Saver:
 
 
 @contextmanager
-def saving(run: Path, position: Position) -> Iterator[Saver]:
+def saving(run: Path, position: Position, device: torch.device) -> Iterator[Saver]:
     """Yield a saver for a run that stands at `position`, and was saved there. Where the block ends well all is written.
 
     Raises UserError when it could not be.
     """
-    with ThreadPoolExecutor(1, "checkpoint") as pool:
+    with ThreadPoolExecutor(1, "checkpoint", thread_start(device)) as pool:
         saver = Saver(run, position, pool)
         yield saver
         saver.wait()

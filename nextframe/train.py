@@ -10,13 +10,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.distributed import piece
 from nextframe.errors import Stopped, UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner
-from nextframe.parallel import enough_room, synchronise
+from nextframe.parallel import enough_room, synchronise, thread_start
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress
 from nextframe.saver import Saver, saving
@@ -41,9 +43,9 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     with (
         enough_room(f"{learner.device} has no room for a step: {less}"),
         interruptions() as interrupted,
-        saving(run, position) as saver,
+        saving(run, position, learner.device) as saver,
         metrics_log(run, position.step, config) as log,
-        prefetched(learner.inputs, position.step) as batches,
+        prefetched(learner.inputs, position.step, learner.device) as batches,
         reported(f"training {run.name}", fraction_done(config, position)) as advance,
     ):
         meter = Meter(learner.task.flops, config.batch, learner.device, learner.precision)
@@ -184,9 +186,9 @@ def reported(title: str, done: float) -> Iterator[Advance]:
 
 
 @contextmanager
-def prefetched(batch: Callable[[int], Any], first: int) -> Iterator[Iterator[Any]]:
-    """The batches from step `first` on, each made while the one before is trained on."""
-    with ThreadPoolExecutor(1) as pool:
+def prefetched(batch: Callable[[int], Any], first: int, device: torch.device) -> Iterator[Iterator[Any]]:
+    """The batches from step `first` on for a device, each made while the one before is trained on."""
+    with ThreadPoolExecutor(1, "batches", thread_start(device)) as pool:
 
         def stream() -> Iterator[Any]:
             step, following = first, pool.submit(batch, first)

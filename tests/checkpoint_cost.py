@@ -36,7 +36,7 @@ def measure(preset: str, run: Path) -> None:
     for weight in network.parameters():
         weight.grad = torch.zeros_like(weight)
     learner.optimizer.step(0.0, torch.tensor(False))  # so that it has a state
-    with saving(run, Position()) as saver:
+    with saving(run, Position(), learner.device) as saver:
         for step in (1, 2, 3):
             begun = now()
             save(saver, learner, Position(step))

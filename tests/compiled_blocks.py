@@ -5,12 +5,13 @@ Prints the number of graphs after each length, and the largest difference to the
 
 import copy
 import json
+import sys
 
 import torch
 
 from nextframe.config import TransformerConfig, WorldModelConfig
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import compile_blocks
+from nextframe.parallel import compile_blocks, recompute_blocks
 from nextframe.transformer import Transformer
 
 MODEL = TransformerConfig(
@@ -48,6 +49,8 @@ def main() -> None:
         return graph.forward
 
     compile_blocks(compiled, backend)
+    if "recomputed" in sys.argv:
+        recompute_blocks(compiled)
     counts, difference = [], 0.0
     for frames in (9, 5, 4, 31, 2):
         results = []

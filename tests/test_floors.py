@@ -95,7 +95,7 @@ WITHIN_A_FLOOR = {
     "recipes": {"footprint", "held_out", "outlook", "soundness", "train"},
     "inspect": {"pages"},
     "sample": {"pages"},
-    "saver": {"pieces"},
+    "saver": {"parallel", "pieces"},
     "scoring": {"results", "runs"},
     "__main__": {"cli"},
     "cli": {"commands", "options"},

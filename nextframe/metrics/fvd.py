@@ -47,8 +47,9 @@ class VideoFeatures:
         features = []
         for part in torch.from_numpy(videos).split(batch):
             pixels = (part.to(self._device).float() / 127.5 - 1).movedim(-1, 1).contiguous()
-            # Under somebody's autocast the convolutions would run in bfloat16.
-            with torch.autocast(self._device.type, enabled=False):
+            # Under somebody's autocast the convolutions would run in bfloat16, on a GPU in TF32.
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+            with exact, torch.autocast(self._device.type, enabled=False):
                 features.append(self._network(pixels, rescale=False, resize=True, return_features=True).float().cpu())
         return torch.cat(features).numpy()
 

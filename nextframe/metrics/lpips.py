@@ -85,8 +85,9 @@ class Lpips(nn.Module):
 
     def forward(self, pictures: Pixels, others: Pixels) -> Tensor:
         """[b, 3, height, width] in [-1, 1], twice -> distances [b], float32"""
-        # Under somebody's autocast the convolutions would run in bfloat16, and the third digit be wrong.
-        with torch.autocast(pictures.device.type, enabled=False):
+        # Under somebody's autocast the convolutions would run in bfloat16, on GPUs in TF32: the third digit is wrong.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with exact, torch.autocast(pictures.device.type, enabled=False):
             looks = zip(self._looks(pictures.float()), self._looks(others.float()), strict=True)
             distances = [
                 head((look - other).square()).mean((1, 2, 3))
