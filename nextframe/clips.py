@@ -124,19 +124,20 @@ def _conditions(dataset: LatentDataset, model: TransformerConfig, episode: Laten
 def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
     """Raises UserError when the footage has not the labels or the kind of actions that the model is conditioned on."""
     actions, labels = len(index.action_names), len(index.label_names)
+    preset = " with the preset footage" if model.turns else ""  # its like without a compass
     if model.condition == "label" and not labels:
         raise UserError("the footage has no class labels: set --model.condition none, or encode footage that has them")
     if model.condition == "label" and model.classes < labels:
         raise UserError(f"the footage has {labels} classes, the preset {model.classes}: set --model.classes")
     if model.condition in ("action", "vector") and index.action_kind == "none":
-        way_out = f"set --model.condition none{no_compass(model)}, or import it with its actions"
+        way_out = f"set --model.condition none{preset}, or import it with its actions"
         raise UserError(f"the footage has no actions: {way_out}")
     if model.condition == "action" and index.action_kind == "vector":
-        way_out = f"set --model.condition vector --model.action-size {actions}{no_compass(model)}"
+        way_out = f"set --model.condition vector --model.action-size {actions}{preset}"
         raise UserError(f"the footage has actions that are vectors, the preset wants ids: {way_out}")
     if model.turns and len(model.turns) != actions:
         have = f"the footage has {actions} actions, the preset a compass for {len(model.turns)} of its own"
-        raise UserError(f"{have}: set --model.classes {actions}{no_compass(model)}")
+        raise UserError(f"{have}: train the preset footage, which has none")
     if model.condition == "action" and model.classes < actions:
         raise UserError(f"the footage has {actions} actions, the preset {model.classes}: set --model.classes {actions}")
     if model.condition == "vector" and index.action_kind == "id":
@@ -145,15 +146,6 @@ def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
     if model.condition == "vector" and model.action_size != actions:
         way_out = f"set --model.action-size {actions}"
         raise UserError(f"an action of the footage is {actions} numbers, of the preset {model.action_size}: {way_out}")
-
-
-def no_compass(model: TransformerConfig) -> str:
-    """The options that take the compass from a model; its channels go to the rows."""
-    if not model.turns:
-        return ""
-    frames, rows, columns = model.rope_axes
-    rows = model.head_dim - frames - columns
-    return f" --model.turns --model.headings 1 --model.rope-axes {frames} {rows} {columns}"
 
 
 def check_mirror(index: LatentIndex, model: TransformerConfig) -> None:

@@ -67,6 +67,9 @@ MAZE = WorldModelConfig(
     sample=SampleConfig(steps=3, slide=8),
 )
 
+# The same for footage of any kind and up to 32 actions. No compass: nobody knows which of the actions turn.
+FOOTAGE = replace(MAZE, model=replace(MAZE.model, classes=32, turns=(), headings=1, rope_axes=(16, 24, 24)))
+
 # The paper's models (arXiv 2503.19325, Table 1), all on 8 x 8 latents of 32 channels. Parameters in docs/paper.md.
 FAR_B = TransformerConfig(layers=12, heads=12)
 FAR_M = TransformerConfig(layers=12, heads=16)
@@ -154,6 +157,7 @@ AUTOENCODERS = {
 PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
     "autoencoder-maze": AUTOENCODER_MAZE,
     "maze": MAZE,
+    "footage": FOOTAGE,
     **AUTOENCODERS,
     **FAR,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nextframe.clips import long_enough, no_compass
+from nextframe.clips import long_enough
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, dotted
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
@@ -53,7 +53,7 @@ def assumed(config: WorldModelConfig, index: LatentIndex) -> Iterator[str]:
     if model.turns:
         turning = ((index.action_names[action], turn) for action, turn in enumerate(model.turns) if turn)
         told = ", ".join(f"{name!r} turns by {360 * turn / model.headings:+g} degrees" for name, turn in turning)
-        yield f"a compass takes it that {told}; if they do not, switch it off:{no_compass(model)}"
+        yield f"a compass takes it that {told}; if they do not, train the preset footage, which has no compass"
     longest = length_range(config, config.train.steps)[1] - 1
     if model.coarse_patch is not None and longest <= model.window:
         yield (

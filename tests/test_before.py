@@ -154,7 +154,7 @@ def test_what_is_taken_for_granted_is_said(tmp_path: Path) -> None:
     compass = replace(plain.model, condition="action", classes=3, turns=(0, 1, -1), headings=16, head_dim=24)
     (line,) = assumed(replace(plain, model=compass), index)
     assert "'b' turns by +22.5 degrees, 'c' turns by -22.5 degrees; if they do not" in line
-    assert "--model.turns --model.headings 1 --model.rope-axes" in line
+    assert "train the preset footage" in line
 
 
 def test_latents_of_another_scale_are_named(tmp_path: Path) -> None:
