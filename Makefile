@@ -1,7 +1,7 @@
 # Everything happens in .venv; `make setup` builds it, the other targets do so by themselves.
 #
 # Another torch than the pinned one, for a GPU, say:
-#   make setup TORCH="torch==2.13.0 --index-url https://URL-OF-THE-BUILD-FOR-YOUR-DRIVER"
+#   make setup TORCH="torch==2.13.0 --extra-index-url https://URL-OF-THE-BUILD-FOR-YOUR-DRIVER"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 NEXTFRAME = .venv/bin/nextframe

@@ -54,7 +54,7 @@ def accelerators() -> list[str]:
         rates = ", ".join(f"{matrix_rate(device, kind):.2f} TFLOP/s in {str(kind)[6:]}" for kind in kinds)
         lines.append(f"  {device}: {what}, {rates}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        install = 'rm -rf .venv; make setup TORCH="torch==2.13.0 --index-url ..." with the build for its driver'
+        install = 'rm -rf .venv; make setup TORCH="torch==2.13.0 --extra-index-url ..." with the build for its driver'
         lines.append(f"! there is an NVIDIA GPU, but this torch cannot use it: {install}")
     return lines
 
