@@ -28,6 +28,6 @@ def load(run: "Path | str", device: str = "auto") -> "WorldModel":
     published checkpoint, `guyuchao/FAR_Models/long_video_prediction/FAR_B_Long_DMLab_Action64-c09441dc.pth`.
     """
     from nextframe import runs  # imports torch
-    from nextframe.parallel import resolve_device
+    from nextframe.devices import resolve_device
 
     return runs.load(run, resolve_device(device))

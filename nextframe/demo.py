@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 from nextframe.checkpoint import CONFIG
 from nextframe.config import TrainConfig
+from nextframe.devices import resolve_device
 from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.files import read_json, write_atomically
 from nextframe.pages.report import write_report
-from nextframe.parallel import resolve_device
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
 from nextframe.progress import clock
 from nextframe.protocol import Protocol

@@ -34,7 +34,7 @@ class Scored(nn.Module):
         return self.score(self.network, inputs)
 
 
-def spread(
+def distributed_score(
     network: nn.Module,
     score: Callable[[nn.Module, Inputs], Any],
     device: torch.device,
@@ -54,7 +54,7 @@ def spread(
         return DistributedDataParallel(scored, find_unused_parameters=rest, gradient_as_bucket_view=True)
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()
-    mesh = init_device_mesh(device.type, (ranks.ranks(),))
+    mesh = init_device_mesh(device.type, (ranks.world_size(),))
     # Inputs are not cast: times up to 1000 would be rounded. Gradients are added up in float32.
     parameters = None if precision == torch.float32 else precision
     added = None if parameters is None else torch.float32
@@ -97,7 +97,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         variance = ranks.shared_mean(centred.square().mean(dim=(0, 2, 3)))
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             assert self.momentum is not None
-            count = x.numel() // x.shape[1] * ranks.ranks()
+            count = x.numel() // x.shape[1] * ranks.world_size()
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 self.running_mean.lerp_(mean, self.momentum)

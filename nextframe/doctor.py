@@ -10,7 +10,7 @@ import torch
 
 from nextframe.checkpoint import CONFIG
 from nextframe.demo import PRETRAINED
-from nextframe.parallel import has_bfloat16, matrix_rate, resolve_device
+from nextframe.devices import has_bfloat16, matrix_rate, resolve_device
 
 OPTIONAL = {
     "vizdoom": ("recording mazes", "maze"),

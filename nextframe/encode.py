@@ -25,11 +25,12 @@ from nextframe.data.latents import (
     write_index,
     write_shard,
 )
+from nextframe.devices import matrix_precision, resolve_devices, resolve_precision
 from nextframe.errors import UserError
-from nextframe.files import end_with_parent, sha256, sole_writer, sweep, write_atomically
-from nextframe.parallel import matrix_precision, resolve_devices, resolve_precision
-from nextframe.progress import Advance, progress
+from nextframe.files import sha256, sole_writer, sweep, write_atomically
+from nextframe.progress import Advance, progress, silent
 from nextframe.runs import load_autoencoder
+from nextframe.workers import end_with_parent
 
 SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
@@ -228,15 +229,11 @@ def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
     _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
 
 
-def _silent(count: float = 1, note: str = "") -> None:
-    """Of an episode in a worker nothing is shown."""
-
-
 def _encode_in_worker(infos: list[EpisodeInfo], path: Path, mirrored: bool) -> list[LatentEpisode]:
     autoencoder: Autoencoder = _worker["autoencoder"]
     device = next(autoencoder.parameters()).device
     with matrix_precision(resolve_precision("auto", device), device):
-        return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, _silent)
+        return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, silent)
 
 
 @dataclass(frozen=True)

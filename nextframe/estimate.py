@@ -18,8 +18,8 @@ from torch import Tensor
 from nextframe.autoencoder import encode_video
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
+from nextframe.devices import now, peak_memory
 from nextframe.forecast import conditions_of
-from nextframe.parallel import now, peak_memory
 from nextframe.progress import clock
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel

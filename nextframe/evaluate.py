@@ -23,6 +23,7 @@ import torch
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
+from nextframe.devices import enough_room, hardware_name, resolve_device, settle_threads
 from nextframe.errors import UserError
 from nextframe.estimate import Estimate, estimate
 from nextframe.files import sha256, sole_writer, sweep
@@ -37,9 +38,8 @@ from nextframe.forecast import (
 from nextframe.hub import local_run
 from nextframe.layout import COARSE, layout_of
 from nextframe.metrics.image import torchmetrics_version
-from nextframe.parallel import enough_room, hardware_name, resolve_device, settle_threads
 from nextframe.presets import PROTOCOLS
-from nextframe.progress import progress
+from nextframe.progress import progress, silent
 from nextframe.protocol import Protocol
 from nextframe.results import (
     PREDICTIONS,
@@ -182,7 +182,7 @@ class Plan:
         episode = shortened(self.dataset.read(group[0].info), short, self.world)
         labels, seeds = [job.label for job in group], [job.seed for job in group]
         few = replace(self.sample, steps=min(self.sample.steps, TRIED_STEPS))
-        forecast(self.world, [episode] * len(group), short, few, seeds, lambda count=1, note="": None, labels)
+        forecast(self.world, [episode] * len(group), short, few, seeds, silent, labels)
 
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""

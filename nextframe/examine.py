@@ -78,7 +78,7 @@ class Inspection:
 
 def alignment(dataset: EpisodeDataset) -> str:
     """In a line, whether the actions of a data set are on time, by a sample of its episodes."""
-    infos = spread(dataset.episodes(), SAMPLE if dataset.info.action_kind != "none" else 0)
+    infos = evenly_spaced(dataset.episodes(), SAMPLE if dataset.info.action_kind != "none" else 0)
     return verdict(examine(dataset, infos, [dataset.read(info) for info in infos]))
 
 
@@ -167,7 +167,7 @@ def offset_name(offset: int) -> str:
     return f"t{offset:+d}" if offset else "t"
 
 
-def spread(infos: list[EpisodeInfo], count: int) -> list[EpisodeInfo]:
+def evenly_spaced(infos: list[EpisodeInfo], count: int) -> list[EpisodeInfo]:
     """At most `count`, evenly spread."""
     places = np.linspace(0, len(infos) - 1, min(count, len(infos))).round().astype(int)
     return [infos[place] for place in places]

@@ -1,6 +1,5 @@
 """Files that are there whole or not at all."""
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -8,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,7 +16,6 @@ from typing import Any
 
 from nextframe.errors import UserError
 
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 TEMPORARY = ".nextframe-partial-"
 """Prefix of names that a killed run may leave behind; nobody else uses it, so they may always be deleted."""
 LONGEST_NAME = 1000
@@ -126,17 +122,6 @@ def sole_writer(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # there is something in it
                 folder.rmdir()
         os.close(handle)
-
-
-def end_with_parent(parent: int) -> None:
-    """Have the kernel end this process (SIGTERM) when the one that started it is no more, however that went.
-
-    Raises SystemExit when it has gone already, before it could be told so.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit("the process that started this one has ended")
 
 
 def sweep(folder: Path) -> None:

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nextframe import ranks
+from nextframe.devices import should_compile, synchronise
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.objective import Inputs
-from nextframe.parallel import should_compile, synchronise
 
 PREFETCHED = 3
 """Batches that are in the machine's memory at once: one in use, one ready, and what the next is made of."""
@@ -75,31 +75,31 @@ class Footprint:
         return int((room - self.base) / self.row)
 
 
-def weights_of(learner: Learner) -> int:
+def weight_bytes(learner: Learner) -> int:
     """Bytes of weights and buffers, of the process's own piece where each keeps a piece."""
-    own = ranks.ranks() if learner.config.shard else 1
+    own = ranks.world_size() if learner.config.shard else 1
     return sum(x.numel() * x.element_size() for x in learner.network.state_dict().values()) // own
 
 
-def counted(learner: Learner, demand: Demand) -> int:
+def lasting_bytes(learner: Learner, demand: Demand) -> int:
     """Bytes that are taken for as long as training goes on: weights, average, two moments (Muon: one of a matrix).
 
     On a processor the copy of these that a checkpoint is written from, and data, too.
     """
-    taken = 4 * weights_of(learner)
+    taken = 4 * weight_bytes(learner)
     if learner.device.type == "cpu":
         taken += taken + demand.kept // local_ranks() + PREFETCHED * own_rows(demand) * _row_bytes(learner, demand)
     return taken
 
 
-def held(learner: Learner) -> int:
-    """What of that is taken already, before the first step."""
-    return 2 * weights_of(learner)
+def bytes_already_taken(learner: Learner) -> int:
+    """Bytes of `lasting_bytes` that a learner holds before its first step: weights and average."""
+    return 2 * weight_bytes(learner)
 
 
 def own_rows(demand: Demand) -> int:
     """Rows of a batch in this process: clips, or frames."""
-    return -(-demand.rows // ranks.ranks())
+    return -(-demand.rows // ranks.world_size())
 
 
 def part_rows(learner: Learner, demand: Demand) -> int:
@@ -122,7 +122,7 @@ def available(device: torch.device) -> int:
 
 def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
     """Try batches of a few rows; nothing of the learner is changed. `room`: bytes not to go beyond knowingly."""
-    fixed, gradients, rows = counted(learner, demand), weights_of(learner), part_rows(learner, demand)
+    fixed, gradients, rows = lasting_bytes(learner, demand), weight_bytes(learner), part_rows(learner, demand)
     # What is compiled has code of its own for a single row: it would be compiled for nothing.
     few = min(rows, 2 if should_compile(learner.config.compile, learner.device) else 1)
     seconds, first = _passes(learner, demand, few)

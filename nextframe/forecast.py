@@ -11,8 +11,8 @@ from torch import Tensor
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
+from nextframe.devices import now
 from nextframe.errors import UserError
-from nextframe.parallel import now
 from nextframe.progress import Advance
 from nextframe.protocol import MOST_EPISODES, MOST_TRAJECTORIES, Protocol
 from nextframe.runs import WorldModel

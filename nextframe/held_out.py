@@ -18,11 +18,11 @@ from nextframe.clips import clip_batches, frame_batches
 from nextframe.config import ClipConfig, TokenizerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
+from nextframe.devices import matrix_precision, resolve_device, resolve_precision
 from nextframe.files import write_atomically
 from nextframe.journal import Examination, Record
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching
 from nextframe.pages.drawing import CONTEXT_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, enlarge, mp4_bytes, panel_factor
-from nextframe.parallel import matrix_precision, resolve_device, resolve_precision
 from nextframe.reconstruction import Reconstruction
 from nextframe.runs import load_autoencoder
 from nextframe.sampler import sample_clip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.examine import SAMPLE, Inspection, damaged, doubts, examine, offset_name, spread, verdict
+from nextframe.examine import SAMPLE, Inspection, damaged, doubts, evenly_spaced, examine, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.footage import contact_sheet
 from nextframe.progress import clock
@@ -27,7 +27,7 @@ def inspect(data: Path, out: Path | None = None) -> Inspection:
     if not infos:
         raise UserError(f"{data} has no episodes yet: record or import some")
     problems = damaged(dataset, infos)
-    sample = spread([info for info in infos if info.name not in problems], SAMPLE)
+    sample = evenly_spaced([info for info in infos if info.name not in problems], SAMPLE)
     episodes = [dataset.read(info) for info in sample]
     found = examine(dataset, infos, episodes, tuple(problems.values()))
     print("\n".join(summary(dataset, found)))

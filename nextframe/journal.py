@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nextframe import ranks
 from nextframe.config import TrainConfig
+from nextframe.devices import matrix_rate, peak_memory
 from nextframe.errors import UserError
 from nextframe.files import write_atomically, writing
 from nextframe.objective import Inputs
-from nextframe.parallel import matrix_rate, peak_memory
 from nextframe.pieces import Position
 
 Record = dict[str, float]
@@ -47,7 +47,7 @@ class Meter:
         """`flops` of a step, where they can be counted; `samples`: of a batch. Both of all processes together."""
         self._flops = flops if ranks.rank() == 0 else None
         self._samples, self._device = samples, device
-        self._rate = 0.0 if self._flops is None else ranks.ranks() * _rate_of(device, precision)
+        self._rate = 0.0 if self._flops is None else ranks.world_size() * _rate_of(device, precision)
         self._waited, self._done = 0.0, 0
 
     def next(self, batches: Iterator[Inputs]) -> Inputs:

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from nextframe import ranks
 from nextframe.config import TrainConfig
-from nextframe.distributed import exchange, spread, whole
-from nextframe.objective import LENGTHS, Inputs, Objective, Score
-from nextframe.optimizer import Average, optimizer_of
-from nextframe.parallel import (
+from nextframe.devices import (
     blocks_of,
     compile_blocks,
     matrix_precision,
@@ -23,6 +20,9 @@ from nextframe.parallel import (
     resolve_precision,
     should_compile,
 )
+from nextframe.distributed import distributed_score, exchange, whole
+from nextframe.objective import LENGTHS, Inputs, Objective, Score
+from nextframe.optimizer import Average, optimizer_of
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Learner:
             compile_blocks(self.network)
         if config.recompute:
             recompute_blocks(self.network)
-        alone = ranks.ranks() == 1
+        alone = ranks.world_size() == 1
         if alone or not config.shard:  # a model in pieces need not fit on one device
             self.network.to(self.device)
         score, shared = task.objective.score, (self.device, self.precision, config.shard)
-        self._scored = None if alone else spread(self.network, score, *shared).to(self.device)
+        self._scored = None if alone else distributed_score(self.network, score, *shared).to(self.device)
         self.optimizer = optimizer_of(self.network, config.optimizer, self.precision)
         self.average = Average(task.product, config.optimizer.ema_decay)
         self._skipped_in_a_row = torch.zeros((), device=self.device)

@@ -5,21 +5,21 @@ import sys
 
 from nextframe import ranks
 from nextframe.config import TrainConfig
+from nextframe.devices import blocks_of
 from nextframe.errors import UserError
 from nextframe.estimate import in_words
 from nextframe.footprint import (
     Demand,
     Footprint,
     available,
+    bytes_already_taken,
     fits_in_earnest,
-    held,
     measured,
     own_rows,
     part_rows,
     seconds_a_step,
 )
 from nextframe.learner import Learner
-from nextframe.parallel import blocks_of
 from nextframe.pieces import Position
 from nextframe.progress import clock
 from nextframe.transformer import parameters_of
@@ -38,7 +38,7 @@ def foresee(
     All processes must ask, and the first speaks. `seconds` a step, if they are known. Raises UserError when the run
     clearly does not fit, unless one insists.
     """
-    room = -ranks.largest(-(available(learner.device) + held(learner)))[0]
+    room = -ranks.largest(-(available(learner.device) + bytes_already_taken(learner)))[0]
     footprint = measured(learner, demand, CLEARLY * room)
     needed = ranks.largest(footprint.needed(part_rows(learner, demand)))[0]
     fit = f"{amount(needed, room)}; {learner.device} has {in_words(int(room))}"
@@ -69,10 +69,10 @@ def way_out(learner: Learner, demand: Demand, footprint: Footprint, room: float)
     ways = [] if enough is None else [f"--train.accumulate {enough} (the same batch, in parts)"]
     if blocks_of(learner.network) and not config.recompute:
         ways.append("--train.recompute (less memory, more time)")
-    if ranks.ranks() > 1 and not config.shard:
+    if ranks.world_size() > 1 and not config.shard:
         ways.append("--train.shard")
     if fitting := footprint.most_rows(room) * config.accumulate:
-        ways.append(f"--train.batch {min(rows, fitting) * ranks.ranks() * config.batch // demand.rows}")
+        ways.append(f"--train.batch {min(rows, fitting) * ranks.world_size() * config.batch // demand.rows}")
     return "add " + ", or ".join(ways) if ways else "train a smaller model, or shorter clips"
 
 
@@ -89,9 +89,9 @@ def largest_batch(learner: Learner, demand: Demand, footprint: Footprint, room: 
     """The largest `--train.batch` that fits without accumulation; on one GPU one that was really computed. 0: none."""
     rows = footprint.most_rows(room)
     # Not of several: one that runs out of memory half-way leaves the others waiting for its gradients.
-    if learner.device.type == "cuda" and ranks.ranks() == 1:
+    if learner.device.type == "cuda" and ranks.world_size() == 1:
         rows = proven(learner, demand, rows)
-    return rows * ranks.ranks() * learner.config.batch // demand.rows
+    return rows * ranks.world_size() * learner.config.batch // demand.rows
 
 
 def proven(learner: Learner, demand: Demand, rows: int) -> int:

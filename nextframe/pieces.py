@@ -209,7 +209,7 @@ def _damage(path: Path) -> str | None:
         sums = {}
     names = [*sums, SUMS]
     if POSITION in sums:  # the last line
-        mine = range(ranks.rank(), len(sums), ranks.ranks())
+        mine = range(ranks.rank(), len(sums), ranks.world_size())
         bad = max((number for number in mine if not _is_whole(path / names[number], sums[names[number]])), default=-1)
     else:
         bad = len(sums)

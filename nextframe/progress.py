@@ -25,6 +25,10 @@ def clock(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def silent(count: float = 1, note: str = "") -> None:
+    """An `Advance` that nobody sees."""
+
+
 @contextmanager
 def progress(title: str, total: float, done: float = 0) -> Iterator[Advance]:
     """Show the progress of `total` units of work, of which `done` were finished by an earlier run."""

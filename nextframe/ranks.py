@@ -30,10 +30,12 @@ def launched() -> bool:
 
 
 def rank() -> int:
+    """Which of the processes that train together this is, from 0."""
     return dist.get_rank() if _hosts is not None else 0
 
 
-def ranks() -> int:
+def world_size() -> int:
+    """Processes that train together; 1 for one that is alone."""
     return dist.get_world_size() if _hosts is not None else 1
 
 
@@ -43,7 +45,7 @@ def local_rank() -> int | None:
 
 
 @contextmanager
-def joined(device: torch.device, patience_minutes: float) -> Iterator[None]:
+def process_group(device: torch.device, patience_minutes: float) -> Iterator[None]:
     """Be one of the processes that torchrun started, and end as one of them: what all have to say is said once.
 
     Raises UserError when another of them has gone, or does not answer for so many minutes.
@@ -151,7 +153,7 @@ def together(work: Callable[[], str], group: dist.ProcessGroup | None) -> list[s
         said = (work(), None)
     except UserError as error:
         said = ("", str(error))
-    told = [said] * ranks()
+    told = [said] * world_size()
     if group is not None:
         dist.all_gather_object(told, said, group=group)
     for _, problem in told:
@@ -166,7 +168,7 @@ def mean(value: Tensor) -> Tensor:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / ranks()
+    return total / world_size()
 
 
 class _Sum(torch.autograd.Function):
@@ -189,7 +191,7 @@ def shared_mean(part: Tensor) -> Tensor:
     """The mean over all processes, with the gradient of the losses of all of them."""
     summed = _Sum.apply(part)
     assert isinstance(summed, Tensor)
-    return summed / ranks()
+    return summed / world_size()
 
 
 def deviation(part: Tensor) -> Tensor:
@@ -197,7 +199,7 @@ def deviation(part: Tensor) -> Tensor:
     if _hosts is None:
         return part.std()
     centred = part - shared_mean(part.mean())
-    count = part.numel() * ranks()
+    count = part.numel() * world_size()
     return (shared_mean(centred.square().mean()) * count / (count - 1)).sqrt()
 
 
@@ -216,7 +218,7 @@ class Share:
     @staticmethod
     def own(rows: int, parts: int, windows: int = 1) -> "Share":
         """Of a batch of `rows`, each of so many `windows`. Raises UserError when it cannot be divided."""
-        share = Share(rank(), ranks(), parts)
+        share = Share(rank(), world_size(), parts)
         if share.ranks > 1 and rows % (share.ranks * parts):
             batch = f"batch of {rows * windows}" + (f" windows ({rows} clips of {windows})" if windows > 1 else "")
             ways = f"set --train.batch to a multiple of {share.ranks * parts * windows}, or start fewer"

@@ -16,6 +16,7 @@ from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
+from nextframe.devices import enough_room, resolve_device
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
 from nextframe.files import sha256, sole_writer, write_atomically
@@ -27,9 +28,8 @@ from nextframe.learner import Learner, Task
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
-from nextframe.parallel import enough_room, resolve_device
 from nextframe.places import clip_places, length_range
-from nextframe.ranks import Share, another_group, joined, rank, together
+from nextframe.ranks import Share, another_group, process_group, rank, together
 from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
 from nextframe.soundness import (
     DATA,
@@ -68,7 +68,7 @@ def train_preset(
     written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
     when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
     """
-    with joined(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
+    with process_group(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
         ready = prepared(config, data, run, initial)
         if ready.position.step < config.train.steps:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
@@ -96,7 +96,7 @@ def sole_trainer(run: Path) -> Iterator[None]:
 
 def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> list[str]:
     """What `train_preset` would take here, in lines; nothing is trained or written. Raises UserError as it does."""
-    with joined(resolve_device(config.train.device), config.train.patience_minutes):
+    with process_group(resolve_device(config.train.device), config.train.patience_minutes):
         ready = prepared(config, data, run, initial)
         return estimate(ready.learner, ready.demand, ready.position)
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset
+from nextframe.devices import resolve_device
 from nextframe.files import new_file, write_atomically
 from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
 from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
-from nextframe.parallel import resolve_device
 from nextframe.progress import progress
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel, load

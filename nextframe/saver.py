@@ -9,8 +9,8 @@ import torch
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from nextframe import ranks
+from nextframe.devices import thread_start
 from nextframe.files import sweep
-from nextframe.parallel import thread_start
 from nextframe.pieces import Position, State, write_checkpoint
 
 

@@ -14,13 +14,13 @@ import torch
 
 from nextframe import ranks
 from nextframe.config import TrainConfig
+from nextframe.devices import enough_room, synchronise, thread_start
 from nextframe.distributed import piece
 from nextframe.errors import Stopped, UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner
-from nextframe.parallel import enough_room, synchronise, thread_start
 from nextframe.pieces import Position, newest_checkpoint
-from nextframe.progress import Advance, progress
+from nextframe.progress import Advance, progress, silent
 from nextframe.saver import Saver, saving
 
 ASKED: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}
@@ -179,7 +179,7 @@ def restore(run: Path, learner: Learner) -> Position:
 def reported(title: str, done: float) -> Iterator[Advance]:
     """The progress of a run of which `done` is behind, shown by the first process alone."""
     if ranks.rank() != 0:
-        yield lambda count=1, note="": None
+        yield silent
         return
     with progress(title, 1.0, done) as advance:
         yield advance

@@ -31,7 +31,7 @@ def now() -> float:
 def measure(preset: str, run: Path) -> None:
     config = FAR[preset]
     network = Transformer(config.model)
-    settings = replace(config.train, device="cpu", shard=ranks.ranks() > 1, precision="float32")
+    settings = replace(config.train, device="cpu", shard=ranks.world_size() > 1, precision="float32")
     learner = Learner(Task(network, FrameFlowMatching(config), lambda step: None, product=network), settings)
     for weight in network.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -53,5 +53,5 @@ def measure(preset: str, run: Path) -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     torch.set_num_threads(1)
-    with ranks.joined(torch.device("cpu"), 10):
+    with ranks.process_group(torch.device("cpu"), 10):
         measure(sys.argv[1], Path(sys.argv[2]))

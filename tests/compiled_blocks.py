@@ -1,4 +1,4 @@
-"""Run by test_parallel in a process of its own: checking shapes at run time, as the tests do, cannot be compiled.
+"""Run by test_devices in a process of its own: checking shapes at run time, as the tests do, cannot be compiled.
 
 Prints the number of graphs after each length, and the largest difference to the plain network.
 """
@@ -10,8 +10,8 @@ import sys
 import torch
 
 from nextframe.config import TransformerConfig, WorldModelConfig
+from nextframe.devices import compile_blocks, recompute_blocks
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import compile_blocks, recompute_blocks
 from nextframe.transformer import Transformer
 
 MODEL = TransformerConfig(

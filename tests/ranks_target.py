@@ -243,5 +243,5 @@ if __name__ == "__main__":
     if not ranks.launched():
         both_lost(Path(sys.argv[1]))
     else:
-        with ranks.joined(torch.device("cpu"), 10):
+        with ranks.process_group(torch.device("cpu"), 10):
             equal(Path(sys.argv[1]))

@@ -19,10 +19,10 @@ from nextframe.bench.testbed import fitting_autoencoders, randomised, world_pres
 from nextframe.bench.workload import SampleBench, Subject
 from nextframe.cli import run_command
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.devices import matrix_rate
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, frames_of, training_flops, visible_pairs
 from nextframe.layout import FINE, layout_of
-from nextframe.parallel import matrix_rate
 from nextframe.presets import PRESETS
 from nextframe.transformer import Transformer
 

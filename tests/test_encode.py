@@ -340,7 +340,7 @@ def test_a_shard_that_holds_less_than_the_index_says_is_named(autoencoder: Path,
 
 @pytest.mark.parametrize(("parent", "ends"), [("os.getppid()", False), ("os.getpid()", True)])
 def test_a_worker_whose_recorder_has_gone_before_it_could_be_told_ends(parent: str, ends: bool) -> None:
-    script = f"import os; from nextframe.files import end_with_parent; end_with_parent({parent}); print('goes on')"
+    script = f"import os; from nextframe.workers import end_with_parent; end_with_parent({parent}); print('goes on')"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     said = "the process that started this one has ended\n" if ends else ""
     assert (ran.returncode, ran.stdout, ran.stderr) == (int(ends), "" if ends else "goes on\n", said)

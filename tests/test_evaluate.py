@@ -14,11 +14,11 @@ from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_run
 from nextframe import evaluate as module
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
+from nextframe.devices import hardware_name
 from nextframe.errors import UserError
 from nextframe.evaluate import count_tokens, evaluate, measured_speed
 from nextframe.forecast import forecast
 from nextframe.metrics.image import psnr
-from nextframe.parallel import hardware_name
 from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, prediction_path, read_prediction
 from nextframe.runs import load

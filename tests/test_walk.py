@@ -10,7 +10,7 @@ from tiny import MODEL, SIZE, TOKENIZER
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
-from nextframe.parallel import matrix_precision, settle_products
+from nextframe.devices import matrix_precision, settle_products
 from nextframe.runs import Walk, WorldModel, action_tensor
 from nextframe.session import Session
 
@@ -87,7 +87,7 @@ def test_a_network_that_is_settled_for_sampling_is_the_same_function(
     dtype: torch.dtype, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float32 to rounding; bfloat16 as near to float32 as the plain path in bfloat16 is."""
-    monkeypatch.setattr("nextframe.parallel.PACKED_WEIGHTS", 1)
+    monkeypatch.setattr("nextframe.devices.PACKED_WEIGHTS", 1)
     network, sample = random_transformer(MODEL), SampleConfig(steps=2, guidance=guidance)
     latents, told = torch.randn(2, 5, 4, 4, 4), torch.zeros(2, 5, dtype=torch.int64)
 

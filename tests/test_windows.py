@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nextframe.clips import clip_batches
 from nextframe.config import ClipConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.devices import recompute_blocks
 from nextframe.flops import training_flops
 from nextframe.learner import accumulate_gradients
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
-from nextframe.parallel import recompute_blocks
 from nextframe.places import clip_places
 from nextframe.transformer import Transformer
 

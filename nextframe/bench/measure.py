@@ -20,13 +20,13 @@ from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
+from nextframe.devices import enough_room, matrix_precision, now, should_compile
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
 from nextframe.layout import Layout, layout_of, shared_past
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import enough_room, matrix_precision, now, should_compile
 from nextframe.sampler import at_sampling, guidance_branches
 from nextframe.session import Session
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from nextframe.parallel import now, peak_memory
+from nextframe.devices import now, peak_memory
 from nextframe.progress import progress
 
 GIB = 2**30

@@ -12,9 +12,9 @@ from nextframe.autoencoder import Autoencoder
 from nextframe.bench.stopwatch import PeakMemory
 from nextframe.bench.workload import Subject
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.devices import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.errors import UserError
 from nextframe.hub import local_run
-from nextframe.parallel import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
 from nextframe.presets import PRESETS
 from nextframe.runs import load, world_config
 from nextframe.transformer import Transformer, parameters_of

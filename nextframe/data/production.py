@@ -22,9 +22,8 @@ from typing import IO, Any
 
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, parse_episode_info
 from nextframe.errors import UserError
-from nextframe.files import end_with_parent
 from nextframe.progress import progress
-from nextframe.workers import worker_command, worker_environment
+from nextframe.workers import end_with_parent, worker_command, worker_environment
 
 SAVE_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0

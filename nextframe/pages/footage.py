@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
-from nextframe.examine import Inspection, doubts, offset_name, spread, verdict
+from nextframe.examine import Inspection, doubts, evenly_spaced, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.drawing import action_clip, action_strip, words
 
@@ -43,7 +43,7 @@ def contact_sheet(
     if found.explained:
         text = "Under each frame the action taken at it, which leads to the next frame."
         body.append(html.paragraph(text, "soft"))
-    shown = spread(sample, SHOWN)
+    shown = evenly_spaced(sample, SHOWN)
     for info, episode in zip(sample, episodes, strict=True):
         if info in shown:
             body += _episode(dataset, info, episode)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nextframe.config import SampleConfig
-from nextframe.parallel import synchronise
+from nextframe.devices import synchronise
 from nextframe.runs import Walk, WorldModel, imagine_together
 from nextframe.web.history import Action, Branch, History, Step, shared_frames
 

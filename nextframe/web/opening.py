@@ -8,8 +8,8 @@ import torch
 
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import EpisodeDataset
+from nextframe.devices import resolve_device, settle_threads
 from nextframe.errors import UserError
-from nextframe.parallel import resolve_device, settle_threads
 from nextframe.runs import WorldModel, load
 from nextframe.sampler import at_sampling
 from nextframe.web.stages import ModelStage

@@ -13,11 +13,11 @@ from torch import nn
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import TrainConfig, WorldModelConfig
+from nextframe.devices import recompute_blocks, settle_threads
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.parallel import recompute_blocks, settle_threads
 
 CONFIG = WorldModelConfig(model=replace(LONG, layers=3))
 
@@ -80,7 +80,7 @@ def test_threads_that_only_wait_are_given_up(monkeypatch: pytest.MonkeyPatch, wo
         clock[0] += 1.0 if torch.get_num_threads() == 1 else 1.0 / worth
 
     before = torch.get_num_threads()
-    monkeypatch.setattr("nextframe.parallel.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("nextframe.devices.time.perf_counter", lambda: clock[0])
     try:
         torch.set_num_threads(2)
         settle_threads(torch.device("cpu"), work)
