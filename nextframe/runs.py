@@ -253,8 +253,8 @@ def export(run: Path, out: Path) -> None:
 def _small(name: str, weight: Tensor) -> Tensor:
     """A weight in the precision it is shipped in: 16 bits, and 8 for what hardly feels it (docs/experiments.md)."""
     # How old frames, already coarse, read even older ones.
-    coarse_query = name.endswith("attention.levels.1.query.weight")
-    return weight.to(torch.float8_e4m3fn if coarse_query else torch.bfloat16)
+    reading = name.endswith(("attention.levels.1.query.weight", "attention.levels.1.output.weight"))
+    return weight.to(torch.float8_e4m3fn if reading else torch.bfloat16)
 
 
 def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Autoencoder:
