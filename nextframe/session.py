@@ -185,7 +185,7 @@ def _replayed(session: Session, noise: Tensor) -> Tensor:
     reading = _Reading(session)
     layout = reading.with_new
     latents, conditions = session.rows_of(layout.order)
-    rows = Rows(reading.rows, layout, headings=session.headings_at(layout))
+    rows = Rows(reading.rows, layout, headings=reading.headings)
     rotary = session.model.rotary([rows], noise.device)
     frame = session.graphs.frame(layout, latents[:, :-1], noise, conditions, rotary)
     session.cache.push(reading.missing.segments)
@@ -203,6 +203,8 @@ class _Reading:
         self.missing = without(wanted, session.cache.layout)
         self.read = self.missing.order
         self.rows = len(session.branches) * len(session.seeds)
+        # Once a frame: to bring the numbers of frames to a GPU is to wait for it.
+        self.headings = session.headings_at(self.with_new)
 
     @property
     def with_new(self) -> Layout:
@@ -260,7 +262,8 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
         layout = reading.with_new
         past = reading.session.rows_of(reading.missing.order)[0]
         latents.append(torch.cat([past, x[:, None]], dim=1))
-        rows.append(Rows(len(x), layout, reading.session.cache, reading.session.headings_at(layout)))
+        headings = None if reading.headings is None else reading.headings[:, -layout.frames :]
+        rows.append(Rows(len(x), layout, reading.session.cache, headings))
         parts.append([part[:, first : column + 1] for part in modulation])
     together = [joined(several, dim=0) for several in zip(*parts, strict=True)]
     out = model.velocity(model.tokens(joined(latents, dim=0), rows[0].layout), rows, together, asked=1)
