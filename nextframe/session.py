@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -203,8 +204,11 @@ class _Reading:
         self.missing = without(wanted, session.cache.layout)
         self.read = self.missing.order
         self.rows = len(session.branches) * len(session.seeds)
-        # Once a frame: to bring the numbers of frames to a GPU is to wait for it.
-        self.headings = session.headings_at(self.with_new)
+
+    @cached_property
+    def headings(self) -> Tensor | None:
+        """Of `with_new`. Once a frame: to bring the numbers of frames to a GPU is to wait for it."""
+        return self.session.headings_at(self.with_new)
 
     @property
     def with_new(self) -> Layout:
