@@ -42,8 +42,8 @@ MAZE = WorldModelConfig(
         layers=5,
         heads=4,
         head_dim=64,
-        # 4 tokens a frame, 1 of an older one: after 38 minutes of one core 1.5 dB ahead of 16 and 4, which the weights
-        # in pretrained/maze still have (docs/experiments.md).
+        # 4 tokens a frame, 1 of an older one: after 38 minutes of one core 1.5 dB ahead of 16 and 4. The weights in
+        # pretrained/maze were trained on with a window of 64, which is what remembers (docs/experiments.md).
         patch=4,
         coarse_patch=8,
         window=16,
