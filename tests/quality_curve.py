@@ -54,16 +54,17 @@ def draw(path: Path, points: list[dict[str, float]]) -> str:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), dpi=150)
     left.plot(far, start + slope * np.log10(far), color=BLUE, linewidth=1, linestyle="--")
     left.plot(minutes, psnr, color=BLUE, marker="o", markersize=4, linewidth=0, label="the model")
-    left.plot(
-        [one["minutes"] for one in others],
-        [one["model psnr"] for one in others],
-        color=BLUE,
-        marker="o",
-        markersize=5,
-        linewidth=0,
-        markerfacecolor="white",
-        label="the shipped model, not fitted",
-    )
+    if others:
+        left.plot(
+            [one["minutes"] for one in others],
+            [one["model psnr"] for one in others],
+            color=BLUE,
+            marker="o",
+            markersize=5,
+            linewidth=0,
+            markerfacecolor="white",
+            label="the shipped model, not fitted",
+        )
     for name, style in (("context_mean", "-"), ("repeat_last", ":")):
         if f"{name} psnr" in points[0]:
             left.axhline(points[0][f"{name} psnr"], color=GREY, linestyle=style, label=name.replace("_", " "))
