@@ -257,9 +257,12 @@ def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tm
     command += [*TINY_WORLD, *latents, "--model.coarse-patch", "4"]
     with pytest.raises(UserError) as refused:
         run_command(command)
-    way_out = re.search(r": set (--[^,]+)", str(refused.value))
+    way_out = re.search(r": (?:set (--[^,]+) with|train) the preset (\w+)", str(refused.value))
     assert way_out, refused.value
-    run_command([*command, *way_out[1].split()])
+    command[1] = way_out[2]
+    axes = command.index("--model.rope-axes")
+    command[axes + 1 : axes + 4] = ["4", "6", "6"]  # those of the compass, too
+    run_command([*command, *(way_out[1] or "").split()])
     assert (tmp_path / "run/weights.safetensors").exists()
 
 
