@@ -95,12 +95,12 @@ class _Recording:
 
     def __call__(self, inputs: dict[str, Tensor], pool: Any) -> Tensor:
         """The first time it is computed, the second time recorded on a GPU, and from then on replayed."""
-        first = not self.inputs
-        if first:
+        if not self.inputs:
             self.inputs = {name: x.to(self.device, copy=True) for name, x in inputs.items()}
+            return self.compute()
         for name, x in inputs.items():
             self.inputs[name].copy_(x)
-        if first or self.device.type != "cuda":
+        if self.device.type != "cuda":
             return self.compute()
         if self.graph is None:
             self.graph = self.record(pool)
