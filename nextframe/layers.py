@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextframe.attention import attend, joined
 from nextframe.cache import FixedPart, KeyValueCache
 from nextframe.mask import View
 from nextframe.rope import rotate
-from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
+from nextframe.shapes import FrameTimes, HeadTokens, RotaryTable, Tokens
 
 EPSILON = 1e-6
 TIME_CHANNELS = 256
@@ -165,36 +166,6 @@ class Attention(nn.Module):
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
         ]
-
-
-# Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
-@torch.compiler.disable()
-def attend(queries: HeadTokens, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
-    """softmax(q k^T / sqrt(e) + mask) v, span by span: [b, n, k e]. The first `memory` rows ask nothing."""
-    mixed = []
-    for view in views:
-        seen_keys, seen_values = (
-            joined([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
-        )
-        for span in view.spans:
-            start, stop = view.start + span.start - memory, view.start + span.stop - memory
-            if start < 0:
-                continue
-            mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
-            mixed.append(
-                F.scaled_dot_product_attention(
-                    queries[:, start:stop].transpose(1, 2),
-                    seen_keys[:, :, : span.keys],
-                    seen_values[:, :, : span.keys],
-                    attn_mask=mask,
-                ).transpose(1, 2)
-            )
-    return joined(mixed).flatten(2)
-
-
-def joined(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
-    """One after the other; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 class Block(nn.Module):

@@ -23,6 +23,8 @@ class Span:
     keys: int
     mask: AttentionMask | None
     """[stop - start, keys], or None where every query may see every one of these keys."""
+    seen_by_all: int = 0
+    """The mask hides none of the first so many."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
     key_frames = keys.table()[:, 0]
     spans = []
     for start, stop in edges:
-        visible = int((key_frames <= frames[stop - 1]).sum())
-        part = mask[start:stop, :visible]
-        hides = part.dtype != torch.bool or not bool(part.all())
-        spans.append(Span(start, stop, visible, part.contiguous().to(device) if hides else None))
+        seen_by_all, visible = (int((key_frames <= frames[row]).sum()) for row in (start, stop - 1))
+        part = mask[start:stop, :visible].contiguous().to(device)
+        hides = part.dtype != torch.bool or seen_by_all < visible
+        spans.append(Span(start, stop, visible, part if hides else None, seen_by_all))
     return tuple(spans)
 
 

@@ -7,12 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nextframe.attention import joined
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
-from nextframe.layers import joined
 from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
 from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, layout_times, solved
 from nextframe.shapes import Modulations

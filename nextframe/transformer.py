@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextframe.attention import joined
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, chunks, joined, normalised
+from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, chunks, normalised
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import views
 from nextframe.rope import heading_table, rotary_table

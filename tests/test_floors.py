@@ -21,7 +21,7 @@ FLOORS = {
         "workers",
     },
     1: {"cache", "conditions", "flow", "layout", "mask", "places", "ranks", "rope"},
-    2: {"layers"},
+    2: {"attention", "layers"},
     3: {"autoencoder", "discriminator", "transformer"},
     4: {
         "checkpoint",
@@ -77,6 +77,7 @@ WITHIN_A_FLOOR = {
     "cache": {"layout"},
     "mask": {"layout"},
     "rope": {"layout"},
+    "layers": {"attention"},
     "clips": {"objective"},
     "forecast": {"devices", "runs", "sampler", "session"},
     "journal": {"objective", "devices", "pieces"},

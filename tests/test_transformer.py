@@ -1,18 +1,13 @@
 """The network: causal between frames, one table of tokens, one condition per frame."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import LONG, SHORT, random_transformer
 
-from nextframe import mask as mask_module
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import attend
 from nextframe.layout import COARSE, FINE, layout_of
-from nextframe.mask import View, attention_mask, visible_spans
+from nextframe.mask import attention_mask
 from nextframe.presets import MAZE
 from nextframe.rope import rotary_table, rotate
 from nextframe.transformer import Transformer, parameters_of, patchify, unpatchify
@@ -87,32 +82,6 @@ def test_mask_is_none_when_all_is_visible_and_never_looks_ahead() -> None:
     assert torch.equal(mask, frames[None, :] <= frames[:, None])
     last = layout_of(LONG, 6, first=5)
     assert attention_mask(last, layout, LONG) is None
-
-
-@pytest.mark.parametrize("tokens", [16, 40, 10_000])
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention span by span is attention under the dense mask, which hides up to half of what it computes."""
-    monkeypatch.setattr(mask_module, "SPAN_TOKENS", tokens)
-    visible_spans.cache_clear()
-    config = replace(LONG, temporal_decay=decay)
-    layout = layout_of(config, 9)
-    present = layout_of(config, 9, first=3)
-    for queries in (layout, present):
-        spans = visible_spans(queries, layout, config, CPU)
-        whole = attention_mask(queries, layout, config)
-        assert whole is not None
-        q, k, v = (torch.randn(2, n, 2, 16) for n in (queries.tokens, layout.tokens, layout.tokens))
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        expected = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=whole).transpose(1, 2).flatten(2)
-        view = View(0, ((0, layout.tokens),), spans)
-        torch.testing.assert_close(attend(q, k, v, [view]), expected, atol=1e-5, rtol=0)
-        assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
-        assert spans[-1].stop == queries.tokens
-        if tokens < 10_000:
-            computed = sum((span.stop - span.start) * span.keys for span in spans)
-            assert computed < 0.75 * queries.tokens * layout.tokens or queries is present
-    visible_spans.cache_clear()
 
 
 def test_rotation_depends_on_distance_only() -> None:

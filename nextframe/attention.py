@@ -1,0 +1,118 @@
+"""softmax(q k^T / sqrt(e) + mask) v, span by span of the queries (`mask.py` says who sees whom)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextframe.mask import Span, View
+from nextframe.shapes import Heads, HeadTokens
+
+FEW_QUERIES = 64
+"""Fewer attend faster by torch's fused kernel, as long as they need no gradient (docs/speed.md)."""
+
+
+# Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
+@torch.compiler.disable()
+def attend(queries: HeadTokens, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
+    """[b, n, k e]: what each query sees, mixed. The first `memory` rows ask nothing."""
+    mixed = []
+    for view in views:
+        own_keys, own_values = (
+            joined([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
+        )
+        spans = [span for span in view.spans if view.start + span.start >= memory]
+        if spans:
+            first = view.start - memory
+            asking = queries[:, first + spans[0].start : first + spans[-1].stop]
+            by = WrittenOut.apply if written_out(asking) else fused
+            mixed.append(by(asking, own_keys, own_values, spans))
+    return joined(mixed).flatten(2)
+
+
+def fused(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:
+    """Attention of the queries of these neighbouring spans, by torch's own kernel."""
+    mixed = []
+    for span, rows in placed(spans):
+        mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
+        asking, seen = queries[:, rows].transpose(1, 2), slice(span.keys)
+        part = F.scaled_dot_product_attention(asking, keys[:, :, seen], values[:, :, seen], attn_mask=mask)
+        mixed.append(part.transpose(1, 2))
+    return joined(mixed)
+
+
+def written_out(queries: HeadTokens) -> bool:
+    """Whether products written out are faster than torch's kernel: in bfloat16 on a processor (docs/speed.md)."""
+    many = queries.shape[1] >= FEW_QUERIES or queries.requires_grad
+    return many and queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+
+
+class WrittenOut(torch.autograd.Function):
+    """The same as `fused`, as matrix products: the hardware's bfloat16 is for those.
+
+    With scores S = q k^T / sqrt(e) + mask, weights P = softmax(S), mixed = P v, and G the gradient of what was mixed:
+
+        dv = P^T G,    dS = P * (G v^T - rowsum(P * G v^T)),    dq = dS k / sqrt(e),    dk = dS^T q / sqrt(e)
+
+    Scores and weights are rounded to the precision of the products; what spans add to a gradient is summed in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:  # pyright: ignore[reportIncompatibleMethodOverride]
+        mixed, scaled = torch.empty_like(queries), by_heads(queries) * queries.shape[-1] ** -0.5
+        all_weights = []
+        for span, rows in placed(spans):
+            weights = span_weights(scaled[:, :, rows], seen_by(span, keys), span)
+            mixed[:, rows] = (weights @ seen_by(span, values)).transpose(1, 2)
+            all_weights.append(weights)
+        ctx.spans = spans
+        ctx.save_for_backward(scaled, keys, values, *all_weights)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: HeadTokens) -> tuple[Tensor, Tensor, Tensor, None]:
+        scaled, keys, values, *all_weights = ctx.saved_tensors
+        of_mixed, of_queries = by_heads(gradients[0]), torch.empty_like(scaled)
+        precision = torch.promote_types(keys.dtype, torch.float32)
+        of_keys, of_values = (torch.zeros_like(x, dtype=precision) for x in (keys, values))
+        for (span, rows), weights in zip(placed(ctx.spans), all_weights, strict=True):
+            own, seen = of_mixed[:, :, rows], slice(span.keys)
+            of_values[:, :, seen] += weights.mT @ own
+            of_weights = own @ seen_by(span, values).mT
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_queries[:, :, rows] = of_scores @ seen_by(span, keys)
+            of_keys[:, :, seen] += of_scores.mT @ scaled[:, :, rows]
+        of_queries *= scaled.shape[-1] ** -0.5
+        return of_queries.transpose(1, 2), of_keys.to(keys.dtype), of_values.to(values.dtype), None
+
+
+def placed(spans: Sequence[Span]) -> list[tuple[Span, slice]]:
+    """Neighbouring spans, and which of all their queries are theirs."""
+    first = spans[0].start
+    return [(span, slice(span.start - first, span.stop - first)) for span in spans]
+
+
+def seen_by(span: Span, x: Heads) -> Heads:
+    """The keys or values of a span, contiguous: or else a product copies them as it needs them, transposed and slowly."""
+    return x[:, :, : span.keys].contiguous()
+
+
+def by_heads(x: HeadTokens) -> Heads:
+    return x.transpose(1, 2).contiguous()
+
+
+def span_weights(queries: Heads, keys: Heads, span: Span) -> Tensor:
+    """[b, k, queries, keys]: how much of each key a query of the span takes."""
+    scores = queries @ keys.mT
+    if span.mask is not None and span.mask.dtype == torch.bool:
+        scores[..., span.seen_by_all :].masked_fill_(~span.mask[:, span.seen_by_all :], float("-inf"))
+    elif span.mask is not None:
+        scores += span.mask
+    return scores.softmax(dim=-1)
+
+
+def joined(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
+    """One after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
