@@ -95,7 +95,7 @@ def placed(spans: Sequence[Span]) -> list[tuple[Span, slice]]:
 
 
 def seen_by(span: Span, x: Heads) -> Heads:
-    """The keys or values of a span, contiguous: or else a product copies them as it needs them, transposed and slowly."""
+    """The keys or values of a span. Contiguous, or a product copies them as it needs them: transposed, and slowly."""
     return x[:, :, : span.keys].contiguous()
 
 

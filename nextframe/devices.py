@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,26 +121,33 @@ def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device
     """For a network that is not trained any more: keep the weights of matrix products as the products want them.
 
     In their precision, because under `matrix_precision` they are cast at every use otherwise. On a processor, in the
-    order in which oneDNN multiplies them, which pays for the few rows of a frame (docs/speed.md). The numbers are the
-    same but for rounding.
+    order in which oneDNN multiplies them, which pays for the few rows of a frame, and with the GELU that follows done
+    before a result is written (docs/speed.md). The numbers are the same but for rounding.
     """
+    packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    chains = [module for module in network.modules() if isinstance(module, nn.Sequential)]
+    after = {first: second for chain in chains for first, second in pairwise(chain)}
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
-        packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
         if packs and isinstance(module, nn.Linear) and module.weight.numel() >= PACKED_WEIGHTS:
-            module.forward = _packed(module)  # pyright: ignore[reportAttributeAccessIssue]
+            then = after.get(module)
+            gelu = then.approximate if isinstance(then, nn.GELU) else None
+            module.forward = _packed(module, gelu)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(then, nn.GELU):
+                then.forward = lambda input: input
 
 
-def _packed(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The forward pass of a linear layer, with its weight copied into oneDNN's order."""
+def _packed(linear: nn.Linear, gelu: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of a linear layer, and of a GELU of this kind, with its weight copied into oneDNN's order."""
     bias = None if linear.bias is None else linear.bias.detach()
     dtype = linear.weight.dtype
     packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
+    after = ("none", [], "") if gelu is None else ("gelu", [], gelu)
 
     @torch.no_grad()
     def forward(input: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed, bias, *after)
 
     return forward
 
