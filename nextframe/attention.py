@@ -16,8 +16,8 @@ FEW_QUERIES = 64
 
 # Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
 @torch.compiler.disable()
-def attend(queries: HeadTokens, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
-    """[b, n, k e]: what each query sees, mixed. The first `memory` rows ask nothing."""
+def attend(queries: Heads, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
+    """[b, n, k e]: what each query sees, mixed. The first `memory` tokens ask nothing."""
     mixed = []
     for view in views:
         own_keys, own_values = (
@@ -26,26 +26,26 @@ def attend(queries: HeadTokens, keys: Heads, values: Heads, views: Sequence[View
         spans = [span for span in view.spans if view.start + span.start >= memory]
         if spans:
             first = view.start - memory
-            asking = queries[:, first + spans[0].start : first + spans[-1].stop]
+            asking = queries[:, :, first + spans[0].start : first + spans[-1].stop]
             by = WrittenOut.apply if written_out(asking) else fused
             mixed.append(by(asking, own_keys, own_values, spans))
     return joined(mixed).flatten(2)
 
 
-def fused(queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:
+def fused(queries: Heads, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:
     """Attention of the queries of these neighbouring spans, by torch's own kernel."""
     mixed = []
     for span, rows in placed(spans):
         mask = span.mask if span.mask is None or span.mask.dtype == torch.bool else span.mask.to(queries.dtype)
-        asking, seen = queries[:, rows].transpose(1, 2), slice(span.keys)
+        asking, seen = queries[:, :, rows], slice(span.keys)
         part = F.scaled_dot_product_attention(asking, keys[:, :, seen], values[:, :, seen], attn_mask=mask)
         mixed.append(part.transpose(1, 2))
     return joined(mixed)
 
 
-def written_out(queries: HeadTokens) -> bool:
+def written_out(queries: Heads) -> bool:
     """Whether products written out are faster than torch's kernel: in bfloat16 on a processor (docs/speed.md)."""
-    many = queries.shape[1] >= FEW_QUERIES or queries.requires_grad
+    many = queries.shape[2] >= FEW_QUERIES or queries.requires_grad
     return many and queries.device.type == "cpu" and queries.dtype == torch.bfloat16
 
 
@@ -60,9 +60,9 @@ class WrittenOut(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: HeadTokens, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:  # pyright: ignore[reportIncompatibleMethodOverride]
-        mixed, scaled = torch.empty_like(queries), by_heads(queries) * queries.shape[-1] ** -0.5
-        all_weights = []
+    def forward(ctx: Any, queries: Heads, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:  # pyright: ignore[reportIncompatibleMethodOverride]
+        b, k, n, e = queries.shape
+        mixed, scaled, all_weights = queries.new_empty(b, n, k, e), queries * e**-0.5, []
         for span, rows in placed(spans):
             weights = span_weights(scaled[:, :, rows], seen_by(span, keys), span)
             mixed[:, rows] = (weights @ seen_by(span, values)).transpose(1, 2)
@@ -74,7 +74,7 @@ class WrittenOut(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: HeadTokens) -> tuple[Tensor, Tensor, Tensor, None]:
         scaled, keys, values, *all_weights = ctx.saved_tensors
-        of_mixed, of_queries = by_heads(gradients[0]), torch.empty_like(scaled)
+        of_mixed, of_queries = gradients[0].transpose(1, 2).contiguous(), torch.empty_like(scaled)
         precision = torch.promote_types(keys.dtype, torch.float32)
         of_keys, of_values = (torch.zeros_like(x, dtype=precision) for x in (keys, values))
         for (span, rows), weights in zip(placed(ctx.spans), all_weights, strict=True):
@@ -85,7 +85,7 @@ class WrittenOut(torch.autograd.Function):
             of_queries[:, :, rows] = of_scores @ seen_by(span, keys)
             of_keys[:, :, seen] += of_scores.mT @ scaled[:, :, rows]
         of_queries *= scaled.shape[-1] ** -0.5
-        return of_queries.transpose(1, 2), of_keys.to(keys.dtype), of_values.to(values.dtype), None
+        return of_queries, of_keys.to(keys.dtype), of_values.to(values.dtype), None
 
 
 def placed(spans: Sequence[Span]) -> list[tuple[Span, slice]]:
@@ -97,10 +97,6 @@ def placed(spans: Sequence[Span]) -> list[tuple[Span, slice]]:
 def seen_by(span: Span, x: Heads) -> Heads:
     """The keys or values of a span. Contiguous, or a product copies them as it needs them: transposed, and slowly."""
     return x[:, :, : span.keys].contiguous()
-
-
-def by_heads(x: HeadTokens) -> Heads:
-    return x.transpose(1, 2).contiguous()
 
 
 def span_weights(queries: Heads, keys: Heads, span: Span) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nextframe.layout import Layout, Segment, continued
-from nextframe.shapes import Heads, HeadTokens
+from nextframe.shapes import Heads
 
 
 class KeyValueCache:
@@ -49,14 +49,14 @@ class KeyValueCache:
             larger[..., :top, :] = self._memory[..., :top, :]
             self._memory = larger
 
-    def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Heads, Heads]:
+    def extend(self, layer: int, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
         """Write above the top, without moving it; returns the stack and what was written, [b, k, top + n, e]."""
-        top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[1]
+        top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[2]
         if new_top > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} tokens, not for {new_top}")
         stack = self._memory[layer, :, :, :, :new_top]
-        stack[0, :, :, top:] = keys.transpose(1, 2)
-        stack[1, :, :, top:] = values.transpose(1, 2)
+        stack[0, :, :, top:] = keys
+        stack[1, :, :, top:] = values
         return stack[0], stack[1]
 
     def fixed(self, keys: int, places: Tensor) -> "FixedPart":
@@ -91,9 +91,9 @@ class FixedPart:
     memory: Tensor
     places: Tensor
 
-    def extend(self, layer: int, keys: HeadTokens, values: HeadTokens) -> tuple[Heads, Heads]:
+    def extend(self, layer: int, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
         """Write keys and values at the places; returns all there are, [b, k, keys, e] each."""
         stack = self.memory[layer]
         for part, new in zip(stack, (keys, values), strict=True):
-            part.index_copy_(2, self.places, new.transpose(1, 2).to(part.dtype))
+            part.index_copy_(2, self.places, new.to(part.dtype))
         return stack[0], stack[1]

@@ -79,10 +79,10 @@ def normalised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMS norm of queries or keys, with the weight in their precision: torch's fused kernel wants that."""
+    """RMS norm of queries or keys. In float32, as they are turned: to round and widen them in between takes passes."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+    def forward(self, x: HeadTokens) -> HeadTokens:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
 
 
 class AttentionLevel(nn.Module):
@@ -150,16 +150,16 @@ class Attention(nn.Module):
         """Updates of the last `asked_segments` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
-        keys = rotate(joined([key for key, _ in pairs]), rotary)
-        values = joined([value for _, value in pairs])
+        values = joined([value for _, value in pairs]).transpose(1, 2)
+        keys = rotate(joined([key for key, _ in pairs]), rotary, values.dtype)
         readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
         queries = joined([part.queries(x) for part, x in readers])
-        memory = keys.shape[1] - queries.shape[1]
-        queries = rotate(queries, rotary[..., memory:, :])
+        memory = keys.shape[2] - queries.shape[1]
+        queries = rotate(queries, rotary[..., memory:, :], values.dtype)
         mixed, rows = [], [one.rows for one in seen]
         own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
         for one, query, key, value in own:
-            stack = one.cache.extend(layer, key, value) if one.cache else (key.transpose(1, 2), value.transpose(1, 2))
+            stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
             mixed.append(attend(query, *stack, one.views, memory))
         mixed = joined(mixed, dim=0)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nextframe.layout import Layout
-from nextframe.shapes import HeadTokens, RotaryTable
+from nextframe.shapes import Heads, HeadTokens, RotaryTable
 
 THETA = 10_000.0
 
@@ -69,10 +69,11 @@ def riflex(frequencies: Tensor, frames: int) -> Tensor:
     return slowed
 
 
-def rotate(x: HeadTokens, rotary: RotaryTable) -> HeadTokens:
-    """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32.
+def rotate(x: HeadTokens, rotary: RotaryTable, dtype: torch.dtype) -> Heads:
+    """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32, then `dtype`.
 
     To turn x0 + i x1 by an angle is to multiply it by exp(i angle): one pass over memory (docs/speed.md).
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary.unsqueeze(-2)).flatten(-2).to(x.dtype)
+    turned = torch.view_as_real(pairs * rotary.unsqueeze(-2)).flatten(-2)
+    return turned.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)

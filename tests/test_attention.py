@@ -31,9 +31,8 @@ def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatc
         spans = visible_spans(queries, layout, config, CPU)
         whole = attention_mask(queries, layout, config)
         assert whole is not None
-        q, k, v = (torch.randn(2, n, 2, 16) for n in (queries.tokens, layout.tokens, layout.tokens))
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        expected = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=whole).transpose(1, 2).flatten(2)
+        q, k, v = (torch.randn(2, 2, n, 16) for n in (queries.tokens, layout.tokens, layout.tokens))
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=whole).transpose(1, 2).flatten(2)
         view = View(0, ((0, layout.tokens),), spans)
         torch.testing.assert_close(attend(q, k, v, [view]), expected, atol=1e-5, rtol=0)
         assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
@@ -53,9 +52,11 @@ def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, m
     config = replace(LONG, temporal_decay=decay)
     layout = shared_past(config, lengths)
     memory = layout.segments[0].tokens  # as in the last block: the coarse frames ask nothing
-    shapes = [(2, layout.tokens - memory, 2, 16), (2, 2, layout.tokens, 16), (2, 2, layout.tokens, 16)]
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    weight = torch.randn(2, shapes[0][1], 32, dtype=torch.float64)
+    asked = layout.tokens - memory
+    inputs = [
+        torch.randn(2, 2, n, 16, dtype=torch.float64, requires_grad=True) for n in (asked, layout.tokens, layout.tokens)
+    ]
+    weight = torch.randn(2, asked, 32, dtype=torch.float64)
 
     def computed(out: bool) -> tuple[torch.Tensor, ...]:
         monkeypatch.setattr(attention, "written_out", lambda queries: out)
@@ -96,7 +97,7 @@ def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.Mo
         (torch.bfloat16, layout_of(LONG, 9, first=8), True),
         (torch.bfloat16, layout_of(LONG, 9, first=8), False),
     ):
-        asking = torch.randn(1, queries.tokens, 2, 16, dtype=dtype, requires_grad=gradient)
+        asking = torch.randn(1, 2, queries.tokens, 16, dtype=dtype, requires_grad=gradient)
         below = Layout() if queries is layout else layout_of(LONG, 8)
         attend(asking, keys.to(dtype), keys.to(dtype), views(queries, below, LONG, CPU))
     assert used == [torch.bfloat16] * 2  # not where a few tokens want no gradient

@@ -48,7 +48,7 @@ def test_a_later_coarse_frame_changes_no_earlier_one() -> None:
         with torch.no_grad():
             model(model.tokens(clip, layout), layout, torch.full((1, 8), -2.0), actions, cache)
         cache.push(layout.segments)
-        keys.append(cache.extend(1, torch.zeros(1, 0, 2, 16), torch.zeros(1, 0, 2, 16))[0])
+        keys.append(cache.extend(1, torch.zeros(1, 2, 0, 16), torch.zeros(1, 2, 0, 16))[0])
     before, after = keys
     assert torch.equal(before[:, :, : 2 * 4], after[:, :, : 2 * 4])
     assert not torch.allclose(before[:, :, 2 * 4 :], after[:, :, 2 * 4 :])
@@ -88,8 +88,8 @@ def test_rotation_depends_on_distance_only() -> None:
     layout = layout_of(SHORT, 3)
     rotary = rotary_table(layout, SHORT.rope_axes, None, CPU)
     query, key = torch.randn(16), torch.randn(16)
-    rotated_query = rotate(query.expand(1, layout.tokens, 1, 16), rotary)[0, :, 0]
-    rotated_key = rotate(key.expand(1, layout.tokens, 1, 16), rotary)[0, :, 0]
+    rotated_query = rotate(query.expand(1, layout.tokens, 1, 16), rotary, torch.float32)[0, 0]
+    rotated_key = rotate(key.expand(1, layout.tokens, 1, 16), rotary, torch.float32)[0, 0]
     scores = rotated_query @ rotated_key.T
     torch.testing.assert_close(scores[16:32, 0:16], scores[32:48, 16:32])
     assert not torch.allclose(scores[16:32, 0:16], scores[32:48, 0:16])
