@@ -226,6 +226,9 @@ class TrainConfig:
     """Of the matrix products; the weights and the optimizer are float32. `auto`: bfloat16 where the hardware has it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks of a transformer; `auto`: on a GPU."""
+    float8: Literal["off", "on", "emulated"] = "off"
+    """Multiply the matrices of a transformer's blocks in 8-bit floats, on a GPU that has them. `emulated`: with the
+    same roundings on any device, slowly, to see what they do to a loss."""
     shard: bool = False
     """Under torchrun each process keeps a piece of the weights, not a copy (docs/scaling.md). Alone: no difference."""
     patience_minutes: float = 10.0

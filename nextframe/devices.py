@@ -175,6 +175,33 @@ def recompute_blocks(network: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
+def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device) -> None:
+    """Let the products within every transformer block, forward and backward, be of 8-bit floats (torchao).
+
+    Each matrix is scaled by its largest number first. What modulates a block is not: it is little work. Raises
+    UserError for a network without blocks, without torchao, and for a device that has no such products.
+    """
+    blocks = _some_blocks(network)
+    has_them = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    if not (emulated or has_them):
+        raise UserError(f"{device} multiplies no 8-bit floats: leave out --train.float8, or set it to emulated (slow)")
+    try:
+        from torchao.float8 import (  # pyright: ignore[reportMissingImports]
+            Float8LinearConfig,
+            convert_to_float8_training,
+        )
+    except ImportError as error:
+        raise UserError(f"--train.float8 needs torchao ({error}): pip install 'nextframe[float8]'") from error
+    config = Float8LinearConfig(emulate=emulated, pad_inner_dim=True)  # padded: a clip has any number of tokens
+    for block in blocks:
+        convert_to_float8_training(block, module_filter_fn=_in_float8, config=config)
+
+
+def _in_float8(module: nn.Module, name: str) -> bool:
+    sixteens = isinstance(module, nn.Linear) and module.in_features % 16 == module.out_features % 16 == 0
+    return sixteens and "modulation" not in name
+
+
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, Block)]
 
@@ -182,7 +209,10 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 def _some_blocks(network: nn.Module) -> list[nn.Module]:
     blocks = blocks_of(network)
     if not blocks:
-        raise UserError("only transformers are compiled or recomputed: set --train.compile off, --train.no-recompute")
+        raise UserError(
+            "only transformers are compiled, recomputed or multiplied in 8 bits: set --train.compile off, "
+            "--train.no-recompute, --train.float8 off"
+        )
     return blocks
 
 

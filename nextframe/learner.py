@@ -15,6 +15,7 @@ from nextframe.devices import (
     blocks_of,
     compile_blocks,
     matrix_precision,
+    multiply_in_float8,
     recompute_blocks,
     resolve_device,
     resolve_precision,
@@ -43,11 +44,13 @@ class Learner:
     """A task on its device. No step waits for it: figures for the log are added up there until `figures` reads them."""
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
-        """Raises UserError for a device that is not there."""
+        """Raises UserError for a device that is not there, or cannot do what is set."""
         self.task, self.config = task, config
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.network = task.network.train()
+        if config.float8 != "off":
+            multiply_in_float8(self.network, config.float8 == "emulated", self.device)
         # `auto` compiles what can be compiled; `on` says so when that is nothing.
         if should_compile(config.compile, self.device) and (config.compile == "on" or blocks_of(self.network)):
             compile_blocks(self.network)

@@ -13,7 +13,7 @@ from torch import nn
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import TrainConfig, WorldModelConfig
-from nextframe.devices import recompute_blocks, settle_threads
+from nextframe.devices import multiply_in_float8, recompute_blocks, settle_threads
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.learner import Learner, Task
@@ -53,6 +53,27 @@ def test_blocks_are_recomputed() -> None:
     assert len(calls) - plain == 2 * plain
 
 
+def test_float8_rounds_what_blocks_multiply_and_nothing_else() -> None:
+    """Loss and gradients are off by what three bits of mantissa make, not more; names and weights stay."""
+    pytest.importorskip("torchao.float8")
+    network = random_transformer(CONFIG.model)
+    names, exact = list(network.state_dict()), loss_and_gradients(network, 7)
+    multiply_in_float8(network, emulated=True, device=torch.device("cpu"))
+    rounded = loss_and_gradients(network, 7)
+    assert list(network.state_dict()) == names
+    errors = [float((one - other).norm() / one.norm()) for one, other in zip(exact, rounded, strict=True)]
+    assert 0 < errors[0] < 0.02 and max(errors) < 0.3
+    changed = [name for name, module in network.named_modules() if type(module).__name__ == "Float8Linear"]
+    assert changed and all(name.startswith("blocks.") and "modulation" not in name for name in changed)
+
+
+def test_float8_where_there_is_none() -> None:
+    network = random_transformer(CONFIG.model)
+    task = Task(network, FrameFlowMatching(CONFIG), lambda step: None, product=network)
+    with pytest.raises(UserError, match="cpu multiplies no 8-bit floats: leave out"):
+        Learner(task, TrainConfig(device="cpu", float8="on"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kept", "recomputed"])
 def test_compiled_blocks_are_the_same_function_for_all_lengths(how: str) -> None:
@@ -67,7 +88,8 @@ def test_compiled_blocks_are_the_same_function_for_all_lengths(how: str) -> None
 def test_an_autoencoder_has_no_blocks() -> None:
     autoencoder = Autoencoder(AUTOENCODER)
     task = Task(autoencoder, FrameFlowMatching(CONFIG), lambda step: None, product=autoencoder)
-    for settings in (TrainConfig(device="cpu", compile="on"), TrainConfig(device="cpu", recompute=True)):
+    plain = TrainConfig(device="cpu")
+    for settings in (replace(plain, compile="on"), replace(plain, recompute=True), replace(plain, float8="emulated")):
         with pytest.raises(UserError, match="only transformers"):
             Learner(task, settings)
 
