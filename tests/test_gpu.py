@@ -71,10 +71,19 @@ def test_steps_are_those_of_the_processor(algorithm: Literal["adamw", "muon"], w
 
 
 @pytest.mark.parametrize(
-    "work", ["train --batch 2 --frames 20", "sample --frames 4", "sample --frames 4 --graphs", "play"]
+    "work",
+    [
+        "train --batch 2 --frames 20",
+        "train --batch 2 --frames 20 --float8 on",
+        "sample --frames 4",
+        "sample --frames 4 --graphs",
+        "play",
+    ],
 )
 def test_the_bench_runs_as_users_run_it(work: str) -> None:
     """Compiled, in bfloat16, in a process without the checks of shapes that tests have."""
+    if "float8" in work:
+        pytest.importorskip("torchao.float8")
     command = f"-m nextframe bench {work} --preset maze --device {DEVICE} --repeats 2 --seconds 0 --json"
     ran = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -76,6 +76,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
         "windows": windows,
         "tokens_per_clip": layout.tokens,
         "compiled": compiled,
+        "float8": workload.float8,
         "repeats": len(taken),
         "seconds_per_step": median(core),
         "seconds_per_step_p95": percentile_95(core),
@@ -99,7 +100,12 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
     conditions = random_conditions(config.model, workload.batch, workload.frames)
     clips = Clips(latents, conditions, (workload.frames,) * workload.windows)
     settings = replace(
-        config.train, device=str(device), precision=bed.precision_name, compile=workload.compile, accumulate=1
+        config.train,
+        device=str(device),
+        precision=bed.precision_name,
+        compile=workload.compile,
+        float8=workload.float8,
+        accumulate=1,
     )
     learner = Learner(Task(bed.network, FrameFlowMatching(config), lambda step: clips, product=bed.network), settings)
     for step in count():

@@ -56,6 +56,8 @@ class TrainBench:
     shared."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the network; auto: on a GPU, as in training."""
+    float8: Literal["off", "on", "emulated"] = "off"
+    """Multiply in 8-bit floats, as in training."""
     against: Path | None = None
     """Python file that does the same work in another way, timed in turns with ours. It is run as it is: use only a
     file you trust. Its form: docs/speed.md."""
