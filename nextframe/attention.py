@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nextframe.mask import Span, View
 from nextframe.shapes import Heads, HeadTokens
@@ -27,7 +28,7 @@ def attend(queries: Heads, keys: Heads, values: Heads, views: Sequence[View], me
         if spans:
             first = view.start - memory
             asking = queries[:, :, first + spans[0].start : first + spans[-1].stop]
-            by = WrittenOut.apply if written_out(asking) else fused
+            by = WrittenOut.apply if pays_written_out(asking) else fused
             mixed.append(by(asking, own_keys, own_values, spans))
     return joined(mixed).flatten(2)
 
@@ -43,8 +44,8 @@ def fused(queries: Heads, keys: Heads, values: Heads, spans: Sequence[Span]) -> 
     return joined(mixed)
 
 
-def written_out(queries: Heads) -> bool:
-    """Whether products written out are faster than torch's kernel: in bfloat16 on a processor (docs/speed.md)."""
+def pays_written_out(queries: Heads) -> bool:
+    """Whether products are faster than torch's kernel: in bfloat16 on a processor (docs/speed.md)."""
     many = queries.shape[2] >= FEW_QUERIES or queries.requires_grad
     return many and queries.device.type == "cpu" and queries.dtype == torch.bfloat16
 
@@ -66,13 +67,15 @@ class WrittenOut(torch.autograd.Function):
         for span, rows in placed(spans):
             weights = span_weights(scaled[:, :, rows], seen_by(span, keys), span)
             mixed[:, rows] = (weights @ seen_by(span, values)).transpose(1, 2)
-            all_weights.append(weights)
+            if any(ctx.needs_input_grad):
+                all_weights.append(weights)
         ctx.spans = spans
         ctx.save_for_backward(scaled, keys, values, *all_weights)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: HeadTokens) -> tuple[Tensor, Tensor, Tensor, None]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: HeadTokens) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         scaled, keys, values, *all_weights = ctx.saved_tensors
         of_mixed, of_queries = gradients[0].transpose(1, 2).contiguous(), torch.empty_like(scaled)
         precision = torch.promote_types(keys.dtype, torch.float32)

@@ -126,16 +126,17 @@ def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device
     """
     packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
     chains = [module for module in network.modules() if isinstance(module, nn.Sequential)]
-    after = {first: second for chain in chains for first, second in pairwise(chain)}
+    following = {first: second for chain in chains for first, second in pairwise(chain)}
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
         if packs and isinstance(module, nn.Linear) and module.weight.numel() >= PACKED_WEIGHTS:
-            then = after.get(module)
-            gelu = then.approximate if isinstance(then, nn.GELU) else None
-            module.forward = _packed(module, gelu)  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(then, nn.GELU):
-                then.forward = lambda input: input
+            gelu = following.get(module)
+            if isinstance(gelu, nn.GELU):
+                module.forward = _packed(module, gelu.approximate)  # pyright: ignore[reportAttributeAccessIssue]
+                gelu.forward = lambda input: input  # done by the product now
+            else:
+                module.forward = _packed(module, None)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _packed(linear: nn.Linear, gelu: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -143,11 +144,11 @@ def _packed(linear: nn.Linear, gelu: str | None) -> Callable[[torch.Tensor], tor
     bias = None if linear.bias is None else linear.bias.detach()
     dtype = linear.weight.dtype
     packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
-    after = ("none", [], "") if gelu is None else ("gelu", [], gelu)
+    activation = ("none", [], "") if gelu is None else ("gelu", [], gelu)
 
     @torch.no_grad()
     def forward(input: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed, bias, *after)
+        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed, bias, *activation)
 
     return forward
 
@@ -184,14 +185,14 @@ def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device)
     blocks = _some_blocks(network)
     has_them = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
     if not (emulated or has_them):
-        raise UserError(f"{device} multiplies no 8-bit floats: leave out --train.float8, or set it to emulated (slow)")
+        raise UserError(f"{device} multiplies no 8-bit floats: leave float8 off, or emulated (slow)")
     try:
         from torchao.float8 import (  # pyright: ignore[reportMissingImports]
             Float8LinearConfig,
             convert_to_float8_training,
         )
     except ImportError as error:
-        raise UserError(f"--train.float8 needs torchao ({error}): pip install 'nextframe[float8]'") from error
+        raise UserError(f"float8 needs torchao ({error}): pip install 'nextframe[float8]'") from error
     config = Float8LinearConfig(emulate=emulated, pad_inner_dim=True)  # padded: a clip has any number of tokens
     for block in blocks:
         convert_to_float8_training(block, module_filter_fn=_in_float8, config=config)

@@ -79,7 +79,10 @@ def normalised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMS norm of queries or keys. In float32, as they are turned: to round and widen them in between takes passes."""
+    """RMS norm of queries or keys, in float32, in which `rotate` goes on.
+
+    The weight too, which may have been cast (FSDP2): torch's fused kernel wants one precision.
+    """
 
     def forward(self, x: HeadTokens) -> HeadTokens:
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)

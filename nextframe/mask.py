@@ -24,7 +24,7 @@ class Span:
     mask: AttentionMask | None
     """[stop - start, keys], or None where every query may see every one of these keys."""
     seen_by_all: int = 0
-    """The mask hides none of the first so many."""
+    """So many keys, from the first on, every query sees: there the mask need not be asked. 0: not counted."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
     spans = []
     for start, stop in edges:
         seen_by_all, visible = (int((key_frames <= frames[row]).sum()) for row in (start, stop - 1))
-        part = mask[start:stop, :visible].contiguous().to(device)
+        part = mask[start:stop, :visible]
         hides = part.dtype != torch.bool or seen_by_all < visible
-        spans.append(Span(start, stop, visible, part if hides else None, seen_by_all))
+        spans.append(Span(start, stop, visible, part.contiguous().to(device) if hides else None, seen_by_all))
     return tuple(spans)
 
 

@@ -72,6 +72,8 @@ def riflex(frequencies: Tensor, frames: int) -> Tensor:
 def rotate(x: HeadTokens, rotary: RotaryTable, dtype: torch.dtype) -> Heads:
     """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32, then `dtype`.
 
+    Where that is a conversion, the result is laid out by heads at once, as products want it.
+
     To turn x0 + i x1 by an angle is to multiply it by exp(i angle): one pass over memory (docs/speed.md).
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))

@@ -1,6 +1,7 @@
 """The speed that was aimed at on an H200, beside the published code's there: python tests/speed_table.py [ROW ...]
 
-Every row is measured as it is, and with what is off by default: a table in Markdown, row after row as they are done.
+Every row (0, 1 ...; all, if none is named) is measured as it is and in other ways: training not compiled and in 8-bit
+floats, sampling by CUDA graphs. A table in Markdown, line after line as they are done; times in milliseconds.
 """
 
 import json
@@ -15,9 +16,11 @@ TRAIN, SAMPLE = ["", "--compile off", "--float8 on"], ["", "--graphs"]
 class Row:
     bench: str
     published: float
-    """Milliseconds of a step (forward, backward, optimizer) or of a frame, FAR in bfloat16 on an H200; and GiB."""
+    """Milliseconds of a step (forward, backward, optimizer) or of a frame, by the published code in bfloat16."""
     published_memory: float | None
+    """GiB."""
     aim: float
+    """Milliseconds."""
     ways: list[str]
 
 

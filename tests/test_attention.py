@@ -59,7 +59,7 @@ def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, m
     weight = torch.randn(2, asked, 32, dtype=torch.float64)
 
     def computed(out: bool) -> tuple[torch.Tensor, ...]:
-        monkeypatch.setattr(attention, "written_out", lambda queries: out)
+        monkeypatch.setattr(attention, "pays_written_out", lambda queries: out)
         mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), config, CPU), memory)
         return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
 
@@ -77,7 +77,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pyte
     for name, how in {"fused": fused, "written out": WrittenOut.apply}.items():
         noted = noting(how, used)
         monkeypatch.setattr(attention, "fused", noted)
-        monkeypatch.setattr(attention, "written_out", lambda queries: False)
+        monkeypatch.setattr(attention, "pays_written_out", lambda queries: False)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = step(model, latents, actions)
         errors[name] = [float((a - b).norm() / a.norm()) for a, b in zip(exact, rounded, strict=True)]

@@ -70,7 +70,7 @@ def test_float8_rounds_what_blocks_multiply_and_nothing_else() -> None:
 def test_float8_where_there_is_none() -> None:
     network = random_transformer(CONFIG.model)
     task = Task(network, FrameFlowMatching(CONFIG), lambda step: None, product=network)
-    with pytest.raises(UserError, match="cpu multiplies no 8-bit floats: leave out"):
+    with pytest.raises(UserError, match="cpu multiplies no 8-bit floats: leave float8 off"):
         Learner(task, TrainConfig(device="cpu", float8="on"))
 
 
