@@ -149,7 +149,9 @@ def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str
     with stages("predict"):
         results = evaluate(protocol, model, footage, out, device)
     commands = what_next(out, model, protocol)
-    report = write_report(out / "report.html", results, out, footage, runs, stages.seconds, commands)
+    told = stages.seconds  # but for the report, which cannot know what it will take
+    with stages("write the report"):
+        report = write_report(out / "report.html", results, out, footage, runs, told, commands)
     lead = results.scores["model"]["psnr"]
     print(f"{clock(sum(stages.seconds.values()))} in all, {lead.early.mean:.1f} dB over the first frames: see {report}")
     print(f"walk in it: {commands[0][1]}")

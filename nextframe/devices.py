@@ -185,7 +185,7 @@ def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device)
     blocks = _some_blocks(network)
     has_them = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
     if not (emulated or has_them):
-        raise UserError(f"{device} multiplies no 8-bit floats: leave float8 off, or emulated (slow)")
+        raise UserError(f"{device} multiplies no 8-bit floats: leave float8 off, or set it to emulated (slow)")
     try:
         from torchao.float8 import (  # pyright: ignore[reportMissingImports]
             Float8LinearConfig,

@@ -287,6 +287,7 @@ SETTINGS = (
     "dtype",
     "device",
     "compiled",
+    "float8",
     "repeats",
     "threads",
 )
