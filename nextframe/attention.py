@@ -1,13 +1,16 @@
 """softmax(q k^T / sqrt(e) + mask) v, span by span of the queries (`mask.py` says who sees whom)."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from nextframe.errors import UserError
 from nextframe.mask import Span, View
 from nextframe.shapes import Heads, HeadTokens
 
@@ -15,25 +18,36 @@ FEW_QUERIES = 64
 """Fewer attend faster by torch's fused kernel, as long as they need no gradient (docs/speed.md)."""
 
 
+class Way(Protocol):
+    """How the queries of neighbouring spans attend to the keys and values that the last of them may see."""
+
+    def __call__(self, queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens: ...
+
+
 # Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
 @torch.compiler.disable()
-def attend(queries: Heads, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0) -> Tensor:
-    """[b, n, k e]: what each query sees, mixed. The first `memory` tokens ask nothing."""
+def attend(
+    queries: Heads, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0, way: Way | None = None
+) -> Tensor:
+    """[b, n, k e]: what each query sees, mixed. The first `memory` tokens ask nothing.
+
+    `way`: if not the one that is fastest without compilation.
+    """
     mixed = []
     for view in views:
         own_keys, own_values = (
             joined([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
         )
-        spans = [span for span in view.spans if view.start + span.start >= memory]
+        spans = tuple(span for span in view.spans if view.start + span.start >= memory)
         if spans:
             first = view.start - memory
             asking = queries[:, :, first + spans[0].start : first + spans[-1].stop]
-            by = WrittenOut.apply if pays_written_out(asking) else fused
+            by = way or (WrittenOut.apply if pays_written_out(asking) else fused)
             mixed.append(by(asking, own_keys, own_values, spans))
     return joined(mixed).flatten(2)
 
 
-def fused(queries: Heads, keys: Heads, values: Heads, spans: Sequence[Span]) -> HeadTokens:
+def fused(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
     """Attention of the queries of these neighbouring spans, by torch's own kernel."""
     mixed = []
     for span, rows in placed(spans):
@@ -42,6 +56,40 @@ def fused(queries: Heads, keys: Heads, values: Heads, spans: Sequence[Span]) -> 
         part = F.scaled_dot_product_attention(asking, keys[:, :, seen], values[:, :, seen], attn_mask=mask)
         mixed.append(part.transpose(1, 2))
     return joined(mixed)
+
+
+def in_blocks(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
+    """The same as `fused`, all spans in one kernel, compiled (FlexAttention): it leaves out the blocks of 128 queries
+    and keys that the mask hides whole, and asks for the mask in those alone that it hides in part.
+
+    Raises UserError for a mask that is added to the logits.
+    """
+    seen, mask = slice(spans[-1].keys), block_mask(spans, queries.device)
+    mixed = compiled_flex_attention()(queries, keys[:, :, seen], values[:, :, seen], block_mask=mask)
+    return mixed.transpose(1, 2)
+
+
+@cache
+def compiled_flex_attention() -> Callable[..., Heads]:
+    """Once for all lengths."""
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@lru_cache(maxsize=512)
+def block_mask(spans: tuple[Span, ...], device: torch.device) -> BlockMask:
+    """Which blocks the queries of these spans see. What a query may see of the keys are the first so many."""
+    counts = []
+    for span in spans:
+        if span.mask is not None and span.mask.dtype != torch.bool:
+            raise UserError("FlexAttention knows no temporal decay here: set --train.no-flex-attention")
+        all_seen = torch.full((span.stop - span.start,), span.keys, device=device)
+        counts.append(all_seen if span.mask is None else span.mask.sum(dim=1))
+    seen = torch.cat(counts)
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return key < seen[query]
+
+    return create_block_mask(visible, None, None, len(seen), spans[-1].keys, device)
 
 
 def pays_written_out(queries: Heads) -> bool:

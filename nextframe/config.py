@@ -229,6 +229,8 @@ class TrainConfig:
     float8: Literal["off", "on", "emulated"] = "off"
     """Multiply the matrices of a transformer's blocks in 8-bit floats, on a GPU that has them. `emulated`: with the
     same roundings on any device, slowly, to see what they do to a loss."""
+    flex_attention: bool = False
+    """Attend by torch's FlexAttention, on a GPU: what the mask hides is left out block by block, in one kernel."""
     shard: bool = False
     """Under torchrun each process keeps a piece of the weights, not a copy (docs/scaling.md). Alone: no difference."""
     patience_minutes: float = 10.0

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nextframe.attention import in_blocks
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.ranks import local_rank
@@ -176,6 +177,18 @@ def recompute_blocks(network: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
+def attend_in_blocks(network: nn.Module, device: torch.device) -> None:
+    """Let all attention be computed by `attention.in_blocks`.
+
+    Raises UserError for a network without blocks, and for a processor, where FlexAttention has no backward pass.
+    """
+    blocks = _some_blocks(network)
+    if device.type != "cuda":
+        raise UserError(f"FlexAttention has no backward pass on {device}: set --train.no-flex-attention")
+    for block in blocks:
+        block.attention.way = in_blocks
+
+
 def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device) -> None:
     """Let the products within every transformer block, forward and backward, be of 8-bit floats (torchao).
 
@@ -203,16 +216,16 @@ def _in_float8(module: nn.Module, name: str) -> bool:
     return sixteens and "modulation" not in name
 
 
-def blocks_of(network: nn.Module) -> list[nn.Module]:
+def blocks_of(network: nn.Module) -> list[Block]:
     return [module for module in network.modules() if isinstance(module, Block)]
 
 
-def _some_blocks(network: nn.Module) -> list[nn.Module]:
+def _some_blocks(network: nn.Module) -> list[Block]:
     blocks = blocks_of(network)
     if not blocks:
         raise UserError(
-            "only transformers are compiled, recomputed or multiplied in 8 bits: set --train.compile off, "
-            "--train.no-recompute, --train.float8 off"
+            "only transformers are compiled, recomputed, multiplied in 8 bits or attend: set --train.compile off, "
+            "--train.no-recompute, --train.float8 off, --train.no-flex-attention"
         )
     return blocks
 

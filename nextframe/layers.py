@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextframe.attention import attend, joined
+from nextframe.attention import Way, attend, joined
 from nextframe.cache import FixedPart, KeyValueCache
 from nextframe.mask import View
 from nextframe.rope import rotate
@@ -135,6 +135,7 @@ class Attention(nn.Module):
         if coarse:
             levels.append(AttentionLevel(width, heads, memory_only=last))
         self.levels = nn.ModuleList(levels)
+        self.way: Way | None = None
 
     def level(self, index: int) -> AttentionLevel:
         level = self.levels[index]
@@ -163,7 +164,7 @@ class Attention(nn.Module):
         own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
         for one, query, key, value in own:
             stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
-            mixed.append(attend(query, *stack, one.views, memory))
+            mixed.append(attend(query, *stack, one.views, memory, self.way))
         mixed = joined(mixed, dim=0)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [

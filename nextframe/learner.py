@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import (
+    attend_in_blocks,
     blocks_of,
     compile_blocks,
     matrix_precision,
@@ -51,6 +52,8 @@ class Learner:
         self.network = task.network.train()
         if config.float8 != "off":
             multiply_in_float8(self.network, config.float8 == "emulated", self.device)
+        if config.flex_attention:
+            attend_in_blocks(self.network, self.device)
         # `auto` compiles what can be compiled; `on` says so when that is nothing.
         if should_compile(config.compile, self.device) and (config.compile == "on" or blocks_of(self.network)):
             compile_blocks(self.network)

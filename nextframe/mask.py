@@ -14,7 +14,7 @@ SPAN_TOKENS = 256
 """Queries that attend together: few enough that little is computed only to be hidden (docs/speed.md)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Span:
     """Queries [start, stop), and how many of the keys, from the first on, they may see."""
 

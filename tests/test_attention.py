@@ -1,16 +1,21 @@
 """Attention: by spans it is attention under the whole mask, and written out it is what torch's own kernel computes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import LONG, random_transformer
+from torch.nn.attention.flex_attention import flex_attention
 
 from nextframe import attention
 from nextframe import mask as mask_module
-from nextframe.attention import WrittenOut, attend, fused
+from nextframe.attention import Way, WrittenOut, attend, fused, in_blocks
+from nextframe.errors import UserError
 from nextframe.layout import Layout, layout_of, shared_past
 from nextframe.mask import View, attention_mask, views, visible_spans
 from nextframe.transformer import Transformer
@@ -66,6 +71,44 @@ def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, m
     for written, plain in zip(computed(True), computed(False), strict=True):
         torch.testing.assert_close(written, plain, atol=1e-12, rtol=0)
     visible_spans.cache_clear()
+
+
+@pytest.mark.parametrize("lengths", [[9], [12, 7, 9]], ids=["window", "windows"])
+def test_in_blocks_it_is_the_same_function(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mixed and the gradients, in float64, by FlexAttention's own plain path: compiled, it has no backward pass
+    on a processor (`test_gpu.py`), and none of its paths is let through there."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
+    monkeypatch.setattr(attention, "compiled_flex_attention", lambda: flex_attention)
+    layout = shared_past(LONG, lengths)
+    memory = layout.segments[0].tokens
+    asked = layout.tokens - memory
+    inputs = [
+        torch.randn(2, 2, n, 16, dtype=torch.float64, requires_grad=True) for n in (asked, layout.tokens, layout.tokens)
+    ]
+    weight = torch.randn(2, asked, 32, dtype=torch.float64)
+
+    def computed(way: Way | None) -> tuple[torch.Tensor, ...]:
+        mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), LONG, CPU), memory, way)
+        return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
+
+    for blocks, plain in zip(computed(in_blocks), computed(None), strict=True):
+        torch.testing.assert_close(blocks, plain, atol=1e-12, rtol=0)
+
+
+@pytest.mark.slow
+def test_compiled_in_blocks_it_is_the_same_function() -> None:
+    """Forward: on a processor there is no more of it."""
+    script = Path(__file__).parent / "compiled_attention.py"
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 1e-5
+
+
+def test_in_blocks_it_knows_no_decay() -> None:
+    config = replace(LONG, temporal_decay=0.3)
+    layout = layout_of(config, 9)
+    keys = torch.randn(1, 2, layout.tokens, 16)
+    with pytest.raises(UserError, match="no temporal decay"):
+        attend(keys, keys, keys, views(layout, Layout(), config, CPU), way=in_blocks)
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,15 @@ def test_float8_where_there_is_none() -> None:
         Learner(task, TrainConfig(device="cpu", float8="on"))
 
 
+def test_flex_attention_where_it_has_no_backward_pass() -> None:
+    network = random_transformer(CONFIG.model)
+    task = Task(network, FrameFlowMatching(CONFIG), lambda step: None, product=network)
+    with pytest.raises(UserError, match="no backward pass on cpu"):
+        Learner(task, TrainConfig(device="cpu", flex_attention=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["kept", "recomputed"])
+@pytest.mark.parametrize("how", ["kept", "recomputed", "flex-attention"])
 def test_compiled_blocks_are_the_same_function_for_all_lengths(how: str) -> None:
     """And few graphs serve all lengths, short clips and long ones: if each needed its own, that would never end."""
     script = Path(__file__).parent / "compiled_blocks.py"
@@ -89,7 +96,12 @@ def test_an_autoencoder_has_no_blocks() -> None:
     autoencoder = Autoencoder(AUTOENCODER)
     task = Task(autoencoder, FrameFlowMatching(CONFIG), lambda step: None, product=autoencoder)
     plain = TrainConfig(device="cpu")
-    for settings in (replace(plain, compile="on"), replace(plain, recompute=True), replace(plain, float8="emulated")):
+    for settings in (
+        replace(plain, compile="on"),
+        replace(plain, recompute=True),
+        replace(plain, float8="emulated"),
+        replace(plain, flex_attention=True),
+    ):
         with pytest.raises(UserError, match="only transformers"):
             Learner(task, settings)
 

@@ -52,15 +52,24 @@ def test_frames_are_those_of_the_processor(
     torch.testing.assert_close(made[DEVICE], made["cpu"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("flex_attention", [False, True], ids=["spans", "flex"])
 @pytest.mark.parametrize("windows", [1, 2])
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])
-def test_steps_are_those_of_the_processor(algorithm: Literal["adamw", "muon"], windows: int) -> None:
+def test_steps_are_those_of_the_processor(
+    algorithm: Literal["adamw", "muon"], windows: int, flex_attention: bool
+) -> None:
     clips = Clips(torch.randn(4, 9, 3, 4, 4), torch.randint(0, 3, (4, 9)), (9,) * windows)
     config, network = WorldModelConfig(model=LONG), random_transformer(LONG)
     losses = {}
     for device in ("cpu", DEVICE):
         optimizer = OptimizerConfig(algorithm=algorithm, learning_rate=1e-3)
-        settings = TrainConfig(device=device, precision="float32", compile="off", optimizer=optimizer)
+        settings = TrainConfig(
+            device=device,
+            precision="float32",
+            compile="off",
+            optimizer=optimizer,
+            flex_attention=flex_attention and device == DEVICE,
+        )
         mine = copy.deepcopy(network)
         learner = Learner(Task(mine, FrameFlowMatching(config), lambda step: clips, product=mine), settings)
         losses[device] = []
@@ -75,6 +84,7 @@ def test_steps_are_those_of_the_processor(algorithm: Literal["adamw", "muon"], w
     [
         "train --batch 2 --frames 20",
         "train --batch 2 --frames 20 --float8 on",
+        "train --batch 2 --frames 20 --flex-attention",
         "sample --frames 4",
         "sample --frames 4 --graphs",
         "play",

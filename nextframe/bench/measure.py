@@ -77,6 +77,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
         "tokens_per_clip": layout.tokens,
         "compiled": compiled,
         "float8": workload.float8,
+        "flex_attention": workload.flex_attention,
         "repeats": len(taken),
         "seconds_per_step": median(core),
         "seconds_per_step_p95": percentile_95(core),
@@ -105,6 +106,7 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
         precision=bed.precision_name,
         compile=workload.compile,
         float8=workload.float8,
+        flex_attention=workload.flex_attention,
         accumulate=1,
     )
     learner = Learner(Task(bed.network, FrameFlowMatching(config), lambda step: clips, product=bed.network), settings)
@@ -288,6 +290,7 @@ SETTINGS = (
     "device",
     "compiled",
     "float8",
+    "flex_attention",
     "repeats",
     "threads",
 )

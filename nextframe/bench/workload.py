@@ -58,6 +58,8 @@ class TrainBench:
     """Compile the network; auto: on a GPU, as in training."""
     float8: Literal["off", "on", "emulated"] = "off"
     """Multiply in 8-bit floats, as in training."""
+    flex_attention: bool = False
+    """Attend by FlexAttention, as in training."""
     against: Path | None = None
     """Python file that does the same work in another way, timed in turns with ours. It is run as it is: use only a
     file you trust. Its form: docs/speed.md."""
