@@ -30,8 +30,10 @@ class Scored(nn.Module):
         """Have a weight that no step uses: DDP, told that some may have no gradient, warns where all have one."""
         self.unused = nn.Parameter(torch.zeros((), device=next(self.network.parameters()).device))
 
-    def forward(self, inputs: Inputs) -> Any:
-        return self.score(self.network, inputs)
+    def forward(self, inputs: Callable[[], Inputs]) -> Any:
+        """The inputs are handed over unseen: FSDP2 would bring every tensor to its device, also what says where the
+        windows are, which is read on the CPU so that no step waits for a device."""
+        return self.score(self.network, inputs())
 
 
 def distributed_score(
@@ -50,7 +52,6 @@ def distributed_score(
     if not shard:
         if rest := some_rest(network):
             scored.reckon_with_rest()
-        # Without device_ids inputs are left where they are: where the windows are is read on the CPU.
         return DistributedDataParallel(scored, find_unused_parameters=rest, gradient_as_bucket_view=True)
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()
