@@ -90,7 +90,8 @@ class Learner:
             if scored is None:
                 loss, told = accumulate_gradients(self.task.objective.score, *work)
             else:
-                loss, told = accumulate_gradients(lambda _, part: scored(lambda: part), *work, partial(exchange, scored))
+                score_of, around = (lambda _, part: scored(lambda: part)), partial(exchange, scored)
+                loss, told = accumulate_gradients(score_of, *work, around)
         everything = ranks.mean(torch.cat([loss[None], told.flatten()]))
         self._loss, self._parts = everything[0], everything[1:].view(-1, 2)
         return self._loss
