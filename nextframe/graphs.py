@@ -56,7 +56,7 @@ class FrameGraphs:
         a row for every branch of guidance and sample. `noise`: [b, c, h, w]. `conditions`: [rows, f] or [rows, f, a].
         `rotary`: how the tokens of the layout turn.
         """
-        below, own = self._cache.layout.table()[:, 0], layout.table()[:, 0]
+        below, own = self._cache.layout.token_frames(), layout.token_frames()
         top = len(below) + len(own)
         keys = min(-(-top // KEYS) * KEYS, self._cache.capacity)
         inputs = {

@@ -64,10 +64,8 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
 
     Together they are `attention_mask`. Keys are in the order of their frames, so what a query sees is a prefix.
     """
-    mask = attention_mask(queries, keys, config)
-    if mask is None:
+    if sees_everything(queries, keys, config):
         return (Span(0, queries.tokens, keys.tokens, None),)
-    frames = queries.table()[:, 0]
     edges, start = [], 0
     for segment in queries.segments:
         step = max(1, SPAN_TOKENS // segment.tokens_per_frame) * segment.tokens_per_frame
@@ -75,14 +73,24 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
             (first, min(first + step, start + segment.tokens)) for first in range(start, start + segment.tokens, step)
         ]
         start += segment.tokens
-    key_frames = keys.table()[:, 0]
-    spans = []
+    seen = torch.searchsorted(keys.token_frames(), queries.token_frames(), right=True).tolist()
+    frames, key_frames, spans = queries.token_frames(device), keys.token_frames(device), []
     for start, stop in edges:
-        seen_by_all, visible = (int((key_frames <= frames[row]).sum()) for row in (start, stop - 1))
-        part = mask[start:stop, :visible]
-        hides = part.dtype != torch.bool or seen_by_all < visible
-        spans.append(Span(start, stop, visible, part.contiguous().to(device) if hides else None, seen_by_all))
+        seen_by_all, visible = seen[start], seen[stop - 1]
+        mask = None
+        if config.temporal_decay or seen_by_all < visible:
+            mask = frame_mask(frames[start:stop], key_frames[:visible], config.temporal_decay)
+        spans.append(Span(start, stop, visible, mask, seen_by_all))
     return tuple(spans)
+
+
+def sees_everything(queries: Layout, keys: Layout, config: TransformerConfig) -> bool:
+    """Whether every query may see every key, all alike."""
+    if config.attention == "full":
+        return True
+    first_query = min(segment.start for segment in queries.segments)
+    last_key = max(segment.stop for segment in keys.segments) - 1
+    return last_key <= first_query and not config.temporal_decay
 
 
 def attention_mask(queries: Layout, keys: Layout, config: TransformerConfig) -> AttentionMask | None:
@@ -91,18 +99,14 @@ def attention_mask(queries: Layout, keys: Layout, config: TransformerConfig) -> 
     With FlexRoPE (`temporal_decay` > 0) it is float and holds `temporal_decay * (frame of key - frame of query)`:
     zero within a frame and ever lower for older ones.
     """
-    if config.attention == "full":
+    if sees_everything(queries, keys, config):
         return None
-    first_query = min(segment.start for segment in queries.segments)
-    last_key = max(segment.stop for segment in keys.segments) - 1
-    if last_key <= first_query and not config.temporal_decay:
-        return None
-    return frame_mask(queries.table()[:, 0], keys.table()[:, 0], config.temporal_decay)
+    return frame_mask(queries.token_frames(), keys.token_frames(), config.temporal_decay)
 
 
 def frame_mask(query_frames: Tensor, key_frames: Tensor, temporal_decay: float) -> AttentionMask:
     """The mask [queries, keys] of tokens that belong to these frames (int64 [n] each)."""
-    distance = key_frames[None, :] - query_frames[:, None]
     if not temporal_decay:
-        return distance <= 0
+        return key_frames[None, :] <= query_frames[:, None]
+    distance = key_frames[None, :] - query_frames[:, None]
     return (temporal_decay * distance.float()).masked_fill(distance > 0, float("-inf"))
