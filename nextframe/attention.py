@@ -71,8 +71,9 @@ def in_blocks(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...
 
 @cache
 def compiled_flex_attention() -> Callable[..., Heads]:
-    """Once for all lengths."""
-    return torch.compile(flex_attention, dynamic=True)
+    """A few times for all lengths; nine were seen. Never in silence as it is: that would lay out every score."""
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
 @lru_cache(maxsize=512)

@@ -12,8 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from nextframe import ranks
-from nextframe.discriminator import Discriminator
-from nextframe.layers import Attention, Block, Modulation
+from nextframe.layers import Block, Modulation
 
 Inputs = dict[str, Tensor]
 
@@ -42,17 +41,19 @@ def distributed_score(
     device: torch.device,
     precision: torch.dtype,
     shard: bool,
+    leaves_out: bool,
 ) -> nn.Module:
     """The score of a network as a module, whose gradients are the means over all processes.
 
+    `leaves_out`: whether some weights have no gradient in some steps (`Objective`).
     `shard`: each process keeps a piece of every weight, and with it of its gradient, average and optimizer state.
     """
     share_batch_norms(network)
     scored = Scored(network, score)
     if not shard:
-        if rest := some_rest(network):
+        if leaves_out:
             scored.reckon_with_rest()
-        return DistributedDataParallel(scored, find_unused_parameters=rest, gradient_as_bucket_view=True)
+        return DistributedDataParallel(scored, find_unused_parameters=leaves_out, gradient_as_bucket_view=True)
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()
     mesh = init_device_mesh(device.type, (ranks.world_size(),))
@@ -66,16 +67,6 @@ def distributed_score(
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(scored, mesh=mesh, mp_policy=policy)
     return scored
-
-
-def some_rest(network: nn.Module) -> bool:
-    """Whether some weights have no gradient in some steps.
-
-    Those of a level that short clips have no tokens of; those of a discriminator, or of the encoder once it joins.
-    """
-    modules = list(network.modules())
-    levels = (len(module.levels) for module in modules if isinstance(module, Attention))
-    return max(levels, default=1) > 1 or any(isinstance(module, Discriminator) for module in modules)
 
 
 def exchange(scored: nn.Module, last: bool) -> AbstractContextManager[object]:

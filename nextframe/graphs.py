@@ -56,16 +56,16 @@ class FrameGraphs:
         a row for every branch of guidance and sample. `noise`: [b, c, h, w]. `conditions`: [rows, f] or [rows, f, a].
         `rotary`: how the tokens of the layout turn.
         """
-        below, own = self._cache.layout.token_frames(), layout.token_frames()
-        top = len(below) + len(own)
+        device, below = noise.device, self._cache.layout
+        own, top = layout.token_frames(device), below.tokens + layout.tokens
         keys = min(-(-top // KEYS) * KEYS, self._cache.capacity)
         inputs = {
             "past": past,
             "noise": noise,
             "rotary": rotary,
             "frames": own,
-            "frames_of_keys": torch.cat([below, own, torch.full((keys - top,), NEVER, device="cpu")]),
-            "places": torch.arange(len(below), top, device="cpu"),
+            "frames_of_keys": torch.cat([below.token_frames(device), own, own.new_full((keys - top,), NEVER)]),
+            "places": torch.arange(below.tokens, top, device=device),
         }
         if conditions is not None:
             inputs["conditions"] = conditions

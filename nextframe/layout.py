@@ -54,10 +54,10 @@ class Layout:
     def frames(self) -> int:
         return sum(segment.frames for segment in self.segments)
 
-    @cached_property
-    def order(self) -> list[int]:
-        """Which frame of the clip stands at each of the `frames` places; where windows overlap, one stands twice."""
-        return [frame for segment in self.segments for frame in range(segment.start, segment.stop)]
+    def of_clip(self, x: Tensor) -> Tensor:
+        """[b, frames of a clip, ...] -> [b, frames, ...]: what stands at each place; where windows overlap, some stand
+        twice."""
+        return torch.cat([x[:, :0], *(x[:, segment.start : segment.stop] for segment in self.segments)], dim=1)
 
     def table(self) -> Tensor:
         """int64 [n, 4]: frame, row, column and level of every token. Row and column count fine tokens."""

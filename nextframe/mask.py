@@ -58,7 +58,7 @@ def views(layout: Layout, below: Layout, config: TransformerConfig, device: torc
     return tuple(found)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, device: torch.device) -> tuple[Span, ...]:
     """Attention by spans: each computes no keys that all of its queries must not see.
 

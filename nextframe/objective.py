@@ -36,6 +36,11 @@ class Objective(Protocol):
         """What a score has parts of, by name."""
         ...
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some weights have no gradient in some steps."""
+        ...
+
     def prepare(self, batch: Any, generator: torch.Generator) -> Inputs:
         """Everything the loss of this batch needs; randomness comes from `generator` (on the CPU) alone.
 
@@ -84,6 +89,12 @@ class FrameFlowMatching:
         """The loss by noise level: `loss_at_0.1` is that of the frames between 0 and 0.2, each counted once."""
         return tuple(f"loss_at_{(number + 0.5) / LEVELS:.1f}" for number in range(LEVELS))
 
+    @property
+    def leaves_out(self) -> bool:
+        """Those of the coarse level, where no clip is longer than a window."""
+        clip, model = self.config.clip, self.config.model
+        return model.coarse_patch is not None and (clip.min_frames or clip.frames) <= model.window
+
     def layout(self, lengths: Sequence[int]) -> Layout:
         return shared_past(self.config.model, lengths)
 
@@ -93,7 +104,7 @@ class FrameFlowMatching:
         frames of the layout."""
         lengths = batch.lengths or (batch.latents.shape[1],)
         layout = self.layout(lengths)
-        latents = batch.latents[:, layout.order].float()
+        latents = layout.of_clip(batch.latents).float()
         b, f = latents.shape[:2]
         everyone, own = b * batch.share.ranks, batch.share.of
         windows = [segment.frames for segment in layout.segments[-layout.windows :]]
@@ -119,10 +130,10 @@ class FrameFlowMatching:
             dropped = own(torch.rand(everyone, columns, generator=generator)) < self.config.condition_dropout
             if self.config.model.condition == "vector":
                 dropped = dropped[..., None]
-            told = batch.conditions[:, layout.order]
+            told = layout.of_clip(batch.conditions)
             headings = headings_of(self.config.model, batch.conditions)
             if headings is not None:  # of what was done, also where the model is not told
-                inputs["headings"] = headings[:, layout.order]
+                inputs["headings"] = layout.of_clip(headings)
             inputs["condition"] = told.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 

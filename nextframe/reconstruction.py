@@ -52,6 +52,11 @@ class Reconstruction:
         """The terms of the loss, before they are weighted; those of the contest once the discriminator has joined."""
         return ("l1", "lpips", "generator_loss", "discriminator_loss")
 
+    @property
+    def leaves_out(self) -> bool:
+        """Those of the discriminator before it joins, and those of the encoder from then on."""
+        return self.config.adversarial_weight > 0
+
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
         model, b = self.config.model, len(batch.video)
         shape = (b * batch.share.ranks, model.latent_channels, model.latent_size, model.latent_size)

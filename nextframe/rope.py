@@ -1,15 +1,18 @@
 """Rotary positions on three axes: frame, row, column; and a fourth for a model with a compass: the heading."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from nextframe.layout import Layout
+from nextframe.layout import Layout, Segment
 from nextframe.shapes import Heads, HeadTokens, RotaryTable
 
 THETA = 10_000.0
+KEPT = 256
+"""Frames whose angles are made at once."""
 
 
 @lru_cache(maxsize=512)
@@ -21,7 +24,21 @@ def rotary_table(
     Pair j of an axis with m channels turns by position * theta^(-2j / m). Computed in float64, because positions
     reach hundreds and the angles must not lose their last digits.
     """
-    positions = layout.table()[:, :3].to(torch.float64)
+    parts = []
+    for segment in layout.segments:
+        for first in range(segment.start // KEPT * KEPT, segment.stop, KEPT):
+            kept = _rotary_rows(replace(segment, start=first, stop=first + KEPT), axes, riflex_frames, device)
+            start, stop = max(segment.start, first) - first, min(segment.stop, first + KEPT) - first
+            parts.append(kept[start * segment.tokens_per_frame : stop * segment.tokens_per_frame])
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=64)
+def _rotary_rows(
+    segment: Segment, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
+) -> RotaryTable:
+    """Those of one segment. Many layouts are made of few: to bring every table to a GPU would be to wait for it."""
+    positions = Layout((segment,)).table()[:, :3].to(torch.float64)
     frequencies = [_frequencies(width) for width in axes]
     if riflex_frames is not None:
         frequencies[0] = riflex(frequencies[0], riflex_frames)
@@ -47,9 +64,10 @@ def _times_round(compass: tuple[int, ...], device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=512)
 def _frame_of_token(layout: Layout, device: torch.device) -> Tensor:
-    """int64 [n]: at which of the layout's frames each token is. Kept: to bring it to a GPU is to wait for it."""
-    sizes = torch.tensor([one.tokens_per_frame for one in layout.segments for _ in range(one.frames)], device="cpu")
-    return torch.arange(layout.frames, device="cpu").repeat_interleave(sizes).to(device)
+    """int64 [n]: at which of the layout's frames each token is."""
+    places = torch.arange(layout.frames, device=device).split([segment.frames for segment in layout.segments])
+    parts = zip(places, layout.segments, strict=True)
+    return torch.cat([part[:, None].expand(-1, segment.tokens_per_frame).flatten() for part, segment in parts])
 
 
 def _frequencies(channels: int) -> Tensor:

@@ -78,6 +78,13 @@ def guidance_branches(config: TransformerConfig, sample: SampleConfig) -> tuple[
     return (False,) if sample.guidance == 0 else (False, True)
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on a device. From memory that is not pinned a copy would wait for all that a GPU still has to do."""
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def branched(config: TransformerConfig, sample: SampleConfig, conditions: Tensor) -> Tensor:
     """The conditions of all branches of guidance, one after the other along the batch."""
     null = torch.full_like(conditions, config.null_condition)

@@ -14,7 +14,7 @@ from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
-from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, layout_times, solved
+from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, layout_times, sent, solved
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
 
@@ -72,7 +72,7 @@ class Session:
         """Tell later frames that the newest one was under `condition` ([b] or [b, a]), which was not known in time."""
         if self._conditions is None or not self.frames:
             raise ValueError("there is no condition to amend")
-        self._conditions[:, self.frames - 1] = condition
+        self._conditions[:, self.frames - 1] = sent(condition, self._conditions.device)
         # All else that the next frame sees may stay, of what was read ahead too.
         self.cache.rewind(_without_last(past_layout(self.model.config, self.frames)))
 
@@ -95,7 +95,7 @@ class Session:
         layout = reading.missing
         if not layout.segments or layout.segments[-1].level == COARSE:  # only fine frames can be asked for anything
             return
-        latents, _ = self.rows_of(reading.read)
+        latents = self.latents_at(layout)
         (modulations,) = _modulations(self.model, [reading], [])
         rows = [Rows(reading.rows, layout, self.cache, self.headings_at(layout))]
         self.model.velocity(self.model.tokens(latents, layout), rows, modulations, asked=1)
@@ -131,28 +131,33 @@ class Session:
         if config.condition != "none":
             if condition is None or self._conditions is None:
                 raise ValueError(f"this model is conditioned on {config.condition}s: give one per frame")
-            self._conditions[:, self.frames] = condition
+            self._conditions[:, self.frames] = sent(condition, self._conditions.device)
         shape = (config.latent_channels, config.latent_size, config.latent_size)
-        return frame_noise(shape, self.seeds, self.frames).to(self._latents.device)
+        return sent(frame_noise(shape, self.seeds, self.frames), self._latents.device)
 
     def take(self, frame: Tensor) -> None:
         """The next frame is made."""
         self._latents[:, self.frames] = frame
         self.frames += 1
 
-    def rows_of(self, frames: list[int]) -> tuple[Tensor, Tensor | None]:
-        """Latents and conditions of some frames, for all branches of guidance one after the other."""
-        latents = self._latents[:, frames].repeat(len(self.branches), 1, 1, 1, 1)
+    def latents_at(self, layout: Layout) -> Tensor:
+        """Of the frames of a layout, for all branches of guidance one after the other."""
+        return layout.of_clip(self._latents).repeat(len(self.branches), 1, 1, 1, 1)
+
+    def conditions_at(self, layout: Layout, times: int) -> Tensor | None:
+        """Of the frames of a layout, and then so many times that of the next frame; for all branches of guidance."""
         if self._conditions is None:
-            return latents, None
-        return latents, branched(self.model.config, self.sample, self._conditions[:, frames])
+            return None
+        newest = self._conditions[:, self.frames : self.frames + 1]
+        told = torch.cat([layout.of_clip(self._conditions), *[newest] * times], dim=1)
+        return branched(self.model.config, self.sample, told)
 
     def headings_at(self, layout: Layout) -> Tensor | None:
         """Which way the frames of a layout face, for all branches; None for a model without a compass."""
         if self._conditions is None:
             return None
         headings = headings_of(self.model.config, self._conditions[:, : layout.segments[-1].stop])
-        return None if headings is None else headings[:, layout.order].repeat(len(self.branches), 1)
+        return None if headings is None else layout.of_clip(headings).repeat(len(self.branches), 1)
 
 
 @torch.no_grad()
@@ -184,11 +189,10 @@ def _passed(sessions: Sequence[Session], noise: Sequence[Tensor]) -> list[Tensor
 def _replayed(session: Session, noise: Tensor) -> Tensor:
     """The next frame of one session, as a computation that a GPU has recorded."""
     reading = _Reading(session)
-    layout = reading.with_new
-    latents, conditions = session.rows_of(layout.order)
+    layout, conditions = reading.with_new, session.conditions_at(reading.missing, 1)
     rows = Rows(reading.rows, layout, headings=reading.headings)
     rotary = session.model.rotary([rows], noise.device)
-    frame = session.graphs.frame(layout, latents[:, :-1], noise, conditions, rotary)
+    frame = session.graphs.frame(layout, session.latents_at(reading.missing), noise, conditions, rotary)
     session.cache.push(reading.missing.segments)
     return frame
 
@@ -202,12 +206,12 @@ class _Reading:
         session.cache.rewind(wanted)
         self.new = layout_of(config, session.frames + 1, first=session.frames)
         self.missing = without(wanted, session.cache.layout)
-        self.read = self.missing.order
+        self.read = self.missing.frames
         self.rows = len(session.branches) * len(session.seeds)
 
     @cached_property
     def headings(self) -> Tensor | None:
-        """Of `with_new`. Once a frame: to bring the numbers of frames to a GPU is to wait for it."""
+        """Of `with_new`, once for all steps of the frame."""
         return self.session.headings_at(self.with_new)
 
     @property
@@ -222,7 +226,7 @@ class _Reading:
     def told(self, levels: list[float]) -> tuple[Tensor, Tensor | None]:
         """Times and conditions of the frames that are read and of the new frame at every level, row after row."""
         times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in levels)])
-        _, conditions = self.session.rows_of([*self.read, *[self.session.frames] * len(levels)])
+        conditions = self.session.conditions_at(self.missing, len(levels))
         return times.expand(self.rows, -1).flatten(), None if conditions is None else conditions.flatten(0, 1)
 
 
@@ -261,11 +265,10 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
     for reading, modulation, x in group:
         # The past and the new frame in one pass; what is read stays on the stack. The first level is the highest, so
         # its column follows those of the past.
-        column = len(reading.read) + level
+        column = reading.read + level
         first = 0 if reading.missing.segments else column
         layout = reading.with_new
-        past = reading.session.rows_of(reading.missing.order)[0]
-        latents.append(torch.cat([past, x[:, None]], dim=1))
+        latents.append(torch.cat([reading.session.latents_at(reading.missing), x[:, None]], dim=1))
         headings = None if reading.headings is None else reading.headings[:, -layout.frames :]
         rows.append(Rows(len(x), layout, reading.session.cache, headings))
         parts.append([part[:, first : column + 1] for part in modulation])
@@ -281,7 +284,7 @@ def _modulations(model: Transformer, readings: list[_Reading], levels: list[floa
     """Of the frames that are to be read and of the new frames at every level, all in one go."""
     told = [reading.told(levels) for reading in readings]
     conditions = [condition for _, condition in told if condition is not None]
-    times = joined([time for time, _ in told], dim=0).to(model.head.weight.device)
+    times = sent(joined([time for time, _ in told], dim=0), model.head.weight.device)
     parts = model.modulations(times[None], joined(conditions, dim=0)[None] if conditions else None)
     split = [part[0].split([len(time) for time, _ in told]) for part in parts]
     return [[part[place].unflatten(0, (reading.rows, -1)) for part in split] for place, reading in enumerate(readings)]

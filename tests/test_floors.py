@@ -100,6 +100,7 @@ WITHIN_A_FLOOR = {
     "scoring": {"results", "runs"},
     "__main__": {"cli"},
     "cli": {"commands", "options"},
+    "bench": {"train"},
     "evaluate": {"estimate"},
     "commands": {"demo", "doctor", "options", "web"},
     "doctor": {"demo"},

@@ -29,6 +29,7 @@ from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.sampler import at_sampling, guidance_branches
 from nextframe.session import Session
+from nextframe.train import prefetched
 
 WALK_FRAMES = 156
 """Frames of one walk of `bench play`, before the next begins."""
@@ -110,14 +111,15 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
         accumulate=1,
     )
     learner = Learner(Task(bed.network, FrameFlowMatching(config), lambda step: clips, product=bed.network), settings)
-    for step in count():
-        started = now(device)
-        inputs = learner.inputs(step)
-        prepared = now(device)
-        learner.differentiate(inputs)
-        differentiated = now(device)
-        learner.update(config.train.optimizer.learning_rate, step)
-        yield Lap(differentiated - prepared, now(device) - started)
+    with prefetched(learner.inputs, 0, device) as stream:
+        for step in count():
+            started = now(device)
+            inputs = next(stream)
+            prepared = now(device)
+            learner.differentiate(inputs)
+            differentiated = now(device)
+            learner.update(config.train.optimizer.learning_rate, step)
+            yield Lap(differentiated - prepared, now(device) - started)
 
 
 def bench_sample(workload: SampleBench, bed: Bed) -> dict[str, Any]:

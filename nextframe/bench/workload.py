@@ -41,7 +41,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class TrainBench:
-    """Time training steps: forward and backward, and the whole step with its preparation, optimizer and average.
+    """Time training steps: forward and backward, and the whole step with its optimizer and average.
 
     On random latents and random weights: no data is needed.
     """
