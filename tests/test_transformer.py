@@ -95,6 +95,16 @@ def test_rotation_depends_on_distance_only() -> None:
     assert not torch.allclose(scores[16:32, 0:16], scores[32:48, 0:16])
 
 
+@pytest.mark.parametrize("frames", [3, 255, 256, 257, 600])
+def test_angles_are_those_of_every_tokens_place(frames: int) -> None:
+    """However long the clip: the table is put together from pieces that are kept."""
+    layout, axes = layout_of(LONG, frames), LONG.rope_axes
+    places = layout.table()[:, :3].double()
+    turns = [places[:, axis, None] * 10_000 ** (-torch.arange(0, m, 2).double() / m) for axis, m in enumerate(axes)]
+    expected = torch.exp(1j * torch.cat(turns, dim=1)).to(torch.complex64)
+    assert torch.equal(rotary_table(layout, axes, None, CPU), expected)
+
+
 def test_patches_flatten_by_channel_then_row_then_column() -> None:
     latents = torch.arange(2 * 4 * 4.0).reshape(1, 1, 2, 4, 4)
     tokens = patchify(latents, 2)
