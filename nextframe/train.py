@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -188,7 +189,9 @@ def reported(title: str, done: float) -> Iterator[Advance]:
 @contextmanager
 def prefetched(batch: Callable[[int], Any], first: int, device: torch.device) -> Iterator[Iterator[Any]]:
     """The batches from step `first` on for a device, each made while the one before is trained on."""
-    with ThreadPoolExecutor(1, "batches", thread_start(device)) as pool:
+    # On a processor with one torch thread: more of them wait for the step's at every operator, and the step for them.
+    alone = partial(torch.set_num_threads, 1) if device.type == "cpu" else None
+    with ThreadPoolExecutor(1, "batches", alone or thread_start(device)) as pool:
 
         def stream() -> Iterator[Any]:
             step, following = first, pool.submit(batch, first)

@@ -28,7 +28,7 @@ from nextframe.learner import Learner, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.pieces import newest_checkpoint
 from nextframe.recipes import train_preset
-from nextframe.train import Position, learning_rate
+from nextframe.train import Position, learning_rate, prefetched
 from nextframe.transformer import Transformer
 
 HERE = Path(__file__).parent
@@ -263,3 +263,14 @@ def test_a_checkpoint_that_is_all_there_is_and_damaged_is_named(latents: Path, t
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(UserError, match=rf"{file.name} is damaged, and there is no whole one before"):
         train_preset(config, latents, tmp_path / "run")
+
+
+def test_what_makes_batches_has_one_thread_of_a_processor_that_trains() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with prefetched(lambda step: torch.get_num_threads(), 0, torch.device("cpu")) as stream:
+            assert [next(stream), next(stream)] == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
