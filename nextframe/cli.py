@@ -68,12 +68,12 @@ def main() -> None:
         run_command(sys.argv[1:])
     except UserError as error:
         if _first_to_say(str(error)):
-            print(f"error: {error}", file=sys.stderr)
+            _say(f"error: {error}")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt as stop:
         verb = " ".join(sys.argv[1:2])
         goes_on = verb in RESUMES and sys.argv[1:3] != ["record", "play"]
-        print("\n" + (GOES_ON if goes_on else "stopped"), file=sys.stderr)
+        _say("\n" + (GOES_ON if goes_on else "stopped"))
         if verb != "train" or not isinstance(stop, Stopped):
             sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -113,6 +113,11 @@ def _first_to_say(text: str) -> bool:
     from nextframe.ranks import first_to_say
 
     return first_to_say(text)
+
+
+def _say(text: str) -> None:
+    """In one write, even unbuffered as launchers of several processes like it: theirs run into each other otherwise."""
+    sys.stderr.write(text + "\n")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -164,6 +165,16 @@ def test_an_error_of_all_is_said_once(tmp_path: Path) -> None:
         ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
         lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
         assert sorted(lines) == [f"error: {text}" for text in said], ran.stderr
+
+
+def test_an_error_is_one_write() -> None:
+    """Or those of two processes, unbuffered as torchrun starts them, may end up in one line."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-u", "-c", "from nextframe.cli import main; main()", "fly"]
+    with ours, theirs:
+        assert subprocess.run(command, stderr=theirs, cwd=HERE.parent, timeout=100).returncode == 2
+        said = ours.recv(4096).decode()
+    assert said.startswith("error: ") and said.endswith("\n"), said
 
 
 def test_shares_are_all_of_a_batch_and_parts_stay_together() -> None:
