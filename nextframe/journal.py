@@ -4,10 +4,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -161,30 +162,32 @@ Draw = Callable[[Record, int], None]
 """Is given figures by tag, and the step."""
 
 
-def _no_board() -> AbstractContextManager[Draw]:
-    return nullcontext(lambda record, step: None)
-
-
-def _tensorboard(run: Path, step: int) -> AbstractContextManager[Draw]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return _no_board()
-    folder = run / "tensorboard"
-    with writing(folder):
-        return _events(folder, SummaryWriter(str(folder), purge_step=step + 1))
+def _nowhere(record: Record, step: int) -> None:
+    """A board that is not there."""
 
 
 @contextmanager
-def _events(folder: Path, board: Any) -> Iterator[Draw]:
+def _tensorboard(run: Path, step: int) -> Iterator[Draw]:
+    """Its writer keeps what is newest to itself, so it is closed however the run ends."""
+    if find_spec("tensorboard") is None:
+        yield _nowhere
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run / "tensorboard"
+    with writing(folder):
+        board = SummaryWriter(str(folder), purge_step=step + 1)
+
     def draw(record: Record, step: int) -> None:
         with writing(folder):
             for tag, value in record.items():
                 board.add_scalar(tag, value, step)
 
-    yield draw
-    with writing(folder):
-        board.close()
+    try:
+        yield draw
+    finally:
+        with writing(folder):
+            board.close()
 
 
 def check_wandb(config: TrainConfig) -> None:
@@ -200,20 +203,23 @@ def _wandb_module() -> Any:
         raise UserError("--train.wandb needs wandb, which is missing: pip install 'nextframe[wandb]'") from None
 
 
-def _wandb(run: Path, config: TrainConfig) -> AbstractContextManager[Draw]:
-    return _no_board() if config.wandb is None else _project(run, config)
-
-
 @contextmanager
-def _project(run: Path, config: TrainConfig) -> Iterator[Draw]:
-    """A run at wandb; gone on with, it is the same one there."""
+def _wandb(run: Path, config: TrainConfig) -> Iterator[Draw]:
+    """A run at wandb; gone on with, it is the same one there. What ends with an error is marked as such."""
+    if config.wandb is None:
+        yield _nowhere
+        return
     wandb, kept = _wandb_module(), run / WANDB_ID
     if not kept.exists():
         write_atomically(kept, uuid4().hex[:12].encode())
-    told = {"project": config.wandb, "name": run.name, "config": asdict(config), "dir": str(run)}
+    settings = {"project": config.wandb, "name": run.name, "config": asdict(config), "dir": str(run)}
     try:
-        board = wandb.init(**told, id=kept.read_text(), resume="allow")
+        board = wandb.init(**settings, id=kept.read_text(), resume="allow")
     except wandb.Error as error:
         raise UserError(f"wandb cannot begin ({error}): wandb login, or set WANDB_MODE=offline") from error
-    yield lambda record, step: board.log(record, step=step)
-    board.finish()
+    failed = True
+    try:
+        yield lambda record, step: board.log(record, step=step)
+        failed = False
+    finally:
+        board.finish(exit_code=int(failed))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import AUTOENCODER as TOKENIZER
 from conftest import LONG, random_transformer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_train import TRAIN, stop_after
 from tiny import newest
 
@@ -24,7 +25,7 @@ from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, writ
 from nextframe.errors import UserError
 from nextframe.flops import training_flops
 from nextframe.held_out import watched_clips
-from nextframe.journal import Record, read_log
+from nextframe.journal import Record, metrics_log, read_log
 from nextframe.learner import Learner, Task
 from nextframe.objective import LENGTHS, LEVELS, Clips, FrameFlowMatching
 from nextframe.recipes import train_preset
@@ -201,7 +202,7 @@ class Wandb(SimpleNamespace):
     Error = RuntimeError
 
     def __init__(self) -> None:
-        super().__init__(begun=[], logged=[], finished=0)
+        super().__init__(begun=[], logged=[], finished=[])
 
     def init(self, **settings: Any) -> "Wandb":
         self.begun.append(settings)
@@ -210,8 +211,8 @@ class Wandb(SimpleNamespace):
     def log(self, record: Record, step: int) -> None:
         self.logged.append((step, record))
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int) -> None:
+        self.finished.append(exit_code)
 
 
 def test_wandb_is_given_one_run(latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,10 +224,21 @@ def test_wandb_is_given_one_run(latents: Path, tmp_path: Path, monkeypatch: pyte
         train_preset(asked, latents, run)
     first, second = fake.begun
     assert first["project"] == "mazes" and first["name"] == "run" and first["resume"] == "allow"
-    assert first["id"] == second["id"] and fake.finished == 2 and first["config"]["batch"] == STEPS.batch
+    assert first["id"] == second["id"] and fake.finished == [0, 0] and first["config"]["batch"] == STEPS.batch
     assert [step for step, _ in fake.logged] == [1, 2, 3, 4]
     assert [record["loss/loss"] for _, record in fake.logged] == of(run, "loss")
     assert {"loss/loss_at_0.5", "weights/gradient_norm", "speed/data_wait"} <= set(fake.logged[0][1])
+
+
+def test_boards_have_all_of_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(ZeroDivisionError), metrics_log(tmp_path / "run", 0, replace(STEPS, wandb="mazes")) as log:
+        log({"step": 1, "loss": 0.5})
+        raise ZeroDivisionError
+    assert fake.finished == [1] and fake.logged == [(1, {"loss/loss": 0.5})]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("loss/loss")] == [0.5]
 
 
 def test_missing_wandb_is_said_before_anything(latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
