@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from nextframe.data.arrays import reason_of
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import write_atomically
 
 WEIGHTS = "weights.safetensors"

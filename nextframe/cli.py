@@ -15,9 +15,8 @@ from nextframe.commands.measures import bench, evaluate, sample, watch
 from nextframe.commands.models import convert, export, train
 from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
-from nextframe.errors import Stopped, UserError
+from nextframe.errors import Stopped, UserError, unknown
 from nextframe.memory import keep_freed_memory
-from nextframe.options import unknown
 from nextframe.version import VERSION
 
 USAGE_ERROR = 2

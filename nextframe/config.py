@@ -5,9 +5,12 @@ or a value of the wrong type is refused, with the nearest real name.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from nextframe.errors import UserError
+
+Solver = Literal["euler", "heun", "adams"]
 Condition = Literal["none", "label", "action", "vector"]
 
 
@@ -267,7 +270,7 @@ class SampleConfig:
     guidance: float = 1.0
     """Classifier-free: v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
     seed: int = 0
-    solver: Literal["euler", "heun", "adams"] = "euler"
+    solver: Solver = "euler"
     """euler: first order, as published. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
     """Frames the model sees at once, at most. For a short model the length it was trained on: a sliding window."""
@@ -284,6 +287,13 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, guidance=0, seed=0, memory=1, slide=1, temporal_decay=0)
+
+    def overridden(self, **given: Any) -> "SampleConfig":
+        """These settings, with what is given (not None) in their place. Raises UserError for impossible ones."""
+        try:
+            return replace(self, **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise UserError(f"sampling: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`config.yaml`: a configuration beside the weights it belongs to, written whole and read back strictly."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from nextframe.config import TokenizerConfig, WorldModelConfig
-from nextframe.errors import UserError
+from nextframe.errors import UserError, did_you_mean
 from nextframe.files import write_atomically
 
 KINDS: dict[str, type] = {"autoencoder": TokenizerConfig, "world-model": WorldModelConfig}
@@ -70,9 +69,7 @@ def build(cls: type[T], values: Any, where: str) -> T:
     hints = typing.get_type_hints(cls)
     unknown = [name for name in values if name not in hints]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), list(hints), n=1)
-        meant = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{where}: unknown setting {short(unknown[0])}{meant}")
+        raise UserError(f"{where}: unknown setting {short(unknown[0])}{did_you_mean(str(unknown[0]), hints)}")
     return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 

@@ -3,7 +3,6 @@
 Every stage is a verb that can be called alone, and goes on where it stopped; so does the demo.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from nextframe.devices import resolve_device
 from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
-from nextframe.files import read_json, write_atomically
+from nextframe.files import read_json, write_json
 from nextframe.pages.report import write_report
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
 from nextframe.progress import clock
@@ -32,8 +31,8 @@ from nextframe.worlds.record import record_maze
 N = TypeVar("N")
 PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
 PROTOCOL = PROTOCOLS["demo"]
-SHARES = {"record": 0.05, "autoencoder": 0.30, "encode": 0.10, "world": 0.43}
-"""Of the time `demo --train` has; what is left over is for predicting and the report."""
+SHARES = {"autoencoder": 0.30, "encode": 0.10, "world": 0.43}
+"""Of the time `demo --train` has; what is left over is for recording, predicting and the report."""
 ENCODED_PER_SECOND = {"cpu": 1.8, "cuda": 40.0}
 """Episodes of 300 frames, measured on two cores; on a GPU reading the footage is what takes the time."""
 FEWEST_EPISODES = 16
@@ -60,7 +59,7 @@ class Stages:
         finally:
             if not finished_before:
                 stage["seconds"] += time.monotonic() - started
-                write_atomically(self._path, json.dumps(self._spent).encode())
+                write_json(self._path, self._spent)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -138,7 +137,7 @@ def same_budget(out: Path, seconds: float) -> None:
     path = out / "budget.json"
     if (before := _note(path, seconds, float)) != seconds:
         raise UserError(f"{out} was begun with --budget {before:.0f}s: use that, or another --out")
-    write_atomically(path, json.dumps(seconds).encode())
+    write_json(path, seconds)
 
 
 def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str, Path]) -> Path:

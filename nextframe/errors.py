@@ -1,4 +1,7 @@
-"""The one error a user is meant to see."""
+"""The one error a user is meant to see, and words that such lines share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -11,3 +14,20 @@ class UserError(Exception):
 
 class Stopped(KeyboardInterrupt):
     """Asked to give way (SIGTERM), and nothing is lost: the same command goes on from here."""
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says is wrong, on one line, and not too long a one."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a line about a name that is not known: the nearest one that is, or else this."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else otherwise
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """`there is no command 'trian', did you mean 'train'?`"""
+    known = list(known)
+    return f"there is no {what} {name!r}" + did_you_mean(name, known, f": choose {', '.join(known)}")

@@ -75,6 +75,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    write_atomically(path, json.dumps(content, indent=indent).encode())
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, which must not exist yet."""

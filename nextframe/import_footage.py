@@ -1,6 +1,5 @@
 """Anybody's footage becomes episodes: videos with or without actions, and the published layouts."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from nextframe.data.sources import Source, classes, divided, find_sources, passe
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
-from nextframe.files import sha256, sole_writer, sweep, write_atomically
+from nextframe.files import sha256, sole_writer, sweep, write_json
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
@@ -102,7 +101,7 @@ def import_footage(
                 (out / INDEX).unlink()
         skipped |= refused | bad
         if skipped or (out / SKIPPED).exists():
-            write_atomically(out / SKIPPED, json.dumps(skipped, indent=1).encode())
+            write_json(out / SKIPPED, skipped, indent=1)
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
@@ -165,7 +164,7 @@ def _with_actions(
             if source.actions is None:
                 lacks = f"{source.video} has no file of actions beside it, others have (or --no-actions)"
                 raise UserError(f"{lacks}: {MEND}")
-            tables += [table for _, table in tables_of([source])]
+            tables += tables_of([source])
         except UserError as error:
             if not skip_bad:
                 raise

@@ -59,7 +59,7 @@ def import_latents(
     config = autoencoder.config
     shape = (config.latent_channels, config.latent_size, config.latent_size)
     try:
-        words = vocabulary([table for _, table in tables_of(sources)], action_names) if use_actions else Vocabulary()
+        words = vocabulary(tables_of(sources), action_names) if use_actions else Vocabulary()
     except UserError as error:
         raise UserError(f"{without_way_out(error)}: {WAY_OUT}") from error
     if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):

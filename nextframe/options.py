@@ -1,16 +1,15 @@
 """What several commands share: options, each declared once, and how a word of the command line is understood."""
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from nextframe.config import SampleConfig, WorldModelConfig
+from nextframe.config import SampleConfig, Solver, WorldModelConfig
 from nextframe.configfile import read_config
-from nextframe.errors import UserError
+from nextframe.errors import UserError, unknown
 from nextframe.hub import local_run
 from nextframe.protocol import Protocol
 
@@ -21,7 +20,7 @@ class SamplingOptions:
 
     steps: int | None = None
     """Steps per frame; if not given, as the protocol says, or else as the model's own settings do."""
-    solver: Literal["euler", "heun", "adams"] | None = None
+    solver: Solver | None = None
     """How a step is made, euler in the published models; the same if not given."""
     guidance: float | None = None
     """1 is none, 0 without the condition; the same if not given."""
@@ -43,11 +42,8 @@ class SamplingOptions:
         config = read_config(local_run(model) / "config.yaml")
         if not isinstance(config, WorldModelConfig):
             raise UserError(f"{model} is an autoencoder: name the run of a world model")
-        given = {name: value for name, value in vars(self).items() if value is not None and value is not False}
-        try:
-            return replace(protocol.settings(config.sample), **given)
-        except ValueError as error:
-            raise UserError(f"sampling: {error}") from None
+        given = {name: None if value is False else value for name, value in vars(self).items()}
+        return protocol.settings(config.sample).overridden(**given)
 
 
 OWN_SETTINGS = SamplingOptions()
@@ -61,13 +57,6 @@ def changed(protocol: Protocol, **given: Any) -> Protocol:
         return replace(protocol, **given)
     except ValueError as error:
         raise UserError(f"protocol: {error}") from None
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """`no COMMAND 'trian', did you mean 'train'?`"""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"there is no {what} {name!r}" + (f", did you mean {near[0]!r}?" if near else f": choose {', '.join(known)}")
 
 
 def choose(

@@ -5,7 +5,6 @@ OUT/predictions/EPISODE@seed2@trajectory7.npz    the same of a further seed, or 
 OUT/results.json               everything measured, and all it takes to measure it again
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
-from nextframe.files import new_file, write_atomically
+from nextframe.files import new_file, write_json
 from nextframe.metrics.statistics import Figure, Gain, Score, Spread, gain, score
 from nextframe.protocol import Protocol
 
@@ -239,7 +238,7 @@ def shown(frames: int) -> list[int]:
 
 
 def write_results(out: Path, results: Results) -> None:
-    write_atomically(out / RESULTS, json.dumps(asdict(results), indent=1).encode())
+    write_json(out / RESULTS, asdict(results), indent=1)
 
 
 def prediction_path(out: Path, episode: str, seed: int = 0, trajectory: int = 0) -> Path:

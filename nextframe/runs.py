@@ -16,9 +16,8 @@ from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, load_w
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
-from nextframe.data.arrays import reason_of
 from nextframe.devices import matrix_precision, resolve_precision, settle_products
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.session import Session, alike, step_together

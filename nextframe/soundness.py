@@ -15,7 +15,7 @@ from nextframe.configfile import RunConfig, dotted
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.errors import UserError
-from nextframe.files import read_json, write_atomically
+from nextframe.files import read_json, write_json
 from nextframe.places import length_range
 
 Episodes = Sequence[EpisodeInfo] | Sequence[LatentEpisode]
@@ -101,7 +101,7 @@ def other_data(run: Path, episodes: Episodes) -> str:
 
 
 def note_data(run: Path, episodes: Episodes) -> None:
-    write_atomically(run / DATA, json.dumps(description(episodes)).encode())
+    write_json(run / DATA, description(episodes))
 
 
 def description(episodes: Episodes) -> dict[str, Any]:

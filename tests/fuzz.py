@@ -196,7 +196,7 @@ def make_videos(folder: Path) -> None:
 def read_videos(folder: Path) -> None:
     """What `nextframe import` reads, without its processes."""
     sources = find_sources(folder / "in")
-    words = vocabulary([table for _, table in tables_of(sources)])
+    words = vocabulary(tables_of(sources))
     info = DatasetInfo(10.0, 16, words.names, {}, words.kind)
     with tempfile.TemporaryDirectory(dir=folder) as out:
         for source in (source for source in sources if source.actions):  # the verb refuses the others

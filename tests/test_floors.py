@@ -70,6 +70,7 @@ FLOORS = {
 SIDE_WING = {"data", "metrics", "worlds"}
 WITHIN_A_FLOOR = {
     # Importer -> what it may import on its own floor; anything else would let a floor grow into a heap.
+    "config": {"errors"},
     "presets": {"config", "protocol"},
     "protocol": {"config"},
     "configfile": {"config", "errors", "files"},

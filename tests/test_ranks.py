@@ -172,7 +172,7 @@ def test_an_error_is_one_write() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-u", "-c", "from nextframe.cli import main; main()", "fly"]
     with ours, theirs:
-        assert subprocess.run(command, stderr=theirs, cwd=HERE.parent, timeout=100).returncode == 2
+        assert subprocess.run(command, stderr=theirs.fileno(), cwd=HERE.parent, timeout=100).returncode == 2
         said = ours.recv(4096).decode()
     assert said.startswith("error: ") and said.endswith("\n"), said
 

@@ -129,17 +129,7 @@ def bench_sample(workload: SampleBench, bed: Bed) -> dict[str, Any]:
 
 def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
     """The frames of a walk; nobody waits for its end, so `repeats` are frames here."""
-    walk = SampleBench(
-        workload.subject,
-        context=workload.context,
-        frames=WALK_FRAMES,
-        steps=workload.steps,
-        solver=workload.solver,
-        slide=workload.slide,
-        guidance=workload.guidance,
-        graphs=workload.graphs,
-        autoencoder=workload.autoencoder,
-    )
+    walk = SampleBench(**vars(workload), frames=WALK_FRAMES)
     sample = sampling(walk, bed.config.sample)
     sample = replace(sample, memory=sample.memory or bed.config.most_seen)  # as `play` does
     return {"kind": "play", **frame_times(walk, bed, sample, workload.subject.repeats)}
@@ -248,11 +238,7 @@ def median_of_means(seconds: list[float], count: int) -> float:
 def sampling(workload: SampleBench, sample: SampleConfig) -> SampleConfig:
     """The model's own sampling settings, with what was given in their place."""
     names = ("steps", "solver", "slide", "guidance", "graphs")
-    given = {name: getattr(workload, name) for name in names}
-    try:
-        return replace(sample, **{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from None
+    return sample.overridden(**{name: getattr(workload, name) for name in names})
 
 
 ROWS = {

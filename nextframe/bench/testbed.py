@@ -1,6 +1,5 @@
 """The model a bench measures, on its device: of a run, or of a preset with random weights; and random inputs for it."""
 
-import difflib
 import platform
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from nextframe.bench.stopwatch import PeakMemory
 from nextframe.bench.workload import Subject
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.devices import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
-from nextframe.errors import UserError
+from nextframe.errors import UserError, unknown
 from nextframe.hub import local_run
 from nextframe.presets import PRESETS
 from nextframe.runs import load, world_config
@@ -90,9 +89,7 @@ def world_preset(name: str) -> WorldModelConfig:
     preset = PRESETS.get(name)
     if not isinstance(preset, WorldModelConfig):
         worlds = [known for known, config in PRESETS.items() if isinstance(config, WorldModelConfig)]
-        near = difflib.get_close_matches(name, worlds, n=1)
-        way_out = f", did you mean {near[0]!r}?" if near else f": choose {', '.join(worlds)}"
-        raise UserError(f"there is no world model preset {name!r}{way_out}")
+        raise UserError(unknown("world model preset", name, worlds))
     return preset
 
 

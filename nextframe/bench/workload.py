@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nextframe.config import at_least
+from nextframe.config import Solver, at_least
 from nextframe.errors import UserError
 
 
@@ -71,62 +71,20 @@ class TrainBench:
 
 
 @dataclass(frozen=True)
-class SampleBench:
-    """Time the frames of a rollout: the transformer alone, and with decoding to uint8 on the CPU.
-
-    On random latents, with random weights unless a run is named: no data is needed.
-    """
-
-    subject: Subject = field(default_factory=Subject)
-    batch: int = 1
-    """Rollouts side by side."""
-    context: int = 144
-    """Frames they go on from."""
-    frames: int = 16
-    """Frames that are timed per rollout, after a first one, which reads the context."""
-    steps: int | None = None
-    """Steps per frame; the model's own setting if not given."""
-    solver: Literal["euler", "heun", "adams"] | None = None
-    """Its solver; the model's own setting if not given."""
-    slide: int | None = None
-    """Frames by which its window moves at a time; the model's own setting if not given."""
-    guidance: float | None = 1.0
-    """1: none, whatever the model's own setting is. Any value but 0 and 1 computes everything twice."""
-    graphs: bool = False
-    """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is."""
-    autoencoder: str | None = None
-    """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
-    models). A run has its own."""
-    decode: bool = True
-    """Also decode every frame."""
-    against: Path | None = None
-    """Python file that does the same work (the transformer's) in another way, timed in turns with ours. It is run as
-    it is: use only a file you trust. Its form: docs/speed.md."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, batch=1, context=0, frames=1)
-        if self.autoencoder is not None and not self.decode:
-            raise UserError("--no-decode decodes nothing: leave out --autoencoder")
-
-
-@dataclass(frozen=True)
-class PlayBench:
-    """Time what a person waits for: from an action to the decoded uint8 frame on the CPU, one walk, a long context.
-
-    On random latents, with random weights unless a run is named: no data is needed.
-    """
+class FrameBench:
+    """What `bench sample` and `bench play` have in common."""
 
     subject: Subject = field(default_factory=Subject)
     context: int = 144
-    """Frames behind the person."""
+    """Frames that a rollout goes on from."""
     steps: int | None = None
     """Steps per frame; the model's own setting if not given."""
-    solver: Literal["euler", "heun", "adams"] | None = None
+    solver: Solver | None = None
     """Its solver; the model's own setting if not given."""
     slide: int | None = None
     """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = None
-    """The model's own setting if not given."""
+    """Any value but 0 and 1 computes everything twice; the model's own setting if not given."""
     graphs: bool = False
     """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is."""
     autoencoder: str | None = None
@@ -135,6 +93,40 @@ class PlayBench:
 
     def __post_init__(self) -> None:
         _at_least(self, context=0)
+
+
+@dataclass(frozen=True)
+class SampleBench(FrameBench):
+    """Time the frames of a rollout: the transformer alone, and with decoding to uint8 on the CPU.
+
+    On random latents, with random weights unless a run is named: no data is needed.
+    """
+
+    guidance: float | None = 1.0
+    """1: none, whatever the model's own setting is. Any value but 0 and 1 computes everything twice."""
+    batch: int = 1
+    """Rollouts side by side."""
+    frames: int = 16
+    """Frames that are timed per rollout, after a first one, which reads the context."""
+    decode: bool = True
+    """Also decode every frame."""
+    against: Path | None = None
+    """Python file that does the same work (the transformer's) in another way, timed in turns with ours. It is run as
+    it is: use only a file you trust. Its form: docs/speed.md."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, batch=1, frames=1)
+        if self.autoencoder is not None and not self.decode:
+            raise UserError("--no-decode decodes nothing: leave out --autoencoder")
+
+
+@dataclass(frozen=True)
+class PlayBench(FrameBench):
+    """Time what a person waits for: from an action to the decoded uint8 frame on the CPU, one walk, a long context.
+
+    On random latents, with random weights unless a run is named: no data is needed.
+    """
 
 
 Workload = TrainBench | SampleBench | PlayBench

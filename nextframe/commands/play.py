@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from nextframe.config import Solver
 from nextframe.errors import UserError
 from nextframe.web.address import listen
 
@@ -14,7 +15,7 @@ def play(
     world: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
-    solver: Literal["euler", "heun", "adams"] | None = None,
+    solver: Solver | None = None,
     seed: int | None = None,
     memory: int | None = None,
     slide: int | None = None,

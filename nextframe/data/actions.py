@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nextframe.data.arrays import arrays_of, reason_of
+from nextframe.data.arrays import arrays_of
 from nextframe.data.episodes import ActionKind
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 
 SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
 CLOCKS = ("frame", "index", "t", "time", "timestamp")

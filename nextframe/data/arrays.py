@@ -6,6 +6,8 @@ from typing import IO
 
 import numpy as np
 
+from nextframe.errors import reason_of
+
 MOST_BYTES = 4 * 2**30
 """That the arrays of one file may take; a zip of megabytes can hold terabytes of zeros."""
 
@@ -36,8 +38,3 @@ def names_of_arrays(path: Path) -> list[str]:
             return arrays.files
     except Exception as error:
         raise ValueError(reason_of(error)) from error
-
-
-def reason_of(error: Exception) -> str:
-    """On one line, and not too long a one."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

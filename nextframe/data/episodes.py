@@ -15,11 +15,11 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from nextframe.data.arrays import arrays_of, reason_of
+from nextframe.data.arrays import arrays_of
 from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
-from nextframe.errors import UserError
-from nextframe.files import TEMPORARY, inside, plain_name, read_json, write_atomically
+from nextframe.errors import UserError, reason_of
+from nextframe.files import TEMPORARY, inside, plain_name, read_json, write_atomically, write_json
 
 ActionKind = Literal["id", "vector", "none"]
 """An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
@@ -221,7 +221,7 @@ class EpisodeDataset:
     def save(self) -> None:
         """Write `dataset.json`. Raises UserError when the disk is full; the old one is then still there."""
         document = {"version": VERSION, **asdict(self.info), "episodes": [asdict(info) for info in self.episodes()]}
-        write_atomically(self.folder / INDEX, json.dumps(document, indent=1).encode())
+        write_json(self.folder / INDEX, document, indent=1)
 
     def _path(self, info: EpisodeInfo, role: str) -> Path:
         if role not in info.files:

@@ -19,11 +19,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from nextframe.data.arrays import reason_of
 from nextframe.data.episodes import ActionKind
 from nextframe.data.remote import mirror_of
-from nextframe.errors import UserError
-from nextframe.files import inside, plain_name, read_json, write_atomically
+from nextframe.errors import UserError, reason_of
+from nextframe.files import inside, plain_name, read_json, write_atomically, write_json
 
 VERSION = 1
 INDEX = "latents.json"
@@ -90,7 +89,7 @@ def _sum_of(content: np.ndarray) -> str:
 
 def write_index(folder: Path, index: LatentIndex) -> None:
     content = {"version": VERSION, **dataclasses.asdict(index)}
-    write_atomically(folder / INDEX, json.dumps(content, indent=1).encode())
+    write_json(folder / INDEX, content, indent=1)
 
 
 def read_index(folder: Path) -> LatentIndex:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import address_of, cache_folder, new_file, write_atomically, writing
 
 
@@ -17,19 +17,17 @@ class Mirror:
     url: str
     folder: Path
 
-    def fetch(self, name: str) -> Path:
-        """A file of the folder, here. Raises UserError when it cannot be had."""
+    def fetch(self, name: str) -> None:
+        """Have a file of the folder here. Raises UserError when it cannot be had."""
         path = self.folder / name
         if not path.exists():
             with new_file(path) as temporary:
                 _copy(f"{self.url}/{name}", temporary)
-        return path
 
-    def fetch_folder(self, name: str) -> Path:
-        """All files of a folder in it, here."""
+    def fetch_folder(self, name: str) -> None:
+        """The same for all files of a folder in it."""
         for file in _listed(f"{self.url}/{name}"):
             self.fetch(f"{name}/{file}")
-        return self.folder / name
 
 
 def mirror_of(folder: Path | str, index: str) -> Mirror | None:
@@ -79,5 +77,6 @@ def _listed(url: str) -> list[str]:
 
 
 def _said(url: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{url} cannot be fetched ({reason}): check the address and your access to it, or copy it here first"
+    return (
+        f"{url} cannot be fetched ({reason_of(error)}): check the address and your access to it, or copy it here first"
+    )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as short
@@ -207,8 +207,6 @@ def classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], dict[str | None
     return words, {None: None, **{label: int(label) for label in labels}}
 
 
-def tables_of(sources: Sequence[Source]) -> Iterator[tuple[str, actions.ActionTable]]:
-    """The tables of actions beside them, by name. Raises UserError as `read_actions` does."""
-    for source in sources:
-        if source.actions is not None:
-            yield source.name, actions.read_actions(source.actions)
+def tables_of(sources: Sequence[Source]) -> list[actions.ActionTable]:
+    """The tables of actions beside them. Raises UserError as `read_actions` does."""
+    return [actions.read_actions(source.actions) for source in sources if source.actions is not None]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextframe.data.arrays import reason_of
+from nextframe.errors import reason_of
 
 PACKED = 2**26
 """Bytes more than its size that a file of torch may unpack to: tensors are never packed there, code is."""

@@ -64,8 +64,6 @@ def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
 class VideoFacts:
     """What a video file says of itself. fps: None where it does not say; frames: 0 where it does not."""
 
-    width: int
-    height: int
     fps: float | None
     frames: int
 
@@ -75,7 +73,7 @@ def video_facts(path: Path) -> VideoFacts:
     with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
-        return VideoFacts(stream.width, stream.height, rate if 0 < rate < math.inf else None, stream.frames)
+        return VideoFacts(rate if 0 < rate < math.inf else None, stream.frames)
 
 
 def unreadable(path: Path, error: Exception) -> str:

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from nextframe.data.arrays import reason_of
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import sha256
 from nextframe.metrics.weights import STANDARD, fingerprint, weight_file
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Dreamer:
         self._branch: Branch | None = None
 
     def change(self, **settings: Any) -> None:
-        """Other steps, guidance or solver from the next frame on. Raises ValueError for impossible ones."""
-        changed = replace(self.sample, **settings)
+        """Other steps, guidance or solver from the next frame on, where not None. UserError for impossible ones."""
+        changed = self.sample.overridden(**settings)
         if changed != self.sample:
             self.sample = changed
             self.rest()

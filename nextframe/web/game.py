@@ -79,11 +79,7 @@ class Game:
         """Dream on with other settings. Raises UserError for impossible ones."""
         if not isinstance(self.source, Dreamer):
             raise UserError("the engine has no sampling settings: play a model")
-        given = {"steps": steps, "guidance": guidance, "solver": solver}
-        try:
-            self.source.change(**{name: value for name, value in given.items() if value is not None})
-        except ValueError as error:
-            raise UserError(f"sampling: {error}") from None
+        self.source.change(steps=steps, guidance=guidance, solver=solver)
 
     def note_truth(self, step: Step, truth: np.ndarray) -> float:
         """Keep the engine's frame beside a dreamed one; their PSNR in dB."""

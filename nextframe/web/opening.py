@@ -27,11 +27,10 @@ def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool
     world = load(model, resolve_device(device))
     if world.config.model.attention == "full":
         raise UserError(f"{model} is a Video DiT, which has no next frame: play a frame-autoregressive model")
+    sample = world.config.sample.overridden(**given)
+    if sample.riflex:
+        raise UserError("RIFLEx has to know how long a walk will be: set riflex: false in its config.yaml")
     try:
-        settings = {name: value for name, value in given.items() if value is not None}
-        sample = replace(world.config.sample, **settings)
-        if sample.riflex:
-            raise ValueError("RIFLEx has to know how long a walk will be: set riflex: false in its config.yaml")
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None

@@ -1,6 +1,5 @@
 """Environments by their IDs: found and made, or one line that says why not."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nextframe.errors import UserError
+from nextframe.errors import UserError, did_you_mean
 
 REGISTRARS = {
     "ALE/": ("ale_py", "'nextframe[gym]'"),
@@ -73,9 +72,8 @@ def find(environment: str) -> str:
     for beginning, reason in missing.items():
         if name.startswith(beginning):
             raise UserError(f"gym:{environment}: {reason}")
-    near = difflib.get_close_matches(name, list(registry), n=1)
-    way_out = f", did you mean {near[0]!r}?" if near else f": if a package registers it, write gym:PACKAGE:{name}"
-    raise UserError(f"there is no environment {name!r}{way_out}")
+    otherwise = f": if a package registers it, write gym:PACKAGE:{name}"
+    raise UserError(f"there is no environment {name!r}{did_you_mean(name, registry, otherwise)}")
 
 
 def _quieten() -> None:
