@@ -18,7 +18,7 @@ FEW_QUERIES = 64
 """Fewer attend faster by torch's fused kernel, as long as they need no gradient (docs/speed.md)."""
 
 
-class Way(Protocol):
+class AttentionKernel(Protocol):
     """How the queries of neighbouring spans attend to the keys and values that the last of them may see."""
 
     def __call__(self, queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens: ...
@@ -27,24 +27,29 @@ class Way(Protocol):
 # Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
 @torch.compiler.disable()
 def attend(
-    queries: Heads, keys: Heads, values: Heads, views: Sequence[View], memory: int = 0, way: Way | None = None
+    queries: Heads,
+    keys: Heads,
+    values: Heads,
+    views: Sequence[View],
+    without_queries: int = 0,
+    kernel: AttentionKernel | None = None,
 ) -> Tensor:
-    """[b, n, k e]: what each query sees, mixed. The first `memory` tokens ask nothing.
+    """[b, n, k e]: what each query sees, mixed. The first `without_queries` tokens have keys and values alone.
 
-    `way`: if not the one that is fastest without compilation.
+    `kernel`: if not the one that is fastest without compilation.
     """
     mixed = []
     for view in views:
         own_keys, own_values = (
-            joined([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
+            concatenated([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
         )
-        spans = tuple(span for span in view.spans if view.start + span.start >= memory)
+        spans = tuple(span for span in view.spans if view.start + span.start >= without_queries)
         if spans:
-            first = view.start - memory
+            first = view.start - without_queries
             asking = queries[:, :, first + spans[0].start : first + spans[-1].stop]
-            by = way or (WrittenOut.apply if pays_written_out(asking) else fused)
-            mixed.append(by(asking, own_keys, own_values, spans))
-    return joined(mixed).flatten(2)
+            attention = kernel or (MatmulAttention.apply if pays_as_matmuls(asking) else fused)
+            mixed.append(attention(asking, own_keys, own_values, spans))
+    return concatenated(mixed).flatten(2)
 
 
 def fused(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
@@ -55,7 +60,7 @@ def fused(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -
         asking, seen = queries[:, :, rows], slice(span.keys)
         part = F.scaled_dot_product_attention(asking, keys[:, :, seen], values[:, :, seen], attn_mask=mask)
         mixed.append(part.transpose(1, 2))
-    return joined(mixed)
+    return concatenated(mixed)
 
 
 def in_blocks(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
@@ -93,13 +98,13 @@ def block_mask(spans: tuple[Span, ...], device: torch.device) -> BlockMask:
     return create_block_mask(visible, None, None, len(seen), spans[-1].keys, device)
 
 
-def pays_written_out(queries: Heads) -> bool:
+def pays_as_matmuls(queries: Heads) -> bool:
     """Whether products are faster than torch's kernel: in bfloat16 on a processor (docs/speed.md)."""
     many = queries.shape[2] >= FEW_QUERIES or queries.requires_grad
     return many and queries.device.type == "cpu" and queries.dtype == torch.bfloat16
 
 
-class WrittenOut(torch.autograd.Function):
+class MatmulAttention(torch.autograd.Function):
     """The same as `fused`, as matrix products: the hardware's bfloat16 is for those.
 
     With scores S = q k^T / sqrt(e) + mask, weights P = softmax(S), mixed = P v, and G the gradient of what was mixed:
@@ -161,6 +166,6 @@ def span_weights(queries: Heads, keys: Heads, span: Span) -> Tensor:
     return scores.softmax(dim=-1)
 
 
-def joined(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
+def concatenated(parts: Sequence[Tensor], dim: int = 1) -> Tensor:
     """One after the other; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

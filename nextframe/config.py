@@ -170,7 +170,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
-    """Largest L2 norm of the gradient of all weights together; that of a discriminator's is not limited."""
+    """Largest L2 norm of the gradient of all weights together; a discriminator's gradient is not clipped."""
     warmup_steps: int = 0
     """Steps over which the rate climbs linearly from zero."""
     decay: float = 0.0
@@ -244,7 +244,7 @@ class TrainConfig:
     examine_minutes: float | None = 10.0
     """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
     log_every: int = 20
-    """Steps a line of metrics.jsonl is about."""
+    """A line of metrics.jsonl every so many steps."""
     wandb: str | None = None
     """Project at wandb that gets the figures too; with WANDB_MODE=offline they stay here until `wandb sync`."""
     most_skipped: int = 50

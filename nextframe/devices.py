@@ -95,7 +95,7 @@ WORTH_A_THREAD = 1.15
 """Times as fast as one thread, for all of them to be worth their waiting for each other."""
 
 
-def settle_threads(device: torch.device, work: Callable[[], object]) -> None:
+def choose_threads(device: torch.device, work: Callable[[], object]) -> None:
     """Give torch one thread if `work` is done about as fast by one: it then waits for no other, whatever else runs.
 
     A small model is hundreds of small operators a frame, and at each all threads wait for the last (docs/play.md).
@@ -118,7 +118,7 @@ PACKED_WEIGHTS = 2**19
 """Of a matrix that is packed, at least; smaller ones are multiplied as fast as they are (docs/speed.md)."""
 
 
-def settle_products(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+def prepare_for_inference(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """For a network that is not trained any more: keep the weights of matrix products as the products want them.
 
     In their precision, because under `matrix_precision` they are cast at every use otherwise. On a processor, in the
@@ -186,7 +186,7 @@ def attend_in_blocks(network: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         raise UserError(f"FlexAttention has no backward pass on {device}: set --train.no-flex-attention")
     for block in blocks:
-        block.attention.way = in_blocks
+        block.attention.kernel = in_blocks
 
 
 def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device) -> None:

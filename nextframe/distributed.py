@@ -25,7 +25,7 @@ class Scored(nn.Module):
         self.network = network
         self.score = score
 
-    def reckon_with_rest(self) -> None:
+    def add_unused_parameter(self) -> None:
         """Have a weight that no step uses: DDP, told that some may have no gradient, warns where all have one."""
         self.unused = nn.Parameter(torch.zeros((), device=next(self.network.parameters()).device))
 
@@ -41,19 +41,21 @@ def distributed_score(
     device: torch.device,
     precision: torch.dtype,
     shard: bool,
-    leaves_out: bool,
+    has_unused_parameters: bool,
 ) -> nn.Module:
     """The score of a network as a module, whose gradients are the means over all processes.
 
-    `leaves_out`: whether some weights have no gradient in some steps (`Objective`).
+    `has_unused_parameters`: whether some weights have no gradient in some steps (`Objective`).
     `shard`: each process keeps a piece of every weight, and with it of its gradient, average and optimizer state.
     """
     share_batch_norms(network)
     scored = Scored(network, score)
     if not shard:
-        if leaves_out:
-            scored.reckon_with_rest()
-        return DistributedDataParallel(scored, find_unused_parameters=leaves_out, gradient_as_bucket_view=True)
+        if has_unused_parameters:
+            scored.add_unused_parameter()
+        return DistributedDataParallel(
+            scored, find_unused_parameters=has_unused_parameters, gradient_as_bucket_view=True
+        )
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()
     mesh = init_device_mesh(device.type, (ranks.world_size(),))
@@ -107,17 +109,17 @@ def share_batch_norms(network: nn.Module) -> None:
             module.__class__ = SharedBatchNorm
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor of which every process has a piece, put together. All processes must ask, in the same order."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def piece(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """What of a tensor lies in this process."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def put_together(tensor: Tensor, weight: Tensor) -> Tensor:
+def gathered_like(tensor: Tensor, weight: Tensor) -> Tensor:
     """Of what each process has a piece, cut like a weight, the whole. All processes must ask, in the same order."""
     if not isinstance(weight, DTensor):
         return tensor
@@ -125,7 +127,7 @@ def put_together(tensor: Tensor, weight: Tensor) -> Tensor:
     return DTensor.from_local(tensor, mesh, how, shape=weight.shape, stride=weight.stride()).full_tensor()
 
 
-def cut(tensor: Tensor, weight: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, weight: Tensor) -> Tensor:
     """This process's piece of what every process has whole, cut like a weight."""
     if not isinstance(weight, DTensor):
         return tensor

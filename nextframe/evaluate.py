@@ -23,7 +23,7 @@ import torch
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
-from nextframe.devices import enough_room, hardware_name, resolve_device, settle_threads
+from nextframe.devices import choose_threads, enough_room, hardware_name, resolve_device
 from nextframe.errors import UserError
 from nextframe.estimate import Estimate, estimate
 from nextframe.files import sha256, sole_writer, sweep
@@ -170,7 +170,7 @@ class Plan:
         try:
             with enough_room(full), self.world.at_work():
                 if missing:
-                    settle_threads(self.world.device, lambda: self._try_out(missing[: self.batch]))
+                    choose_threads(self.world.device, lambda: self._try_out(missing[: self.batch]))
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -54,9 +54,10 @@ def _window_flops(config: TransformerConfig, frames: int) -> tuple[int, int]:
 
 
 def frame_flops(config: TransformerConfig, past: int, steps: int) -> int:
-    """One frame after `past` frames, in `steps` steps, with what can be kept of the frames before it kept.
+    """Sampling one frame after `past` frames in `steps` steps, with a cache of keys and values.
 
-    The first step also reads what the frame before it had not seen, or had seen finer.
+    The first step also computes the frames that are not in the cache as this frame sees them: the newest one, and those
+    that have become coarse.
     """
     *seen, new = frames_of(layout_of(config, past + 1))
     kept = _common_start(seen, frames_of(layout_of(config, past))[:-1] if past else [])

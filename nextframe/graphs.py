@@ -20,7 +20,7 @@ from nextframe.flow import evaluated_levels
 from nextframe.layers import Seen
 from nextframe.layout import Layout, newest_apart
 from nextframe.mask import Span, View, frame_mask
-from nextframe.sampler import layout_times, solved
+from nextframe.sampler import integrated, layout_times
 from nextframe.transformer import Transformer
 
 KEYS = 256
@@ -83,12 +83,12 @@ class _Recording:
     ) -> None:
         self.model, self.sample, self.cache, self.layout, self.keys = model, sample, cache, layout, keys
         self.device = model.head.weight.device
-        self.levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
+        self.noise_levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
         self.read = layout.frames - 1
         *_, last = layout.segments
         self.tokens_read = layout.tokens - last.tokens_per_frame
         past_times = layout_times(layout)[:-1]
-        self.times = torch.tensor([*past_times, *(1000 * s for s in self.levels)], device=self.device)
+        self.times = torch.tensor([*past_times, *(1000 * s for s in self.noise_levels)], device=self.device)
         self.inputs: dict[str, Tensor] = {}
         self.graph: torch.cuda.CUDAGraph | None = None
         self.made: Tensor | None = None
@@ -128,16 +128,16 @@ class _Recording:
         mask = frame_mask(given["frames"], given["frames_of_keys"], config.temporal_decay)
         conditions = given.get("conditions")
         if conditions is not None:
-            conditions = torch.cat([conditions, *[conditions[:, -1:]] * (len(self.levels) - 1)], dim=1)
+            conditions = torch.cat([conditions, *[conditions[:, -1:]] * (len(self.noise_levels) - 1)], dim=1)
         rows = len(given["past"])
         modulations = self.model.modulations(self.times.expand(rows, -1), conditions)
         alone = Layout(newest_apart(self.layout, 1).segments[-1:])
 
         def velocity(x: Tensor, s: float) -> Tensor:
-            level = self.levels.index(s)
-            column, latents, layout, start = self.read + level, x[:, None], alone, self.tokens_read
+            number = self.noise_levels.index(s)
+            column, latents, layout, start = self.read + number, x[:, None], alone, self.tokens_read
             first = column
-            if level == 0:
+            if number == 0:
                 first, latents, layout, start = 0, torch.cat([given["past"], latents], dim=1), self.layout, 0
             seen = [self.seen(rows, mask, start)]
             parts = [part[:, first : column + 1] for part in modulations]
@@ -145,7 +145,7 @@ class _Recording:
             out = self.model.evaluate(tokens, layout, 1, parts, rotary, seen, seen)
             return self.model.latents(out)[:, 0].float()
 
-        return solved(velocity, given["noise"], self.sample, branches=rows // len(given["noise"]))
+        return integrated(velocity, given["noise"], self.sample, branches=rows // len(given["noise"]))
 
     def seen(self, rows: int, mask: Tensor, start: int) -> Seen:
         """What the tokens from `start` on see: those of the new frame in a span of their own, to be asked alone."""

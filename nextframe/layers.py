@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextframe.attention import Way, attend, joined
+from nextframe.attention import AttentionKernel, attend, concatenated
 from nextframe.cache import FixedPart, KeyValueCache
 from nextframe.mask import View
 from nextframe.rope import rotate
@@ -73,7 +73,7 @@ def chunks(modulation: Tensor, count: int) -> tuple[Tensor, ...]:
     return modulation[:, :, None].chunk(count, dim=-1)
 
 
-def normalised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def adaptive_layer_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without weights of its own, then the frame's shift and scale."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
 
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         if coarse:
             levels.append(AttentionLevel(width, heads, memory_only=last))
         self.levels = nn.ModuleList(levels)
-        self.way: Way | None = None
+        self.kernel: AttentionKernel | None = None
 
     def level(self, index: int) -> AttentionLevel:
         level = self.levels[index]
@@ -149,23 +149,23 @@ class Attention(nn.Module):
         asked_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
-        layer: int = 0,
+        layer: int,
     ) -> list[Tokens]:
         """Updates of the last `asked_segments` segments; those before serve as memory, with keys and values alone."""
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
-        values = joined([value for _, value in pairs]).transpose(1, 2)
-        keys = rotate(joined([key for key, _ in pairs]), rotary, values.dtype)
+        values = concatenated([value for _, value in pairs]).transpose(1, 2)
+        keys = rotate(concatenated([key for key, _ in pairs]), rotary, values.dtype)
         readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
-        queries = joined([part.queries(x) for part, x in readers])
-        memory = keys.shape[2] - queries.shape[1]
-        queries = rotate(queries, rotary[..., memory:, :], values.dtype)
+        queries = concatenated([part.queries(x) for part, x in readers])
+        without_queries = keys.shape[2] - queries.shape[1]
+        queries = rotate(queries, rotary[..., without_queries:, :], values.dtype)
         mixed, rows = [], [one.rows for one in seen]
         own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
         for one, query, key, value in own:
             stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
-            mixed.append(attend(query, *stack, one.views, memory, self.way))
-        mixed = joined(mixed, dim=0)
+            mixed.append(attend(query, *stack, one.views, without_queries, self.kernel))
+        mixed = concatenated(mixed, dim=0)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
@@ -190,17 +190,17 @@ class Block(nn.Module):
         asked_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
-        layer: int = 0,
+        layer: int,
     ) -> list[Tokens]:
         """The last `asked_segments` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
-        inputs = [normalised(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
+        inputs = [adaptive_layer_norm(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
         updates = self.attention(inputs, levels, asked_segments, rotary, seen, layer)
         outputs = []
         # What is asked for comes last.
         asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked_segments:]
         for update, (x, (_, _, gate), (shift, scale, mlp_gate)) in zip(updates, asked_for, strict=True):
             x = torch.addcmul(x, gate, update)
-            outputs.append(torch.addcmul(x, mlp_gate, self.mlp(normalised(x, shift, scale))))
+            outputs.append(torch.addcmul(x, mlp_gate, self.mlp(adaptive_layer_norm(x, shift, scale))))
         return outputs

@@ -22,7 +22,7 @@ from nextframe.devices import (
     resolve_precision,
     should_compile,
 )
-from nextframe.distributed import distributed_score, exchange, whole
+from nextframe.distributed import distributed_score, exchange, full_tensor
 from nextframe.objective import LENGTHS, Inputs, Objective, Score
 from nextframe.optimizer import Average, optimizer_of
 
@@ -62,7 +62,10 @@ class Learner:
         alone = ranks.world_size() == 1
         if alone or not config.shard:  # a model in pieces need not fit on one device
             self.network.to(self.device)
-        objective, how = task.objective, (self.device, self.precision, config.shard, task.objective.leaves_out)
+        objective, how = (
+            task.objective,
+            (self.device, self.precision, config.shard, task.objective.has_unused_parameters),
+        )
         self._scored = None if alone else distributed_score(self.network, objective.score, *how).to(self.device)
         self.optimizer = optimizer_of(self.network, config.optimizer, self.precision)
         self.average = Average(task.product, config.optimizer.ema_decay)
@@ -108,12 +111,12 @@ class Learner:
         When the loss or the gradient is no number nothing is moved: neither weights, nor average, nor optimizer.
         """
         product = list(self.task.product.parameters())
-        norm = whole(nn.utils.clip_grad_norm_(product, self.config.optimizer.gradient_clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(product, self.config.optimizer.gradient_clip))
         broken = ~(torch.isfinite(norm) & torch.isfinite(self._loss))
         mine = {id(weight) for weight in product}
         others = [weight.grad for weight in self.network.parameters() if id(weight) not in mine]
         if given := [gradient for gradient in others if gradient is not None]:
-            broken |= ~torch.isfinite(whole(nn.utils.get_total_norm(given)))
+            broken |= ~torch.isfinite(full_tensor(nn.utils.get_total_norm(given)))
         self.optimizer.step(rate, broken)
         self.average.update(self.task.product, step, broken)
         for buffer, before in zip(self.network.buffers(), self._buffers, strict=True):
@@ -134,8 +137,8 @@ class Learner:
         self._tally.zero_()
         means = {name: total / count for name, (total, count) in zip(self._told, tally, strict=True) if count}
         product = self.task.product
-        weights = whole(nn.utils.get_total_norm([weight.detach() for weight in product.parameters()])).item()
-        distance = whole(self.average.distance(product)).item()
+        weights = full_tensor(nn.utils.get_total_norm([weight.detach() for weight in product.parameters()])).item()
+        distance = full_tensor(self.average.distance(product)).item()
         counted = {"skipped": steps - int(tally[0][1]), "weight_norm": weights, "average_distance": distance / weights}
         return {**means, **counted}, int(self._skipped_in_a_row.item())
 
@@ -151,9 +154,9 @@ class Learner:
         """The averaged weights, whole and on the CPU, for the first process. All must ask together."""
         kept = {}
         for name, tensor in self.average.state_dict(self.task.product).items():
-            put_together = whole(tensor.detach())  # one tensor at a time: not every process has room for all
+            gathered = full_tensor(tensor.detach())  # one tensor at a time: not every process has room for all
             if ranks.rank() == 0:
-                kept[name] = put_together.cpu().contiguous()
+                kept[name] = gathered.cpu().contiguous()
         return kept
 
 

@@ -24,7 +24,7 @@ class Span:
     mask: AttentionMask | None
     """[stop - start, keys], or None where every query may see every one of these keys."""
     seen_by_all: int = 0
-    """So many keys, from the first on, every query sees: there the mask need not be asked. 0: not counted."""
+    """The first so many keys are visible to every query: no mask is needed there. 0: not counted."""
 
 
 @dataclass(frozen=True)

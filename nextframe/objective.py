@@ -18,7 +18,7 @@ Inputs = dict[str, Tensor]
 """Tensors whose first axis is the batch, so that a batch can be cut into parts."""
 LENGTHS = "lengths"
 """The one of them that says where the windows are. It stays on the CPU: to read it must not wait for a device."""
-LEVELS = 5
+NOISE_BINS = 5
 """Bins of the noise level, equally wide, whose losses are told apart."""
 
 
@@ -37,7 +37,7 @@ class Objective(Protocol):
         ...
 
     @property
-    def leaves_out(self) -> bool:
+    def has_unused_parameters(self) -> bool:
         """Whether some weights have no gradient in some steps."""
         ...
 
@@ -87,10 +87,10 @@ class FrameFlowMatching:
     @property
     def parts(self) -> tuple[str, ...]:
         """The loss by noise level: `loss_at_0.1` is that of the frames between 0 and 0.2, each counted once."""
-        return tuple(f"loss_at_{(number + 0.5) / LEVELS:.1f}" for number in range(LEVELS))
+        return tuple(f"loss_at_{(number + 0.5) / NOISE_BINS:.1f}" for number in range(NOISE_BINS))
 
     @property
-    def leaves_out(self) -> bool:
+    def has_unused_parameters(self) -> bool:
         """Those of the coarse level, where no clip is longer than a window."""
         clip, model = self.config.clip, self.config.model
         return model.coarse_patch is not None and (clip.min_frames or clip.frames) <= model.window
@@ -130,11 +130,11 @@ class FrameFlowMatching:
             dropped = own(torch.rand(everyone, columns, generator=generator)) < self.config.condition_dropout
             if self.config.model.condition == "vector":
                 dropped = dropped[..., None]
-            told = layout.of_clip(batch.conditions)
+            conditions = layout.of_clip(batch.conditions)
             headings = headings_of(self.config.model, batch.conditions)
             if headings is not None:  # of what was done, also where the model is not told
                 inputs["headings"] = layout.of_clip(headings)
-            inputs["condition"] = told.masked_fill(dropped, self.config.model.null_condition)
+            inputs["condition"] = conditions.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
     def score(self, network: nn.Module, inputs: Inputs) -> Score:
@@ -142,18 +142,18 @@ class FrameFlowMatching:
         assert isinstance(transformer, Transformer)
         layout = self.layout(inputs[LENGTHS][0].tolist())
         tokens = transformer.tokens(inputs["input"], layout)
-        told = inputs.get("condition")
-        velocity = transformer(tokens, layout, inputs["time"], told, headings=inputs.get("headings"))
+        condition, headings = inputs.get("condition"), inputs.get("headings")
+        velocity = transformer(tokens, layout, inputs["time"], condition, headings=headings)
         error = (transformer.latents(velocity).float() - inputs["target"]).square().mean(dim=(2, 3, 4))
         noisy = inputs["weight"] > 0
         levels = inputs["time"][:, -error.shape[1] :] / 1000
-        return Score((error * inputs["weight"]).sum(dim=1).mean(), by_level(error.detach(), levels, noisy))
+        return Score((error * inputs["weight"]).sum(dim=1).mean(), by_noise_level(error.detach(), levels, noisy))
 
 
-def by_level(error: Tensor, levels: Tensor, counted: Tensor) -> Tensor:
+def by_noise_level(error: Tensor, levels: Tensor, counted: Tensor) -> Tensor:
     """Sums and numbers of the frames' errors [b, f] by noise level, [LEVELS, 2]; of those that are `counted`."""
-    numbers = (levels * LEVELS).ceil().clamp(1, LEVELS) - 1  # level 0.2 is still of the first bin
-    within = (numbers[..., None] == torch.arange(LEVELS, device=error.device)) & counted[..., None]
+    numbers = (levels * NOISE_BINS).ceil().clamp(1, NOISE_BINS) - 1  # level 0.2 is still of the first bin
+    within = (numbers[..., None] == torch.arange(NOISE_BINS, device=error.device)) & counted[..., None]
     return torch.stack([(error[..., None] * within).sum(dim=(0, 1)), within.sum(dim=(0, 1))], dim=1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.config import OptimizerConfig
-from nextframe.distributed import cut, piece, put_together
+from nextframe.distributed import gathered_like, local_tensor, sharded_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that pulls singular values towards 1, five times (Muon, Jordan and others, 2024)."""
@@ -74,11 +74,11 @@ class Muon:
                 continue
             if name not in self._momenta:
                 self._momenta[name] = torch.zeros_like(p)
-            weight, momentum = piece(p), piece(self._momenta[name])
-            gradient = torch.where(broken, momentum, piece(p.grad))
+            weight, momentum = local_tensor(p), local_tensor(self._momenta[name])
+            gradient = torch.where(broken, momentum, local_tensor(p.grad))
             momentum.lerp_(gradient, 1 - MOMENTUM)
-            ahead = put_together(gradient.lerp(momentum, MOMENTUM), p)
-            direction = cut(orthogonal(ahead.to(self._precision)).to(p.dtype), p)
+            ahead = gathered_like(gradient.lerp(momentum, MOMENTUM), p)
+            direction = sharded_like(orthogonal(ahead.to(self._precision)).to(p.dtype), p)
             size = rate * ADAMW_SIZE * max(p.shape) ** 0.5
             weight.copy_(torch.where(broken, weight, kept * weight - size * direction))
         self._rest.step(rate, broken)
@@ -119,8 +119,8 @@ class Average:
         """Short at first, so that the random start is soon forgotten. Where `broken` is true nothing is changed."""
         decay = min(self._decay, (1 + step) / (10 + step))
         weight = (1 - decay) * ~broken
-        shadows = [piece(shadow) for shadow in self._shadows]
-        weights = [piece(p.detach()) for p in network.parameters()]
+        shadows = [local_tensor(shadow) for shadow in self._shadows]
+        weights = [local_tensor(p.detach()) for p in network.parameters()]
         torch._foreach_lerp_(shadows, weights, [weight] * len(shadows))
 
     @torch.no_grad()

@@ -15,16 +15,21 @@ L = TypeVar("L", int, np.ndarray)
 class Places:
     """Where the clips of one step are: the lengths of their windows, the same for all clips, and how to draw a start.
 
-    Alone, a window has a length uniform in what is allowed, and a start uniform in the n(length) places of its episode
-    where that fits. Here the windows of a clip share the start, and each is still drawn exactly like that:
+    A window alone has a length L uniform in what is allowed, and a start s uniform in [0, n(L)), the places of its
+    episode where that length fits:
 
-    - of windows with one start, each length has odds 1 / n(length) where it fits behind it: that is what the length of
-      a window alone is, given its start. So one window is drawn alone, and the other lengths behind its start;
-    - a start then has odds weight(start) ** (1 - windows) where all lengths fit, with weight the sum of those 1 / n:
-      what it is given the lengths. Every clip draws it anew, so the clips of a step have nothing but lengths in common;
-    - all this is done in the shortest episode. One that has `more` places keeps a start, counted from its end, with
-      probability (start + 1) / (start + 1 + more), and draws it from all places before that otherwise: this makes
-      uniform in n + more places of uniform in n, whatever n is.
+        p(L | s) ~ [s < n(L)] / n(L),    p(s) ~ w(s) = sum over L of [s < n(L)] / n(L)
+
+    Here the K windows of a clip share their start, and each alone is still distributed like that: lengths are drawn
+    independently given one start, which is that of a window drawn alone, so
+
+        p(s | L_1 .. L_K) ~ w(s)^(1 - K) where s < n(L) for all of them
+
+    and every clip draws its start anew from this: the clips of a step have nothing but lengths in common.
+
+    All this is done in the shortest episode. One that has `more` places keeps a start, counted from its end, with
+    probability (start + 1) / (start + 1 + more), and draws it from all places before that otherwise: this makes uniform
+    in n + more places of uniform in n, whatever n is.
     """
 
     lengths: tuple[int, ...]

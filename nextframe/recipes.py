@@ -30,7 +30,7 @@ from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
 from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, process_group, rank, together
-from nextframe.reconstruction import Contest, Frames, Reconstruction, is_judged
+from nextframe.reconstruction import AutoencoderWithDiscriminator, Frames, Reconstruction, is_judged
 from nextframe.soundness import (
     DATA,
     assumed,
@@ -169,9 +169,9 @@ def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
     if algorithms[0] != algorithms[1]:
         words = f"{run} was begun with {algorithms[0]}, not {algorithms[1]}"
         raise UserError(f"{words}: use another --out, with --initial {run / WEIGHTS}")
-    judged = [isinstance(one, TokenizerConfig) and one.adversarial_weight > 0 for one in (before, config)]
-    if judged[0] != judged[1]:
-        begun_as = "with" if judged[0] else "without"
+    adversarial = [isinstance(one, TokenizerConfig) and one.adversarial_weight > 0 for one in (before, config)]
+    if adversarial[0] != adversarial[1]:
+        begun_as = "with" if adversarial[0] else "without"
         raise UserError(
             f"{run} was begun {begun_as} a discriminator: use another --out, with --initial {run / WEIGHTS}"
         )
@@ -193,7 +193,7 @@ def autoencoder_task(config: TokenizerConfig, data: EpisodeDataset) -> Task:
     share = Share.own(config.train.batch, config.train.accumulate)
     batches = frame_batches(data, config, share)
     autoencoder = Autoencoder(config.model)
-    network = Contest(autoencoder, Discriminator()) if config.adversarial_weight else autoencoder
+    network = AutoencoderWithDiscriminator(autoencoder, Discriminator()) if config.adversarial_weight else autoencoder
     objective = Reconstruction(config, perceptual_distance(config))
     return Task(
         network, objective, lambda step: Frames(batches(step), is_judged(config, step), share), product=autoencoder
@@ -205,7 +205,7 @@ def autoencoder_demand(config: TokenizerConfig, data: EpisodeDataset) -> Demand:
     kept = min(sum(frames), max(frames) * videos_kept(data.episodes("train"), size))
 
     def hardest(rows: int) -> Frames:
-        return Frames(torch.zeros(rows, size, size, 3, dtype=torch.uint8), judged=config.adversarial_weight > 0)
+        return Frames(torch.zeros(rows, size, size, 3, dtype=torch.uint8), adversarial=config.adversarial_weight > 0)
 
     return Demand(config.train.batch, hardest, 3 * size**2 * kept)
 

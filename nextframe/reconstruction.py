@@ -20,12 +20,12 @@ class Frames:
     """A training batch: uint8 [b, height, width, 3], and whether the discriminator has joined."""
 
     video: Tensor
-    judged: bool
+    adversarial: bool
     share: Share = ALONE
     """Of which rows of a batch these frames are all that is here."""
 
 
-class Contest(nn.Module):
+class AutoencoderWithDiscriminator(nn.Module):
     """An autoencoder, and the discriminator that is trained beside it to tell its frames from real ones."""
 
     def __init__(self, autoencoder: Autoencoder, discriminator: Discriminator) -> None:
@@ -41,7 +41,7 @@ def is_judged(config: TokenizerConfig, step: int) -> bool:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How far a frame is from its reconstruction, for an `Autoencoder`, or a `Contest` if one is configured."""
+    """How far a frame is from its reconstruction: for an `Autoencoder`, with a discriminator if one is configured."""
 
     config: TokenizerConfig
     lpips: Lpips | None
@@ -53,7 +53,7 @@ class Reconstruction:
         return ("l1", "lpips", "generator_loss", "discriminator_loss")
 
     @property
-    def leaves_out(self) -> bool:
+    def has_unused_parameters(self) -> bool:
         """Those of the discriminator before it joins, and those of the encoder from then on."""
         return self.config.adversarial_weight > 0
 
@@ -62,15 +62,15 @@ class Reconstruction:
         shape = (b * batch.share.ranks, model.latent_channels, model.latent_size, model.latent_size)
         noise = batch.share.of(torch.randn(shape, generator=generator))
         inputs = {"pixels": pixels_from_video(batch.video), "noise": noise}
-        if batch.judged:
+        if batch.adversarial:
             inputs["adversarial_weight"] = torch.full((b,), self.config.adversarial_weight)
         return inputs
 
     def score(self, network: nn.Module, inputs: Inputs) -> Score:
         if "adversarial_weight" in inputs:
-            assert isinstance(network, Contest)
+            assert isinstance(network, AutoencoderWithDiscriminator)
             return _contest(self, network, inputs)
-        autoencoder = network.autoencoder if isinstance(network, Contest) else network
+        autoencoder = network.autoencoder if isinstance(network, AutoencoderWithDiscriminator) else network
         assert isinstance(autoencoder, Autoencoder)
         latents = autoencoder.encode(inputs["pixels"])
         distance, l1, lpips = self.distance(self.decoded(autoencoder, latents, inputs["noise"]), inputs["pixels"])
@@ -100,7 +100,7 @@ def _parts(*terms: Tensor | None) -> Tensor:
 # Not compiled: `adaptive_weight` goes back through the decoder twice before the step does, and the graph of a compiled
 # function can be gone back through only once.
 @torch.compiler.disable()
-def _contest(objective: Reconstruction, network: Contest, inputs: Inputs) -> Score:
+def _contest(objective: Reconstruction, network: AutoencoderWithDiscriminator, inputs: Inputs) -> Score:
     """The losses of both networks in one sum, in which neither moves the weights of the other."""
     autoencoder, discriminator, real = network.autoencoder, network.discriminator, inputs["pixels"]
     with torch.no_grad():  # The encoder is done. It has no batch norms, so nothing of it changes any more.

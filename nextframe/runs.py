@@ -16,7 +16,7 @@ from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, load_w
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
-from nextframe.devices import matrix_precision, resolve_precision, settle_products
+from nextframe.devices import matrix_precision, prepare_for_inference, resolve_precision
 from nextframe.errors import UserError, reason_of
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
@@ -228,7 +228,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
     dtype = resolve_precision(precision, torch.device(device))
     for network in (transformer, autoencoder):
-        settle_products(network, dtype, torch.device(device))
+        prepare_for_inference(network, dtype, torch.device(device))
     return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype)
 
 

@@ -17,7 +17,7 @@ from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.transformer import Transformer
 
 
-def guided(velocity: Velocity, guidance: float) -> Velocity:
+def with_guidance(velocity: Velocity, guidance: float) -> Velocity:
     """v_null + guidance (v_condition - v_null), for a velocity of batches [null; condition]."""
 
     def combined(x: Tensor, s: float) -> Tensor:
@@ -27,9 +27,9 @@ def guided(velocity: Velocity, guidance: float) -> Velocity:
     return combined
 
 
-def solved(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches: int) -> Tensor:
+def integrated(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches: int) -> Tensor:
     """From noise to latents. `velocity`: of batches [null; condition] where guidance has two branches."""
-    flow = guided(velocity, sample.guidance) if branches == 2 else velocity
+    flow = with_guidance(velocity, sample.guidance) if branches == 2 else velocity
     return SOLVERS[sample.solver](flow, noise, sample.steps)
 
 
@@ -78,14 +78,14 @@ def guidance_branches(config: TransformerConfig, sample: SampleConfig) -> tuple[
     return (False,) if sample.guidance == 0 else (False, True)
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """`x` on a device. From memory that is not pinned a copy would wait for all that a GPU still has to do."""
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
 
 
-def branched(config: TransformerConfig, sample: SampleConfig, conditions: Tensor) -> Tensor:
+def for_all_branches(config: TransformerConfig, sample: SampleConfig, conditions: Tensor) -> Tensor:
     """The conditions of all branches of guidance, one after the other along the batch."""
     null = torch.full_like(conditions, config.null_condition)
     return torch.cat([conditions if given else null for given in guidance_branches(config, sample)])
@@ -109,16 +109,17 @@ def uncached_frame(
     def velocity(x: Tensor, s: float) -> Tensor:
         clip = torch.cat([context.repeat(len(x) // len(context), 1, 1, 1, 1), x[:, None]], dim=1)
         time = torch.cat([past, past.new_tensor([1000 * s])]).expand(len(x), -1)
-        output = model(model.tokens(clip, layout), layout, time, told, headings=headings)
+        output = model(model.tokens(clip, layout), layout, time, of_branches, headings=headings)
         return model.latents(output[:, -1:])[:, 0].float()
 
-    told = None if conditions is None else branched(config, sample, conditions[:, frames - layout.frames :])
+    seen = None if conditions is None else conditions[:, frames - layout.frames :]
+    of_branches = None if seen is None else for_all_branches(config, sample, seen)
     guides = len(guidance_branches(config, sample))
     headings = headings_of(config, conditions)
     if headings is not None:
         headings = headings[:, frames - layout.frames :].repeat(guides, 1)
     noise = frame_noise(context.shape[2:], seeds, frames - 1).to(context.device)
-    return solved(velocity, noise, sample, guides)
+    return integrated(velocity, noise, sample, guides)
 
 
 @torch.no_grad()
@@ -134,11 +135,11 @@ def sample_clip(
     shape = (config.latent_channels, config.latent_size, config.latent_size)
     device = model.head.weight.device
     noise = torch.stack([frame_noise(shape, seeds, frame) for frame in range(frames)], dim=1).to(device)
-    told = None if conditions is None else branched(config, sample, conditions.to(device))
+    of_branches = None if conditions is None else for_all_branches(config, sample, conditions.to(device))
 
     def velocity(x: Tensor, s: float) -> Tensor:
         time = torch.full(x.shape[:2], 1000 * s, device=device)
-        return model.latents(model(model.tokens(x, layout), layout, time, told)).float()
+        return model.latents(model(model.tokens(x, layout), layout, time, of_branches)).float()
 
     guides = len(guidance_branches(config, sample))
-    return solved(velocity, noise, sample, guides)
+    return integrated(velocity, noise, sample, guides)

@@ -7,14 +7,22 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nextframe.attention import joined
+from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
-from nextframe.sampler import at_sampling, branched, frame_noise, guidance_branches, layout_times, sent, solved
+from nextframe.sampler import (
+    at_sampling,
+    for_all_branches,
+    frame_noise,
+    guidance_branches,
+    integrated,
+    layout_times,
+    to_device,
+)
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
 
@@ -72,7 +80,7 @@ class Session:
         """Tell later frames that the newest one was under `condition` ([b] or [b, a]), which was not known in time."""
         if self._conditions is None or not self.frames:
             raise ValueError("there is no condition to amend")
-        self._conditions[:, self.frames - 1] = sent(condition, self._conditions.device)
+        self._conditions[:, self.frames - 1] = to_device(condition, self._conditions.device)
         # All else that the next frame sees may stay, of what was read ahead too.
         self.cache.rewind(_without_last(past_layout(self.model.config, self.frames)))
 
@@ -131,9 +139,9 @@ class Session:
         if config.condition != "none":
             if condition is None or self._conditions is None:
                 raise ValueError(f"this model is conditioned on {config.condition}s: give one per frame")
-            self._conditions[:, self.frames] = sent(condition, self._conditions.device)
+            self._conditions[:, self.frames] = to_device(condition, self._conditions.device)
         shape = (config.latent_channels, config.latent_size, config.latent_size)
-        return sent(frame_noise(shape, self.seeds, self.frames), self._latents.device)
+        return to_device(frame_noise(shape, self.seeds, self.frames), self._latents.device)
 
     def take(self, frame: Tensor) -> None:
         """The next frame is made."""
@@ -144,13 +152,13 @@ class Session:
         """Of the frames of a layout, for all branches of guidance one after the other."""
         return layout.of_clip(self._latents).repeat(len(self.branches), 1, 1, 1, 1)
 
-    def conditions_at(self, layout: Layout, times: int) -> Tensor | None:
-        """Of the frames of a layout, and then so many times that of the next frame; for all branches of guidance."""
+    def conditions_at(self, layout: Layout, repeats: int) -> Tensor | None:
+        """Of the frames of a layout, and then `repeats` times that of the next frame; for all branches of guidance."""
         if self._conditions is None:
             return None
         newest = self._conditions[:, self.frames : self.frames + 1]
-        told = torch.cat([layout.of_clip(self._conditions), *[newest] * times], dim=1)
-        return branched(self.model.config, self.sample, told)
+        conditions = torch.cat([layout.of_clip(self._conditions), *[newest] * repeats], dim=1)
+        return for_all_branches(self.model.config, self.sample, conditions)
 
     def headings_at(self, layout: Layout) -> Tensor | None:
         """Which way the frames of a layout face, for all branches; None for a model without a compass."""
@@ -169,7 +177,7 @@ def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | Non
     first = sessions[0]
     if any(session.kind != first.kind for session in sessions):
         raise ValueError("only sessions of one model and equal settings can be stepped together")
-    noise = [session.begin(told) for session, told in zip(sessions, conditions, strict=True)]
+    noise = [session.begin(condition) for session, condition in zip(sessions, conditions, strict=True)]
     if first.sample.graphs:
         made = [_replayed(session, own) for session, own in zip(sessions, noise, strict=True)]
     else:
@@ -182,7 +190,7 @@ def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | Non
 def _passed(sessions: Sequence[Session], noise: Sequence[Tensor]) -> list[Tensor]:
     """The next frame of each session, all in one pass a step."""
     first = sessions[0]
-    frames = solved(_velocity(sessions), joined(noise, dim=0), first.sample, len(first.branches))
+    frames = integrated(_velocity(sessions), concatenated(noise, dim=0), first.sample, len(first.branches))
     return list(frames.split([len(own) for own in noise]))
 
 
@@ -223,10 +231,10 @@ class _Reading:
     def shape(self) -> tuple[tuple[int, int], ...]:
         return tuple((segment.level, segment.frames) for segment in self.missing.segments)
 
-    def told(self, levels: list[float]) -> tuple[Tensor, Tensor | None]:
-        """Times and conditions of the frames that are read and of the new frame at every level, row after row."""
-        times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in levels)])
-        conditions = self.session.conditions_at(self.missing, len(levels))
+    def times_and_conditions(self, noise_levels: list[float]) -> tuple[Tensor, Tensor | None]:
+        """Times and conditions of the frames that are read and of the new frame at every noise level, row after row."""
+        times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in noise_levels)])
+        conditions = self.session.conditions_at(self.missing, len(noise_levels))
         return times.expand(self.rows, -1).flatten(), None if conditions is None else conditions.flatten(0, 1)
 
 
@@ -234,8 +242,8 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
     """Velocity of the new frames; its first evaluation also reads whatever of the past the caches lack."""
     model, sample, branches = sessions[0].model, sessions[0].sample, len(sessions[0].branches)
     readings = [_Reading(session) for session in sessions]
-    levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
-    modulations = _modulations(model, readings, levels)
+    noise_levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
+    modulations = _modulations(model, readings, noise_levels)
     sizes = [len(session.seeds) for session in sessions]
 
     def velocity(x: Tensor, s: float) -> Tensor:
@@ -243,10 +251,10 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
         answers = list(parts)
         for places in alike([reading.shape for reading in readings]):  # as much to read: one pass
             group = [(readings[place], modulations[place], parts[place].flatten(0, 1)) for place in places]
-            found = _evaluate(model, group, levels.index(s))
+            found = _evaluate(model, group, noise_levels.index(s))
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer.unflatten(0, (branches, -1))
-        return joined(answers, dim=1).flatten(0, 1)
+        return concatenated(answers, dim=1).flatten(0, 1)
 
     return velocity
 
@@ -259,34 +267,35 @@ def alike(keys: Sequence[Hashable]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tensor]], level: int) -> tuple[Tensor, ...]:
-    """Velocities [rows, c, h, w] of new frames of the same shape, in one pass with what their caches lack."""
+def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tensor]], number: int) -> tuple[Tensor, ...]:
+    """Velocities [rows, c, h, w] of new frames of the same shape at noise level `number`, the highest of which is 0, in
+    one pass with what their caches lack."""
     latents, rows, parts = [], [], []
     for reading, modulation, x in group:
-        # The past and the new frame in one pass; what is read stays on the stack. The first level is the highest, so
-        # its column follows those of the past.
-        column = reading.read + level
+        # The past and the new frame in one pass; what is read stays on the stack. The highest
+        # noise level is the first: its column follows those of the past.
+        column = reading.read + number
         first = 0 if reading.missing.segments else column
         layout = reading.with_new
         latents.append(torch.cat([reading.session.latents_at(reading.missing), x[:, None]], dim=1))
         headings = None if reading.headings is None else reading.headings[:, -layout.frames :]
         rows.append(Rows(len(x), layout, reading.session.cache, headings))
         parts.append([part[:, first : column + 1] for part in modulation])
-    together = [joined(several, dim=0) for several in zip(*parts, strict=True)]
-    out = model.velocity(model.tokens(joined(latents, dim=0), rows[0].layout), rows, together, asked=1)
+    together = [concatenated(several, dim=0) for several in zip(*parts, strict=True)]
+    out = model.velocity(model.tokens(concatenated(latents, dim=0), rows[0].layout), rows, together, asked=1)
     for reading, _, _ in group:
         reading.session.cache.push(reading.missing.segments)
         reading.missing = Layout()
     return model.latents(out)[:, 0].float().split([one.count for one in rows])
 
 
-def _modulations(model: Transformer, readings: list[_Reading], levels: list[float]) -> list[Modulations]:
-    """Of the frames that are to be read and of the new frames at every level, all in one go."""
-    told = [reading.told(levels) for reading in readings]
-    conditions = [condition for _, condition in told if condition is not None]
-    times = sent(joined([time for time, _ in told], dim=0), model.head.weight.device)
-    parts = model.modulations(times[None], joined(conditions, dim=0)[None] if conditions else None)
-    split = [part[0].split([len(time) for time, _ in told]) for part in parts]
+def _modulations(model: Transformer, readings: list[_Reading], noise_levels: list[float]) -> list[Modulations]:
+    """Of the frames that are to be read and of the new frames at every noise level, all in one go."""
+    both = [reading.times_and_conditions(noise_levels) for reading in readings]
+    conditions = [condition for _, condition in both if condition is not None]
+    times = to_device(concatenated([time for time, _ in both], dim=0), model.head.weight.device)
+    parts = model.modulations(times[None], concatenated(conditions, dim=0)[None] if conditions else None)
+    split = [part[0].split([len(time) for time, _ in both]) for part in parts]
     return [[part[place].unflatten(0, (reading.rows, -1)) for part in split] for place, reading in enumerate(readings)]
 
 

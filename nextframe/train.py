@@ -16,7 +16,7 @@ import torch
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import enough_room, synchronise, thread_start
-from nextframe.distributed import piece
+from nextframe.distributed import local_tensor
 from nextframe.errors import Stopped, UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log
 from nextframe.learner import Learner
@@ -115,7 +115,7 @@ def save(saver: Saver, learner: Learner, position: Position) -> None:
 
     Raises UserError, and leaves what is there, when a weight is no longer a number, or the write before failed.
     """
-    broken = not all(piece(weight.detach()).isfinite().all() for weight in learner.network.parameters())
+    broken = not all(local_tensor(weight.detach()).isfinite().all() for weight in learner.network.parameters())
     if any(ranks.largest(broken)):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
     saver.save(learner.state(), position)

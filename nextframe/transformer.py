@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextframe.attention import joined
+from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
 from nextframe.config import TransformerConfig
-from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, chunks, normalised
+from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, adaptive_layer_norm, chunks
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import views
 from nextframe.rope import heading_table, rotary_table
@@ -164,10 +164,10 @@ class Transformer(nn.Module):
         levels = [segment.level for segment in apart.segments]
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
-        newest = joined(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_last, len(blocks)))
+        newest = concatenated(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_last, len(blocks)))
         # In this order, unlike in the blocks, as in the published checkpoints.
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
-        return self.head(normalised(newest, shift, scale))
+        return self.head(adaptive_layer_norm(newest, shift, scale))
 
     def rotary(self, rows: Sequence[Rows], device: torch.device) -> RotaryTable:
         """How the tokens of these rows turn."""

@@ -21,7 +21,7 @@ from nextframe.learner import accumulate_gradients
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import Inputs
 from nextframe.recipes import autoencoder_task, train_preset
-from nextframe.reconstruction import Contest, Frames, Reconstruction
+from nextframe.reconstruction import AutoencoderWithDiscriminator, Frames, Reconstruction
 
 TRAIN = TrainConfig(
     steps=4,
@@ -53,9 +53,9 @@ def small_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lpips, "load", load)
 
 
-def prepared(config: TokenizerConfig, judged: bool) -> Inputs:
+def prepared(config: TokenizerConfig, adversarial: bool) -> Inputs:
     video = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    return Reconstruction(config, None).prepare(Frames(video, judged), torch.Generator().manual_seed(0))
+    return Reconstruction(config, None).prepare(Frames(video, adversarial), torch.Generator().manual_seed(0))
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def test_without_the_additions_it_is_l1(footage: EpisodeDataset) -> None:
     """To the bit: the loss, its gradients, and what is trained."""
     task = autoencoder_task(PLAIN, footage)
     assert type(task.network) is Autoencoder and task.product is task.network
-    assert not any(task.batch(step).judged for step in range(4))
+    assert not any(task.batch(step).adversarial for step in range(4))
     inputs = task.objective.prepare(task.batch(0), torch.Generator().manual_seed(3))
     assert list(inputs) == ["pixels", "noise"]
     accumulate_gradients(task.objective.score, task.network, inputs, 1, CPU)
@@ -84,13 +84,13 @@ def test_without_the_additions_it_is_l1(footage: EpisodeDataset) -> None:
 def test_a_discriminator_that_has_not_joined_changes_nothing(footage: EpisodeDataset, tmp_path: Path) -> None:
     train_preset(PLAIN, footage.folder, tmp_path / "plain")
     train_preset(JUDGED, footage.folder, tmp_path / "judged")
-    plain, judged = losses(tmp_path / "plain"), losses(tmp_path / "judged")
-    assert plain[:2] == judged[:2]
-    assert all(one != other for one, other in zip(plain[2:], judged[2:], strict=True))
+    plain, adversarial = losses(tmp_path / "plain"), losses(tmp_path / "judged")
+    assert plain[:2] == adversarial[:2]
+    assert all(one != other for one, other in zip(plain[2:], adversarial[2:], strict=True))
 
 
 def test_the_perceptual_loss_is_added(small_lpips: None) -> None:
-    autoencoder, inputs, lpips = Autoencoder(PLAIN.model), prepared(PLAIN, judged=False), Lpips.load("vgg")
+    autoencoder, inputs, lpips = Autoencoder(PLAIN.model), prepared(PLAIN, adversarial=False), Lpips.load("vgg")
     weighted = Reconstruction(replace(PLAIN, perceptual_weight=0.3), lpips).score(autoencoder, inputs).loss
     plain = Reconstruction(PLAIN, None)
     decoded = plain.decoded(autoencoder, autoencoder.encode(inputs["pixels"]), inputs["noise"])
@@ -117,8 +117,8 @@ def test_each_network_gets_the_gradient_of_its_own_loss(small_lpips: None) -> No
     """Against two separate backward passes, with the other network's weights frozen."""
     config, lpips = replace(JUDGED, perceptual_weight=1.0), Lpips.load("vgg")
     objective = Reconstruction(config, lpips)
-    contest = Contest(Autoencoder(config.model), Discriminator())
-    inputs = prepared(config, judged=True)
+    contest = AutoencoderWithDiscriminator(Autoencoder(config.model), Discriminator())
+    inputs = prepared(config, adversarial=True)
     loss = accumulate_gradients(objective.score, contest, inputs, 1, CPU).loss
     found = gradients(contest)
     assert not [name for name in found if ".encoder." in name]
@@ -148,8 +148,8 @@ def test_each_network_gets_the_gradient_of_its_own_loss(small_lpips: None) -> No
 
 
 def test_parts_of_a_batch_are_averaged() -> None:
-    objective, inputs = Reconstruction(JUDGED, None), prepared(JUDGED, judged=True)
-    contest = Contest(Autoencoder(JUDGED.model), Discriminator())
+    objective, inputs = Reconstruction(JUDGED, None), prepared(JUDGED, adversarial=True)
+    contest = AutoencoderWithDiscriminator(Autoencoder(JUDGED.model), Discriminator())
     accumulate_gradients(objective.score, contest, inputs, 2, CPU)
     found = gradients(contest)
     contest.zero_grad()
@@ -193,7 +193,9 @@ def test_the_encoder_rests_when_the_discriminator_joins(
     before, after = states[0].weights, states[1].weights
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if ".encoder." in name]
-    weights = {name for name, _ in Contest(Autoencoder(JUDGED.model), Discriminator()).named_parameters()}
+    weights = {
+        name for name, _ in AutoencoderWithDiscriminator(Autoencoder(JUDGED.model), Discriminator()).named_parameters()
+    }
     assert {name for name in weights if ".encoder." not in name} <= changed
     steps = {
         name.removesuffix("/step"): value.item()

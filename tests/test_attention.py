@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from nextframe import attention
 from nextframe import mask as mask_module
-from nextframe.attention import Way, WrittenOut, attend, fused, in_blocks
+from nextframe.attention import AttentionKernel, MatmulAttention, attend, fused, in_blocks
 from nextframe.errors import UserError
 from nextframe.layout import Layout, layout_of, shared_past
 from nextframe.mask import View, attention_mask, views, visible_spans
@@ -64,7 +64,7 @@ def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, m
     weight = torch.randn(2, asked, 32, dtype=torch.float64)
 
     def computed(out: bool) -> tuple[torch.Tensor, ...]:
-        monkeypatch.setattr(attention, "pays_written_out", lambda queries: out)
+        monkeypatch.setattr(attention, "pays_as_matmuls", lambda queries: out)
         mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), config, CPU), memory)
         return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
 
@@ -87,7 +87,7 @@ def test_in_blocks_it_is_the_same_function(lengths: list[int], monkeypatch: pyte
     ]
     weight = torch.randn(2, asked, 32, dtype=torch.float64)
 
-    def computed(way: Way | None) -> tuple[torch.Tensor, ...]:
+    def computed(way: AttentionKernel | None) -> tuple[torch.Tensor, ...]:
         mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), LONG, CPU), memory, way)
         return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
 
@@ -108,7 +108,7 @@ def test_in_blocks_it_knows_no_decay() -> None:
     layout = layout_of(config, 9)
     keys = torch.randn(1, 2, layout.tokens, 16)
     with pytest.raises(UserError, match="no temporal decay"):
-        attend(keys, keys, keys, views(layout, Layout(), config, CPU), way=in_blocks)
+        attend(keys, keys, keys, views(layout, Layout(), config, CPU), kernel=in_blocks)
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +117,10 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pyte
     model, latents, actions = random_transformer(LONG), torch.randn(2, 9, 3, 4, 4), torch.randint(0, 3, (2, 9))
     exact = step(model, latents, actions)
     errors, used = {}, []
-    for name, how in {"fused": fused, "written out": WrittenOut.apply}.items():
+    for name, how in {"fused": fused, "written out": MatmulAttention.apply}.items():
         noted = noting(how, used)
         monkeypatch.setattr(attention, "fused", noted)
-        monkeypatch.setattr(attention, "pays_written_out", lambda queries: False)
+        monkeypatch.setattr(attention, "pays_as_matmuls", lambda queries: False)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = step(model, latents, actions)
         errors[name] = [float((a - b).norm() / a.norm()) for a, b in zip(exact, rounded, strict=True)]
@@ -131,7 +131,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pyte
 
 def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    monkeypatch.setattr(attention.WrittenOut, "apply", noting(fused, used))
+    monkeypatch.setattr(attention.MatmulAttention, "apply", noting(fused, used))
     layout = layout_of(LONG, 9)
     keys = torch.randn(1, 2, layout.tokens, 16)
     for dtype, queries, gradient in (

@@ -13,7 +13,7 @@ from torch import nn
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import TrainConfig, WorldModelConfig
-from nextframe.devices import multiply_in_float8, recompute_blocks, settle_threads
+from nextframe.devices import choose_threads, multiply_in_float8, recompute_blocks
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.learner import Learner, Task
@@ -117,9 +117,9 @@ def test_threads_that_only_wait_are_given_up(monkeypatch: pytest.MonkeyPatch, wo
     monkeypatch.setattr("nextframe.devices.time.perf_counter", lambda: clock[0])
     try:
         torch.set_num_threads(2)
-        settle_threads(torch.device("cpu"), work)
+        choose_threads(torch.device("cpu"), work)
         assert torch.get_num_threads() == settled
         torch.set_num_threads(1)
-        settle_threads(torch.device("cpu"), lambda: pytest.fail("there is nothing to choose"))
+        choose_threads(torch.device("cpu"), lambda: pytest.fail("there is nothing to choose"))
     finally:
         torch.set_num_threads(before)

@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return forecast(world, episodes, *rest)
 
     monkeypatch.setattr(module, "forecast", counted)
-    monkeypatch.setattr(module, "settle_threads", lambda *_: None)
+    monkeypatch.setattr(module, "choose_threads", lambda *_: None)
     return made
 
 
@@ -91,7 +91,7 @@ def test_as_many_threads_predict_as_pay(run: Path, data: Path, tmp_path: Path, m
         torch.set_num_threads(1)
 
     before = torch.get_num_threads()
-    monkeypatch.setattr(module, "settle_threads", settle)
+    monkeypatch.setattr(module, "choose_threads", settle)
     try:
         torch.set_num_threads(2)
         results = evaluate(PROTOCOL, run, data, tmp_path, "cpu", batch=2)
@@ -121,7 +121,7 @@ def test_an_interrupted_evaluation_keeps_its_batches(
         return forecast(world, episodes, *rest)
 
     monkeypatch.setattr(module, "forecast", interrupted)
-    monkeypatch.setattr(module, "settle_threads", lambda *_: None)
+    monkeypatch.setattr(module, "choose_threads", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         evaluate(PROTOCOL, run, data, tmp_path, "cpu", batch=2)
     assert [path.name for path in sorted(tmp_path.rglob("*.*"))] == ["test_0.npz", "test_1.npz"]

@@ -27,7 +27,7 @@ from nextframe.flops import training_flops
 from nextframe.held_out import watched_clips
 from nextframe.journal import Record, metrics_log, read_log
 from nextframe.learner import Learner, Task
-from nextframe.objective import LENGTHS, LEVELS, Clips, FrameFlowMatching
+from nextframe.objective import LENGTHS, NOISE_BINS, Clips, FrameFlowMatching
 from nextframe.recipes import train_preset
 
 STEPS = replace(TRAIN, steps=6)
@@ -115,7 +115,7 @@ def test_loss_by_level_is_what_each_frame_alone_would_say() -> None:
     inputs = objective.prepare(clips, torch.Generator().manual_seed(0))
     with torch.no_grad():
         loss, parts = objective.score(network, inputs)
-        sums, counts, by_hand = np.zeros(LEVELS), np.zeros(LEVELS), 0.0
+        sums, counts, by_hand = np.zeros(NOISE_BINS), np.zeros(NOISE_BINS), 0.0
         layout = objective.layout(inputs[LENGTHS][0].tolist())
         velocity = network.latents(
             network(network.tokens(inputs["input"], layout), layout, inputs["time"], inputs["condition"])
@@ -124,7 +124,7 @@ def test_loss_by_level_is_what_each_frame_alone_would_say() -> None:
             if inputs["weight"][row, frame] > 0:
                 error = (velocity[row, frame] - inputs["target"][row, frame]).square().mean().item()
                 time = inputs["time"][row, frame - inputs["target"].shape[1]].item()
-                place = next(number for number in range(LEVELS) if time <= 200 * (number + 1))
+                place = next(number for number in range(NOISE_BINS) if time <= 200 * (number + 1))
                 sums[place] += error
                 counts[place] += 1
                 by_hand += error * inputs["weight"][row, frame].item() / 4

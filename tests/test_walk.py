@@ -10,7 +10,7 @@ from tiny import MODEL, SIZE, TOKENIZER
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
-from nextframe.devices import matrix_precision, settle_products
+from nextframe.devices import matrix_precision, prepare_for_inference
 from nextframe.runs import Walk, WorldModel, action_tensor
 from nextframe.session import Session
 
@@ -76,7 +76,7 @@ def test_what_a_model_does_not_have(
 
 def test_a_model_in_bfloat16_encodes_and_decodes_by_itself() -> None:
     model = WorldModel(WorldModelConfig(model=MODEL), random_transformer(MODEL), Autoencoder(TOKENIZER).eval(), "")
-    settle_products(model.autoencoder, torch.bfloat16, CPU)
+    prepare_for_inference(model.autoencoder, torch.bfloat16, CPU)
     model = replace(model, precision=torch.bfloat16)
     assert model.decode(model.encode(CLIP)).shape == CLIP.shape
 
@@ -97,7 +97,7 @@ def test_a_network_that_is_settled_for_sampling_is_the_same_function(
             return torch.stack([session.step(torch.tensor([1, 2])) for _ in range(3)])
 
     exact, plain = rolled_out(torch.float32), rolled_out(dtype)
-    settle_products(network, dtype, CPU)
+    prepare_for_inference(network, dtype, CPU)
     assert "forward" in vars(network.head)  # packed
     settled = rolled_out(dtype)
     if dtype == torch.float32:

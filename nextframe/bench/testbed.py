@@ -11,7 +11,7 @@ from nextframe.autoencoder import Autoencoder
 from nextframe.bench.stopwatch import PeakMemory
 from nextframe.bench.workload import Subject
 from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
-from nextframe.devices import hardware_name, matrix_rate, resolve_device, resolve_precision, settle_products
+from nextframe.devices import hardware_name, matrix_rate, prepare_for_inference, resolve_device, resolve_precision
 from nextframe.errors import UserError, unknown
 from nextframe.hub import local_run
 from nextframe.presets import PRESETS
@@ -50,7 +50,7 @@ class Bed:
         config = world_preset(subject.preset) if subject.model is None else world_config(local_run(subject.model))
         network = randomised(Transformer(config.model)).to(device)
         if not training:
-            settle_products(network, precision, device)
+            prepare_for_inference(network, precision, device)
         return Bed(subject, config, network, None, device, precision, memory, rate)
 
     @property
@@ -108,7 +108,7 @@ def decoder_for(name: str | None, bed: Bed) -> Autoencoder:
     if not fitting:
         raise UserError("no autoencoder of the presets fits these latents: time the transformer alone, --no-decode")
     autoencoder = randomised(Autoencoder(fitting[name or next(iter(fitting))])).to(bed.device).eval()
-    settle_products(autoencoder, bed.precision, bed.device)
+    prepare_for_inference(autoencoder, bed.precision, bed.device)
     return autoencoder
 
 

@@ -23,7 +23,7 @@ MEND = "mend it, or leave the video out with --skip-bad"
 
 
 def without_way_out(error: UserError) -> str:
-    """Of a video that was left out, only why."""
+    """Why a video was left out: the message without its advice."""
     return str(error).removesuffix(MEND).rstrip(":; ")
 
 

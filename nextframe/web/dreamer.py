@@ -84,7 +84,7 @@ class Dreamer:
         return walk
 
     def took(self, history: History) -> None:
-        """The history has appended what `step` made."""
+        """The history has appended the frame that the walk made."""
         self._branch = history.branch
 
     def read_ahead(self) -> None:
@@ -120,8 +120,9 @@ class Dreamer:
 
 
 def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | None = None) -> list[Made]:
-    """`Dreamer.step` of each, in one world. Walks whose settings agree are stepped in one pass, wherever they are.
+    """The next frame of each of several walks, in one world.
 
+    Walks whose settings agree are stepped in one pass, wherever they are.
     `beside`: where frames are decoded, so that nobody waits for it; None: here.
     """
     if not asked:

@@ -8,7 +8,7 @@ import torch
 
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.devices import resolve_device, settle_threads
+from nextframe.devices import choose_threads, resolve_device
 from nextframe.errors import UserError
 from nextframe.runs import WorldModel, load
 from nextframe.sampler import at_sampling
@@ -34,7 +34,7 @@ def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None
-    settle_threads(world.device, lambda: _try_out(world, sample))
+    choose_threads(world.device, lambda: _try_out(world, sample))
     return ModelStage(Path(model).name, world, Library(world, dataset), sample, real)
 
 
