@@ -129,8 +129,10 @@ def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
     more = min(rows, 2 * few)
     if more == few or fixed + 2 * first > room:
         return Footprint(fixed, gradients, math.inf if math.isinf(first) else 0.0, first / few, seconds / few)
+    # Once more: the first time also made what stays (tables, a GPU's workspaces), which the rows do not cost.
+    _, first = _passes(learner, demand, few)
     seconds, second = _passes(learner, demand, more)
-    slope = (second - first) / (more - few)
+    slope = max(1.0, (second - first) / (more - few))
     return Footprint(fixed, gradients, first - slope * few, slope, seconds / more)
 
 
