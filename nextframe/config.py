@@ -64,11 +64,14 @@ class TransformerConfig:
     temporal_decay: float = 0.0
     """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
     riflex_frames: int | None = None
-    """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE."""
+    """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE. Not
+    for training: --sample.riflex sets it."""
     memory: int | None = None
-    """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all."""
+    """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all. Not for
+    training: --sample.memory sets it."""
     slide: int = 1
-    """Frames by which the window of a long model moves at a time; in between it holds fewer than `window`."""
+    """Frames by which the window of a long model moves at a time; in between it holds fewer than `window`. Not for
+    training: --sample.slide sets it."""
 
     def __post_init__(self) -> None:
         at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
@@ -206,7 +209,9 @@ class ClipConfig:
     def __post_init__(self) -> None:
         at_least(self, frames=1, interval=1, min_frames=1, ramp=0, windows=1)
         if self.min_frames is not None and self.min_frames >= self.frames:
-            raise ValueError(f"min_frames {self.min_frames} must be less than frames {self.frames}")
+            raise ValueError(
+                f"min_frames {self.min_frames} must be less than frames {self.frames}: set --clip.min-frames"
+            )
         if self.windows > 1 and self.min_frames is None:
             raise ValueError("windows of one length would all be the same frames: set --clip.min-frames")
 
@@ -305,6 +310,7 @@ class WorldModelConfig:
     clean_context: float = 0.1
     """Probability that a frame of the window enters training clean (section 3.2 of the paper)."""
     condition_dropout: float = 0.1
+    """Probability that a frame is told no action (of a label: that a clip is told none); guidance needs it."""
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 

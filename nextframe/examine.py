@@ -159,7 +159,7 @@ def verdict(found: Inspection) -> str:
     frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"
     return (
         f"warning: the actions are {frames} {direction}: the movement from frame t to t+1 goes best with "
-        f"actions[{offset_name(best)}], not actions[t]; shift them before training (nextframe import --offset {best})"
+        f"actions[{offset_name(best)}], not actions[t]; import them again, into a new folder, with --offset {best}"
     )
 
 

@@ -38,7 +38,10 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one sla
 def address_of(folder: Path | str) -> str | None:
     """`s3://bucket/latents` of what is meant for an address in object storage; None of a folder here."""
     found = _ADDRESS.fullmatch(str(folder))
-    return f"{found[1]}://{found[2].rstrip('/')}" if found else None
+    if found is None:
+        return None
+    root = "/" if found[1] == "file" else ""  # a path follows, not a host
+    return f"{found[1]}://{root}{found[2].strip('/')}"
 
 
 @contextmanager

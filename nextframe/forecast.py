@@ -40,14 +40,15 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
         have = (
             f"{folder} has {len(infos)} episodes of the split {protocol.split!r}{long_enough}, {wanted} are asked for"
         )
-        raise UserError(f"{have}: record {wanted} of them, or lower --episodes")
+        way_out = "lower --episodes" if infos else f"import some with --split {protocol.split}"
+        raise UserError(f"{have}: record or import more of them, or {way_out}")
     infos = infos[:wanted]
     for info in infos:
         if info.frames < needed:
             every = f" at every {interval} frames" if interval > 1 else ""
             raise UserError(
                 f"{folder}: {info.name} has {info.frames} frames, {protocol.context} of context and {protocol.frames} "
-                f"to predict{every} are {needed}: record longer episodes, or use a protocol with fewer"
+                f"to predict{every} are {needed}: lower --context or --frames, or give longer episodes"
             )
     labels = {info.label for info in infos}
     if world.config.model.condition == "label" and protocol.context and None in labels:

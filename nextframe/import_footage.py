@@ -10,7 +10,7 @@ from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.production import Jobs, produce
-from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of
+from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
@@ -36,6 +36,8 @@ class Imported:
     """Episodes whose pictures are the same."""
     passed_over: dict[str, int]
     """How many files in the folder were taken for no video, by their endings."""
+    unheeded: list[str]
+    """Folders that are called like splits, and were not taken as such."""
 
 
 def import_footage(
@@ -66,7 +68,7 @@ def import_footage(
     sources = find_sources(place, labelled, out)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
-    others = passed_over(place, sources, out)
+    others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
@@ -105,7 +107,7 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others)
+    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded)
 
 
 def _described(
@@ -238,6 +240,12 @@ def summary(imported: Imported) -> list[str]:
     return [
         f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
+        *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]
+
+
+def _unheeded(folders: list[str]) -> str:
+    whole = "folders hold a split only where they lie directly in what is imported, and all videos lie in such folders"
+    return f"warning: {', '.join(folders)} is not taken as a split: {whole}; or import each with --split into one --out"

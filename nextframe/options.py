@@ -19,17 +19,17 @@ class SamplingOptions:
     """How frames are drawn; what is not given is for the protocol, or else the model's own settings, to say."""
 
     steps: int | None = None
-    """Steps per frame; if not given, as the protocol says, or else as the model's own settings do."""
+    """Steps per frame. What is not given is as the protocol says, if it does, or else as the model's own settings."""
     solver: Solver | None = None
-    """How a step is made, euler in the published models; the same if not given."""
+    """How a step is made; euler in the published models."""
     guidance: float | None = None
-    """1 is none, 0 without the condition; the same if not given."""
+    """1 is none, 0 without the condition."""
     seed: int | None = None
-    """Of the noise; beside the seeds of a protocol, it is added to them all; the same if not given."""
+    """Of the noise; with several seeds it is added to each."""
     memory: int | None = None
-    """Frames the model sees at once, at most: a sliding window; the same if not given."""
+    """Frames the model sees at once, at most: a sliding window."""
     slide: int | None = None
-    """Long models: frames by which the window moves at a time, 1 in the published ones; the same if not given."""
+    """Long models: frames by which the window moves at a time, 1 in the published ones."""
     riflex: tyro.conf.FlagCreatePairsOff[bool] = False
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float | None = None

@@ -156,6 +156,9 @@ def notes(
     yield from few_episodes(config, episodes)
     if isinstance(data, LatentDataset):
         assert isinstance(config, WorldModelConfig)
+        if short := len(data.episodes("train")) - len(episodes):
+            all_of_them = short + len(episodes)
+            yield f"{short} of {all_of_them} training episodes are shorter than a clip: they are not learnt from"
         yield from latents_off(data, data.episodes("train"))
         if before is None:
             yield from assumed(config, data.index)

@@ -41,7 +41,8 @@ def few_episodes(config: RunConfig, episodes: Episodes) -> Iterator[str]:
         least, beyond = length_range(config, train.steps)
         shown = train.batch * train.steps * (least + beyond - 1) / 2
     if len(episodes) < wanted:
-        yield f"a batch of {wanted} {what} is taken from {len(episodes)} episodes: the data are a tiny subset"
+        fewer = f"there are {len(episodes)} episodes to learn from, and {wanted} {what} in a batch"
+        yield f"{fewer}: expect them to be learnt by heart"
     elif train.minutes is None and shown > MOST_SHOWINGS * frames:
         often = f"each of the {frames:,} frames is shown about {shown / frames:,.0f} times"
         yield f"{often}: give more data, or lower --train.steps ({train.steps:,})"

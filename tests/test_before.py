@@ -21,7 +21,7 @@ from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.outlook import duration, proven, way_out
 from nextframe.pieces import Position
-from nextframe.recipes import estimate_preset, train_preset, world_model_demand, world_model_task
+from nextframe.recipes import estimate_preset, notes, train_preset, world_model_demand, world_model_task
 from nextframe.soundness import assumed, few_episodes, latents_off
 
 TRAIN = TrainConfig(steps=2, batch=4, device="cpu", precision="float32", log_every=1)
@@ -141,8 +141,13 @@ def test_tiny_data_are_named() -> None:
     episodes = [LatentEpisode(f"train_{number}", "train", 300, "", None) for number in range(1088)]
     maze = replace(WORLD, clip=ClipConfig(300, min_frames=16), train=replace(TRAIN, steps=2750, batch=16))
     assert not list(few_episodes(maze, episodes))
-    assert "from 15 episodes: the data are a tiny subset" in next(few_episodes(maze, episodes[:15]))
+    assert "there are 15 episodes to learn from" in next(few_episodes(maze, episodes[:15]))
     assert "shown about" in next(few_episodes(replace(maze, train=replace(maze.train, steps=10**6)), episodes))
+
+
+def test_episodes_shorter_than_a_clip_are_counted(latents: Path, tmp_path: Path) -> None:
+    longer = replace(WORLD, clip=ClipConfig(23, min_frames=8))
+    assert "3 of 5 training episodes are shorter" in "\n".join(notes(longer, None, LatentDataset(latents), tmp_path))
 
 
 def test_what_is_taken_for_granted_is_said(tmp_path: Path) -> None:

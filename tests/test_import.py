@@ -226,6 +226,17 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     assert said[-1] == "passed over, as no videos by their endings: 1 .csv, 2 .wmv, 1 readme"
 
 
+@pytest.mark.parametrize(("beside", "heeded"), [("train/b.mp4", True), ("b.mp4", False), ("more/b.mp4", False)])
+def test_folders_that_hold_no_split_are_named(tmp_path: Path, beside: str, heeded: bool) -> None:
+    """Or what was meant to be held out would be learnt from in silence."""
+    for name in ("test/a.mp4", beside):
+        write_video(tmp_path / "in" / name, 5)
+    found = imported(tmp_path / "in", tmp_path / "out")
+    assert {info.split for info in found.dataset.episodes()} == ({"train", "test"} if heeded else {"train"})
+    assert any("test is not taken as a split" in line for line in summary(found)) is not heeded
+    assert not imported(tmp_path / "in", tmp_path / "out", split="test").unheeded
+
+
 def test_part_of_a_video_that_ends_badly_is_taken_back(tmp_path: Path) -> None:
     """Its first episodes had been written before the actions turned out to be too few."""
     write_video(tmp_path / "in/good.mp4", 20)

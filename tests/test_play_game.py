@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_transformer
-from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode
+from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode, tiny_episodes
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
@@ -23,7 +23,8 @@ from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, psnr, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
 from nextframe.web.saving import save
-from nextframe.web.starts import Start
+from nextframe.web.stages import ModelStage
+from nextframe.web.starts import Library, Start
 
 CONTEXT = 6
 SAMPLE = SampleConfig(steps=2, seed=3)
@@ -60,6 +61,14 @@ def action(config: TransformerConfig, number: int) -> Action:
     if config.condition == "vector":
         return (number / 2, -1.0)
     return number % 3 if config.condition == "action" else None
+
+
+def test_only_actions_that_the_footage_has_are_offered(tmp_path: Path) -> None:
+    """A preset may have room for more, and what those do has never been learnt."""
+    footage, world = tiny_episodes(tmp_path), world_of(replace(MODEL, classes=len(ACTIONS) + 2))
+    stage = ModelStage("tiny", world, Library(world, footage), SAMPLE)
+    assert stage.actions.count == len(ACTIONS) and tuple(stage.names) == ACTIONS == footage.info.action_names
+    assert ModelStage("tiny", world, Library(world, None), SAMPLE).actions.count == len(ACTIONS) + 2
 
 
 def check_as_fresh(game: Game, world: WorldModel, sample: SampleConfig) -> None:

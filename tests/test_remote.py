@@ -10,7 +10,7 @@ from tiny import tiny_episodes, tiny_latents
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.errors import UserError
-from nextframe.files import CACHE, sole_writer
+from nextframe.files import CACHE, address_of, sole_writer
 
 MEMORY = fsspec.filesystem("memory")
 
@@ -61,6 +61,11 @@ def test_latents_come_with_their_autoencoder(tmp_path: Path, cache: Path) -> Non
     assert (there.folder / "autoencoder/config.yaml").read_text() == "kind: none" and not fetched(cache, ".safetensors")
     episode = there.episodes("train")[0]
     assert there.latents(episode, 1, 3).equal(here.latents(episode, 1, 3)) and fetched(cache, ".safetensors") == 1
+
+
+def test_a_path_may_make_one_slash_of_two() -> None:
+    for address in ("file:///a/b/", "s3://bucket/a"):
+        assert address_of(Path(address)) == address_of(address) == address.rstrip("/")
 
 
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_bad_data_gets_one_line(
 ) -> None:
     model, data = f"--model {loop}/world", f"--data {loop}/data"
     say = lambda command: refused(capsys, monkeypatch, command)  # noqa: E731
-    assert "record longer episodes" in say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
+    assert "lower --context or --frames" in say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
     assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
     assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
     assert "is not a world model" in say(f"export --model {loop}/autoencoder --out o")

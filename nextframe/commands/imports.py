@@ -32,8 +32,9 @@ def import_footage(
 
     nextframe import FOLDER --out DATA
 
-    PLACE is a folder of videos, at any depth (mp4, avi, mkv, webm, mov, gif; or npz with an array `video`, and maybe
-    `actions`), or a published list: a .json file of objects with `video_path`, and maybe `action_path` and `label`.
+    PATH is a folder of videos, at any depth (mp4, avi, mkv, webm, mov, m4v, mpg, mpeg, gif; or npz with an array
+    `video`, and maybe `actions`), or a published list: a .json file of objects with `video_path`, and maybe
+    `action_path` and `label`.
 
     Actions lie beside a video under its name: walk.mp4, walk.csv (or walk.jsonl, walk.npz, walk.npy), one row per
     frame: an id, a name, or several numbers. Row t is what is done at frame t, and what leads to frame t + 1.
@@ -42,7 +43,8 @@ def import_footage(
         place: Folder of videos, or .json list.
         out: Folder of episodes to make, or to add to.
         size: Height and width of a frame in pixels.
-        fit: How frames are made square. crop keeps the middle, as the paper does; squeeze all, and changes the aspect.
+        fit: How frames are made square. crop keeps the middle, as the paper does; squeeze keeps all, and changes the
+            aspect.
         frames: Longest episode: a longer video becomes several. 0: videos are not cut.
         least_frames: Shortest episode. What is left over of a video and shorter is dropped.
         every: Keep every n-th frame, with its action.
@@ -55,7 +57,8 @@ def import_footage(
             It goes neither with --offset, nor with --label-folders and --skip-bad.
         label_folders: The folder a video lies in is its class, as in UCF-101.
         split: Of all these videos; if not given, as folders or the list are called (train, test ...), or --test-share.
-        test_share: Share of the videos that is held out, picked by a hash of their names.
+        test_share: Share of the videos that is held out, picked by a hash of their names. A video keeps the side
+            it was given when it was first imported to OUT.
         skip_bad: List videos that cannot be read, also in OUT/skipped.json, and go on; otherwise the first stops it.
         workers: Videos read at once; 0: one for each core.
     """

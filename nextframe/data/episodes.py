@@ -110,7 +110,9 @@ class EpisodeDataset:
         try:
             document = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{folder} is not a dataset: it has no {INDEX}; make one with `nextframe record`") from None
+            raise UserError(
+                f"{folder} is not a dataset: it has no {INDEX}; make one with `nextframe record` or `import`"
+            ) from None
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read ({reason_of(error)}): restore it, or record into a new folder"

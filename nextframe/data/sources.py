@@ -82,6 +82,14 @@ def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
     return sources
 
 
+def unheeded_splits(place: Path, sources: Sequence[Source]) -> list[str]:
+    """Folders that are called like splits and are not taken as such, where they lie or because of what lies beside."""
+    if not place.is_dir() or any(source.split for source in sources):
+        return []
+    folders = {part for source in sources for part in source.video.relative_to(place).parts[:-1]}
+    return sorted(folder for folder in folders if folder.lower() in SPLIT_WORDS)
+
+
 def _files(folder: Path, out: Path | None) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     if out is not None and out.resolve() != folder.resolve():

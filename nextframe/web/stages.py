@@ -38,9 +38,11 @@ class ModelStage:
         self.fps = (USUAL_FPS if info is None else info.fps) / world.config.clip.interval
         self.window = config.window if config.coarse_patch is not None else memory
         self._sees = at_sampling(config, self.sample, 1)
-        kinds = {"action": ("id", config.classes), "vector": ("vector", config.action_size)}
-        self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
         given = () if info is None else info.action_names
+        # A model may have room for more actions than its footage has, and has never learnt what those do.
+        classes = min(config.classes, len(given)) if given else config.classes
+        kinds = {"action": ("id", classes), "vector": ("vector", config.action_size)}
+        self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
         self.names = [given[place] if place < len(given) else f"action {place}" for place in range(self.actions.count)]
         self.labels = [] if info is None or config.condition != "label" else list(info.label_names)
         action_kind: ActionKind = "none"
