@@ -81,7 +81,7 @@ def compiled_flex_attention() -> Callable[..., Heads]:
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def block_mask(spans: tuple[Span, ...], device: torch.device) -> BlockMask:
     """Which blocks the queries of these spans see. What a query may see of the keys are the first so many."""
     counts = []

@@ -40,6 +40,10 @@ class KeyValueCache:
         """Tokens there is room for, those of the frame being generated included."""
         return self._memory.shape[-2]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._memory.dtype
+
     def grow(self, capacity: int) -> None:
         """Make room for so many tokens; what lies on the stack stays."""
         if capacity > self.capacity:

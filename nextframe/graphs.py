@@ -7,7 +7,10 @@ that a recording serves stacks of many heights, with a mask that hides them. Wha
 computes.
 """
 
-from collections.abc import Hashable
+import gc
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +22,7 @@ from nextframe.config import SampleConfig
 from nextframe.flow import evaluated_levels
 from nextframe.layers import Seen
 from nextframe.layout import Layout, newest_apart
-from nextframe.mask import Span, View, frame_mask
+from nextframe.mask import Span, View, added_to_logits, frame_mask
 from nextframe.sampler import integrated, layout_times
 from nextframe.transformer import Transformer
 
@@ -34,13 +37,14 @@ class FrameGraphs:
 
     def __init__(self, model: Transformer, sample: SampleConfig, cache: KeyValueCache) -> None:
         self._model, self._sample, self._cache = model, sample, cache
-        self._recordings: dict[Hashable, _Recording] = {}
-        # One for all: they are replayed one after the other, and what they make is copied out of it.
-        self._pool = torch.cuda.graph_pool_handle() if model.head.weight.device.type == "cuda" else None
+        self._device = model.head.weight.device
+        self.forget()
 
     def forget(self) -> None:
         """The cache has moved: what was recorded would write where it was."""
-        self._recordings.clear()
+        self._recordings: dict[Hashable, _Recording] = {}
+        # One memory and one stream for all: they are replayed one after the other, and what they make is copied out.
+        self._place = _Place.on(self._device) if self._device.type == "cuda" else None
 
     def frame(
         self,
@@ -72,7 +76,19 @@ class FrameGraphs:
         shape = (keys, tuple((segment.level, segment.frames) for segment in layout.segments))
         if shape not in self._recordings:
             self._recordings[shape] = _Recording(self._model, self._sample, self._cache, layout, keys)
-        return self._recordings[shape](inputs, self._pool)
+        return self._recordings[shape](inputs, self._place)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where recordings are made that share their memory, which they may only from one stream."""
+
+    pool: Any
+    stream: torch.cuda.Stream
+
+    @staticmethod
+    def on(device: torch.device) -> "_Place":
+        return _Place(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
 
 
 class _Recording:
@@ -93,31 +109,34 @@ class _Recording:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.made: Tensor | None = None
 
-    def __call__(self, inputs: dict[str, Tensor], pool: Any) -> Tensor:
+    def __call__(self, inputs: dict[str, Tensor], place: _Place | None) -> Tensor:
         """The first time it is computed, the second time recorded on a GPU, and from then on replayed."""
         if not self.inputs:
             self.inputs = {name: x.to(self.device, copy=True) for name, x in inputs.items()}
             return self.compute()
         for name, x in inputs.items():
             self.inputs[name].copy_(x)
-        if self.device.type != "cuda":
+        if place is None:
             return self.compute()
         if self.graph is None:
-            self.graph = self.record(pool)
+            self.graph = self.record(place)
         self.graph.replay()
         assert self.made is not None
         return self.made.clone()
 
-    def record(self, pool: Any) -> torch.cuda.CUDAGraph:
+    def record(self, place: _Place) -> torch.cuda.CUDAGraph:
         """`compute`, recorded: nothing of it runs before it is replayed."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
+        graph = torch.cuda.CUDAGraph()
+        # cuBLAS keeps a workspace for a stream: one that was made outside this memory goes when another session's does.
+        torch._C._cuda_clearCublasWorkspaces()
         # Weights that autocast has cast for a recording lie in its memory: nobody else may find them there.
         enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         with (
+            _nothing_collected(),
             torch.cuda.device(self.device),
             torch.autocast("cuda", dtype, enabled, cache_enabled=False),
             # Other threads go on meanwhile: `play` decodes in one.
-            torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, place.pool, place.stream, capture_error_mode="thread_local"),
         ):
             self.made = self.compute()
         return graph
@@ -125,7 +144,8 @@ class _Recording:
     def compute(self) -> Tensor:
         """All evaluations of the solver; the first also reads the past."""
         given, config = self.inputs, self.model.config
-        mask = frame_mask(given["frames"], given["frames_of_keys"], config.temporal_decay)
+        visible = frame_mask(given["frames"], given["frames_of_keys"], config.temporal_decay)
+        mask = added_to_logits(visible, self.cache.dtype)  # once, or every step of every block would make it so
         conditions = given.get("conditions")
         if conditions is not None:
             conditions = torch.cat([conditions, *[conditions[:, -1:]] * (len(self.noise_levels) - 1)], dim=1)
@@ -141,7 +161,7 @@ class _Recording:
                 first, latents, layout, start = 0, torch.cat([given["past"], latents], dim=1), self.layout, 0
             seen = [self.seen(rows, mask, start)]
             parts = [part[:, first : column + 1] for part in modulations]
-            tokens, rotary = self.model.tokens(latents, layout), given["rotary"][..., start:, :]
+            tokens, rotary = self.model.tokens(latents, layout), given["rotary"][..., start:, :, :]
             out = self.model.evaluate(tokens, layout, 1, parts, rotary, seen, seen)
             return self.model.latents(out)[:, 0].float()
 
@@ -153,3 +173,15 @@ class _Recording:
         spans = [Span(a - start, b - start, self.keys, mask[a:b]) for a, b in parts if a < b]
         places = self.cache.fixed(self.keys, self.inputs["places"][start:])
         return Seen(rows, (View(0, ((0, self.keys),), tuple(spans)),), places)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Another graph, taken away by the garbage collector while one is recorded, would end the recording."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -159,7 +159,7 @@ class Attention(nn.Module):
         readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
         queries = concatenated([part.queries(x) for part, x in readers])
         without_queries = keys.shape[2] - queries.shape[1]
-        queries = rotate(queries, rotary[..., without_queries:, :], values.dtype)
+        queries = rotate(queries, rotary[..., without_queries:, :, :], values.dtype)
         mixed, rows = [], [one.rows for one in seen]
         own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
         for one, query, key, value in own:

@@ -78,7 +78,7 @@ class Learner:
         """All that a step needs, randomness included: a function of the step, on the CPU, ready to be sent."""
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, step))
         inputs = self.task.objective.prepare(self.task.batch(step), generator)
-        # Only from pinned memory does a copy go on beside the computation.
+        # Only from pinned memory can a copy be asked for without waiting for it.
         return {name: x.pin_memory() for name, x in inputs.items()} if self.device.type == "cuda" else inputs
 
     def differentiate(self, inputs: Inputs, parts: int | None = None) -> Tensor:

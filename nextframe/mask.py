@@ -58,7 +58,7 @@ def views(layout: Layout, below: Layout, config: TransformerConfig, device: torc
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)  # of every length of a clip that a long model learns from
 def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, device: torch.device) -> tuple[Span, ...]:
     """Attention by spans: each computes no keys that all of its queries must not see.
 
@@ -102,6 +102,13 @@ def attention_mask(queries: Layout, keys: Layout, config: TransformerConfig) -> 
     if sees_everything(queries, keys, config):
         return None
     return frame_mask(queries.token_frames(), keys.token_frames(), config.temporal_decay)
+
+
+def added_to_logits(mask: AttentionMask, dtype: torch.dtype) -> AttentionMask:
+    """The same mask as numbers: 0 where a query may look at a key, or what it held, and minus infinity elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
 def frame_mask(query_frames: Tensor, key_frames: Tensor, temporal_decay: float) -> AttentionMask:

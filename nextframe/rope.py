@@ -19,7 +19,7 @@ KEPT = 256
 def rotary_table(
     layout: Layout, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
 ) -> RotaryTable:
-    """exp(i angle) for every token of the layout and every pair of channels, complex64 [n, e / 2].
+    """Cosine and sine for every token of the layout and every pair of channels, float32 [n, e / 2, 2].
 
     Pair j of an axis with m channels turns by position * theta^(-2j / m). Computed in float64, because positions
     reach hundreds and the angles must not lose their last digits.
@@ -43,18 +43,17 @@ def _rotary_rows(
     if riflex_frames is not None:
         frequencies[0] = riflex(frequencies[0], riflex_frames)
     angles = torch.cat([positions[:, axis, None] * frequencies[axis] for axis in range(3)], dim=1)
-    return torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
+    return _cosine_sine(angles).to(device)
 
 
 def heading_table(layout: Layout, headings: Tensor, compass: tuple[int, ...], circle: int) -> RotaryTable:
-    """exp(i angle) for every token and every number of `compass`, complex64 [b, n, m]: the position on a fourth axis.
+    """Cosine and sine for every token and every number of `compass`, float32 [b, n, m, 2]: position on a fourth axis.
 
     `headings`: [b, f], of the frames of the layout, `circle` of them all the way round. Pair j turns compass[j] times
     round in a full circle, so that the product of a query and a key knows the angle between their frames.
     """
     angles = headings[..., None] * _times_round(compass, headings.device) * (2 * math.pi / circle)
-    table = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
-    return table[:, _frame_of_token(layout, headings.device)]
+    return _cosine_sine(angles)[:, _frame_of_token(layout, headings.device)]
 
 
 @lru_cache(maxsize=8)
@@ -68,6 +67,10 @@ def _frame_of_token(layout: Layout, device: torch.device) -> Tensor:
     places = torch.arange(layout.frames, device=device).split([segment.frames for segment in layout.segments])
     parts = zip(places, layout.segments, strict=True)
     return torch.cat([part[:, None].expand(-1, segment.tokens_per_frame).flatten() for part, segment in parts])
+
+
+def _cosine_sine(angles: Tensor) -> Tensor:
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def _frequencies(channels: int) -> Tensor:
@@ -91,9 +94,11 @@ def rotate(x: HeadTokens, rotary: RotaryTable, dtype: torch.dtype) -> Heads:
     """Turn neighbouring channel pairs (x0, x1), (x2, x3) ... by the angle of their token; in float32, then `dtype`.
 
     Where that is a conversion, the result is laid out by heads at once, as products want it.
-
-    To turn x0 + i x1 by an angle is to multiply it by exp(i angle): one pass over memory (docs/speed.md).
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * rotary.unsqueeze(-2)).flatten(-2)
-    return turned.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
+    pairs, rotary = x.float().unflatten(-1, (-1, 2)), rotary.unsqueeze(-3)
+    if torch.compiler.is_compiling():  # it makes one kernel of this and what is around it, but none of complex numbers
+        (x0, x1), (cosine, sine) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack([x0 * cosine - x1 * sine, x0 * sine + x1 * cosine], dim=-1)
+    else:  # the same as (x0 + i x1) exp(i angle): one pass over memory (docs/speed.md)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.flatten(-2).transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)

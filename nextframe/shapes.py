@@ -6,7 +6,7 @@ b batch · f frames · c h w latent channels, rows, columns · n tokens · d mod
 The annotations are jaxtyping's; the tests check them at run time, nothing else does.
 """
 
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Video = Int[Tensor, "b f height width 3"]
@@ -27,7 +27,7 @@ Heads = Float[Tensor, "b k _n e"]
 """The same by heads, as attention wants them."""
 Modulations = list[Float[Tensor, "b f _chunks_d"]]
 """What conditions do to the blocks: per block one for its attention and one for its MLP, and last one for the head."""
-RotaryTable = Complex[Tensor, "*_b _n half_e"]
-"""exp(i angle) of each token, one for each pair of channels; with an axis b where rows of a batch differ."""
+RotaryTable = Float[Tensor, "*_b _n half_e 2"]
+"""Cosine and sine of each token's angle, for each pair of channels; with an axis b where rows of a batch differ."""
 AttentionMask = Bool[Tensor, "queries keys"] | Float[Tensor, "queries keys"]
 """True (or a finite number, added to the logits) where a query may look at a key."""

@@ -174,7 +174,7 @@ class Transformer(nn.Module):
         tables = [self._positions(one, device) for one in rows]
         if len(rows) == 1:
             return tables[0]
-        return torch.cat([table.expand(one.count, -1, -1) for table, one in zip(tables, rows, strict=True)])
+        return torch.cat([table.expand(one.count, -1, -1, -1) for table, one in zip(tables, rows, strict=True)])
 
     def _positions(self, rows: Rows, device: torch.device) -> RotaryTable:
         config = self.config
@@ -184,7 +184,7 @@ class Transformer(nn.Module):
         if rows.headings is None:
             raise ValueError("this model has a compass: give the heading of each frame")
         compass = heading_table(rows.layout, rows.headings, config.compass, config.headings)
-        return torch.cat([table.expand(rows.count, -1, -1), compass], dim=-1)
+        return torch.cat([table.expand(rows.count, -1, -1, -1), compass], dim=-2)
 
     def _seen(self, rows: Sequence[Rows], device: torch.device) -> list[Seen]:
         below = [Layout() if one.cache is None else one.cache.layout for one in rows]

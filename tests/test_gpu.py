@@ -52,6 +52,26 @@ def test_frames_are_those_of_the_processor(
     torch.testing.assert_close(made[DEVICE], made["cpu"], atol=1e-4, rtol=0)
 
 
+def test_sessions_that_come_and_go_leave_the_recordings_of_others_alone() -> None:
+    """More recordings than there are streams, and the oldest session goes: the others replay what they recorded."""
+    sample, model = SampleConfig(steps=3, graphs=True), random_transformer(LONG).to(DEVICE)
+    context, told = torch.randn(1, 3, 3, 4, 4, device=DEVICE), torch.randint(0, 3, (1, 20), device=DEVICE)
+
+    def walked(session: Session) -> torch.Tensor:
+        session.rewind(3)
+        while session.frames < 12:
+            session.step(told[:, session.frames])
+        return session.latents.clone()
+
+    with torch.autocast("cuda", torch.bfloat16):
+        plain = walked(Session(model, context, told[:, :3], 12, replace(sample, graphs=False)))
+        sessions = [Session(model, context, told[:, :3], 12, sample) for _ in range(12)]
+        for _ in range(3):
+            for session in sessions:
+                torch.testing.assert_close(walked(session), plain, atol=0.05, rtol=0)
+            sessions = sessions[4:]
+
+
 @pytest.mark.parametrize("flex_attention", [False, True], ids=["spans", "flex"])
 @pytest.mark.parametrize("windows", [1, 2])
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])
