@@ -45,9 +45,9 @@ class Reality:
                 process.stdin.write(json.dumps(question).encode() + b"\n")
                 process.stdin.flush()
                 header, pixels = _read_answer(process.stdout.fileno())
-            except (OSError, EOFError, ValueError):
+            except (OSError, EOFError, ValueError) as error:
                 self._end()
-                raise UserError("the engine has ended, or does not answer: go on without, or start again") from None
+                raise UserError("the engine has ended, or does not answer: go on without, or start again") from error
             if "error" in header:
                 raise UserError(header["error"])
             return header, np.frombuffer(pixels, np.uint8).reshape(header["size"], header["size"], 3)
