@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
 from nextframe import ranks
 from nextframe.devices import thread_start
@@ -21,7 +21,8 @@ class Saver:
         self._run, self._newest, self._pool = run, position, pool
         self._group = ranks.another_group()
         # Its memory is kept from one checkpoint to the next: new memory takes ten times as long to fill.
-        self._copier = DefaultStager(StagingOptions(False, False, False, False))
+        # (`DefaultStager`, which is public, copies once and never again in torch 2.11.)
+        self._copier = StateDictStager()
         self._writing: Future[None] | None = None
 
     def save(self, state: State, position: Position) -> None:
