@@ -126,7 +126,7 @@ def prepare_for_inference(network: nn.Module, dtype: torch.dtype, device: torch.
     before a result is written (docs/speed.md). The numbers are the same but for rounding.
     """
     if device.type == "cuda":
-        # It plans anew for every number of keys, and each frame has its own: tens of milliseconds (docs/speed.md).
+        # For the whole process. It plans anew for every number of keys, and each frame has its own (docs/speed.md).
         torch.backends.cuda.enable_cudnn_sdp(False)
     packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
     chains = [module for module in network.modules() if isinstance(module, nn.Sequential)]

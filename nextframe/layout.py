@@ -85,14 +85,14 @@ def _rows(segment: Segment) -> Tensor:
 
 def continued(layout: Layout, segments: Sequence[Segment]) -> Layout:
     """A layout and more segments; neighbours of one level that follow each other become one."""
-    concatenated: list[Segment] = []
+    joined: list[Segment] = []
     for segment in (*layout.segments, *segments):
-        last = concatenated[-1] if concatenated else None
+        last = joined[-1] if joined else None
         if last and last.level == segment.level and last.stop == segment.start:
-            concatenated[-1] = Segment(last.level, last.start, segment.stop, last.side, last.stride)
+            joined[-1] = Segment(last.level, last.start, segment.stop, last.side, last.stride)
         elif segment.frames:
-            concatenated.append(segment)
-    return Layout(tuple(concatenated))
+            joined.append(segment)
+    return Layout(tuple(joined))
 
 
 def newest_apart(layout: Layout, frames: int) -> Layout:

@@ -62,10 +62,8 @@ class Learner:
         alone = ranks.world_size() == 1
         if alone or not config.shard:  # a model in pieces need not fit on one device
             self.network.to(self.device)
-        objective, how = (
-            task.objective,
-            (self.device, self.precision, config.shard, task.objective.has_unused_parameters),
-        )
+        objective = task.objective
+        how = (self.device, self.precision, config.shard, objective.has_unused_parameters)
         self._scored = None if alone else distributed_score(self.network, objective.score, *how).to(self.device)
         self.optimizer = optimizer_of(self.network, config.optimizer, self.precision)
         self.average = Average(task.product, config.optimizer.ema_decay)
