@@ -309,6 +309,9 @@ class WorldModelConfig:
     clip: ClipConfig = field(default_factory=ClipConfig)
     clean_context: float = 0.1
     """Probability that a frame of the window enters training clean (section 3.2 of the paper)."""
+    resampled_context: float = 0.0
+    """Share of those clean frames that are not the clip's but the model's own, made in one step: so it learns to go on
+    from frames like those it makes (after Resampling Forcing, arXiv 2512.15702). A step takes a forward pass more."""
     condition_dropout: float = 0.1
     """Probability that a frame is told no action (of a label: that a clip is told none); guidance needs it."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -334,6 +337,10 @@ class WorldModelConfig:
             raise ValueError(
                 f"clean_context {self.clean_context} is a share of the frames: set --clean-context below 1"
             )
+        if not 0 <= self.resampled_context <= 1:
+            raise ValueError(f"resampled_context {self.resampled_context} is a share: set it from 0 to 1")
+        if self.resampled_context and not self.clean_context:
+            raise ValueError("without clean frames none are resampled: set --clean-context, or --resampled-context 0")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout {self.condition_dropout} is a probability: set it from 0 to 1")
         if self.model.condition != "none" and not self.condition_dropout and self.sample.guidance not in (0, 1):

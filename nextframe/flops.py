@@ -34,14 +34,15 @@ def frames_of(layout: Layout) -> list[Frame]:
     ]
 
 
-def training_flops(config: TransformerConfig, batch: int, lengths: Sequence[int]) -> int:
+def training_flops(config: TransformerConfig, batch: int, lengths: Sequence[int], resampled: bool = False) -> int:
     """Forward and backward on `batch` clips with a window at the end of their first `lengths[k]` frames, for each k.
 
-    A backward pass is two forward ones. All windows but the longest save their coarse past, which sees nothing but
-    itself.
+    A backward pass is two forward ones; what is `resampled` takes another. All windows but the longest save their
+    coarse past, which sees nothing but itself.
     """
     costs = [_window_flops(config, length) for length in lengths]
-    return 3 * batch * (sum(alone - saved for alone, saved in costs) + max(saved for _, saved in costs))
+    forward = sum(alone - saved for alone, saved in costs) + max(saved for _, saved in costs)
+    return (4 if resampled else 3) * batch * forward
 
 
 @cache

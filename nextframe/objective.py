@@ -18,6 +18,8 @@ Inputs = dict[str, Tensor]
 """Tensors whose first axis is the batch, so that a batch can be cut into parts."""
 LENGTHS = "lengths"
 """The one of them that says where the windows are. It stays on the CPU: to read it must not wait for a device."""
+RESAMPLED = "resampled"
+"""The one that says which frames enter as the model itself would make them; there only if some may."""
 NOISE_BINS = 5
 """Bins of the noise level, equally wide, whose losses are told apart."""
 
@@ -79,6 +81,8 @@ class FrameFlowMatching:
 
     With probability `clean_context` a frame enters clean instead: x_i = z_i, t_i = CLEAN_TIME, and no loss. In a long
     model the frames before the window are context: coarse, x_i = z_i, t_i = COARSE_TIME, and no loss (section 3.3).
+    Of the clean frames a share `resampled_context` (0 as published) are the model's own, made in one step from x_i at a
+    noise level of their own and without a gradient: errors such as those that it will have to go on from.
     With full attention (Video DiT) all frames of a clip have one time: each sees the others as noisy as itself.
     """
 
@@ -100,8 +104,8 @@ class FrameFlowMatching:
 
     def prepare(self, batch: Clips, generator: torch.Generator) -> Inputs:
         """`input` [b, f, c, h, w], `time` [b, f], `target` [b, f_fine, c, h, w], `weight` [b, f_fine], `lengths`
-        [b, windows], and where there are any `condition` [b, f] or [b, f, a] and `headings` [b, f]; f counts the
-        frames of the layout."""
+        [b, windows], and where there are any `condition` [b, f] or [b, f, a], `headings` [b, f] and `resampled`
+        [b, f_fine]; f counts the frames of the layout."""
         lengths = batch.lengths or (batch.latents.shape[1],)
         layout = self.layout(lengths)
         latents = layout.of_clip(batch.latents).float()
@@ -114,9 +118,12 @@ class FrameFlowMatching:
         levels = own(training_levels((everyone, times), generator)).expand(b, fine)
         noise = own(torch.randn(everyone, fine, *latents.shape[2:], generator=generator))
         clean = own(torch.rand(everyone, fine, generator=generator)) < self.config.clean_context
-        window = noised(latents[:, -fine:], noise, levels.masked_fill(clean, 0))
+        true = clean
+        if share := self.config.resampled_context:
+            true = clean & (own(torch.rand(everyone, fine, generator=generator)) >= share)
+        window = noised(latents[:, -fine:], noise, levels.masked_fill(true, 0))
         time = torch.full((b, f), COARSE_TIME)
-        time[:, -fine:] = (1000 * levels).masked_fill(clean, CLEAN_TIME)
+        time[:, -fine:] = (1000 * levels).masked_fill(true, CLEAN_TIME)
         inputs = {
             "input": torch.cat([latents[:, :-fine], window], dim=1),
             "time": time,
@@ -124,6 +131,8 @@ class FrameFlowMatching:
             "weight": torch.cat([frame_weights(part) for part in clean.split(windows, dim=1)], dim=1) / len(windows),
             LENGTHS: torch.tensor(lengths).repeat(b, 1),  # rows of their own: what is pinned must not overlap
         }
+        if self.config.resampled_context:
+            inputs[RESAMPLED] = clean & ~true
         if batch.conditions is not None:
             # A label belongs to the clip and is dropped for all of it; each action on its own.
             columns = 1 if self.config.model.condition == "label" else f
@@ -137,14 +146,29 @@ class FrameFlowMatching:
             inputs["condition"] = conditions.masked_fill(dropped, self.config.model.null_condition)
         return inputs
 
+    @torch.no_grad()
+    def resampled(self, transformer: Transformer, layout: Layout, inputs: Inputs) -> Inputs:
+        """`inputs` where the frames to be resampled are clean, and the model's own: x_i - s_i v(x)_i."""
+        chosen, frames, time = inputs[RESAMPLED], inputs["input"].clone(), inputs["time"].clone()
+        window, window_time = (x[:, -chosen.shape[1] :] for x in (frames, time))
+        levels = (window_time * chosen / 1000)[..., None, None, None]
+        window -= levels * self.velocity(transformer, layout, inputs)
+        window_time.masked_fill_(chosen, CLEAN_TIME)
+        return {**inputs, "input": frames, "time": time}
+
+    def velocity(self, transformer: Transformer, layout: Layout, inputs: Inputs) -> Tensor:
+        """v(x) of the windows' frames, float32 [b, f_fine, c, h, w]."""
+        tokens = transformer.tokens(inputs["input"], layout)
+        condition, headings = inputs.get("condition"), inputs.get("headings")
+        return transformer.latents(transformer(tokens, layout, inputs["time"], condition, headings=headings)).float()
+
     def score(self, network: nn.Module, inputs: Inputs) -> Score:
         transformer = network
         assert isinstance(transformer, Transformer)
         layout = self.layout(inputs[LENGTHS][0].tolist())
-        tokens = transformer.tokens(inputs["input"], layout)
-        condition, headings = inputs.get("condition"), inputs.get("headings")
-        velocity = transformer(tokens, layout, inputs["time"], condition, headings=headings)
-        error = (transformer.latents(velocity).float() - inputs["target"]).square().mean(dim=(2, 3, 4))
+        if RESAMPLED in inputs:
+            inputs = self.resampled(transformer, layout, inputs)
+        error = (self.velocity(transformer, layout, inputs) - inputs["target"]).square().mean(dim=(2, 3, 4))
         noisy = inputs["weight"] > 0
         levels = inputs["time"][:, -error.shape[1] :] / 1000
         return Score((error * inputs["weight"]).sum(dim=1).mean(), by_noise_level(error.detach(), levels, noisy))

@@ -233,7 +233,7 @@ def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
     transformer = Transformer(config.model)
 
     def flops(inputs: Inputs) -> int:
-        return training_flops(config.model, clips, inputs[LENGTHS][0].tolist())
+        return training_flops(config.model, clips, inputs[LENGTHS][0].tolist(), config.resampled_context > 0)
 
     return Task(transformer, FrameFlowMatching(config), batches, product=transformer, flops=flops)
 
@@ -252,7 +252,7 @@ def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
     def flops_at(step: int) -> int:
         # The first that is drawn for a batch are its lengths.
         places = clip_places(config, step, shortest, np.random.default_rng((config.train.seed, step)))
-        return training_flops(model, rows, places.lengths)
+        return training_flops(model, rows, places.lengths, config.resampled_context > 0)
 
     return Demand(rows, hardest, flops_at=flops_at)
 

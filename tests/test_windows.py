@@ -16,7 +16,7 @@ from nextframe.config import ClipConfig, TrainConfig, TransformerConfig, WorldMo
 from nextframe.devices import recompute_blocks
 from nextframe.flops import training_flops
 from nextframe.learner import accumulate_gradients
-from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
+from nextframe.objective import LENGTHS, RESAMPLED, Clips, FrameFlowMatching, Inputs
 from nextframe.places import clip_places
 from nextframe.transformer import Transformer
 
@@ -26,8 +26,11 @@ VECTOR = replace(LONG, condition="vector", classes=0, action_size=2)
 NONE = replace(LONG, condition="none", classes=0)
 
 
-def prepared(model: TransformerConfig, lengths: tuple[int, ...], batch: int = 2) -> tuple[FrameFlowMatching, Inputs]:
-    objective, frames = FrameFlowMatching(WorldModelConfig(model=model, condition_dropout=0.3)), max(lengths)
+def prepared(
+    model: TransformerConfig, lengths: tuple[int, ...], batch: int = 2, resampled: float = 0.0
+) -> tuple[FrameFlowMatching, Inputs]:
+    config = WorldModelConfig(model=model, clean_context=0.4, resampled_context=resampled, condition_dropout=0.3)
+    objective, frames = FrameFlowMatching(config), max(lengths)
     conditions = None
     if model.condition == "vector":
         conditions = torch.randn(batch, frames, 2)
@@ -48,7 +51,8 @@ def alone(objective: FrameFlowMatching, inputs: Inputs, window: int) -> Inputs:
     coarse = torch.arange(before - sizes[window])
     columns = torch.cat([coarse, sum(part.frames for part in past) + fine])
     own = {name: inputs[name][:, columns] for name in ("input", "time", "condition", "headings") if name in inputs}
-    own |= {"target": inputs["target"][:, fine], "weight": inputs["weight"][:, fine] * len(lengths)}
+    own |= {name: inputs[name][:, fine] for name in ("target", RESAMPLED) if name in inputs}
+    own["weight"] = inputs["weight"][:, fine] * len(lengths)
     return own | {LENGTHS: inputs[LENGTHS][:, window : window + 1]}
 
 
@@ -61,9 +65,12 @@ def loss_and_gradients(network: Transformer, objective: FrameFlowMatching, input
     "model", [LONG, COMPASS, LABEL, VECTOR, NONE], ids=["action", "compass", "label", "vector", "none"]
 )
 @pytest.mark.parametrize("lengths", [(5, 11, 8), (9, 9), (2, 7, 4), (1, 1, 3), (12,)], ids=str)
-def test_each_window_is_as_it_would_be_alone(model: TransformerConfig, lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("resampled", [0.0, 0.6])
+def test_each_window_is_as_it_would_be_alone(
+    model: TransformerConfig, lengths: tuple[int, ...], resampled: float
+) -> None:
     network = random_transformer(model)
-    objective, inputs = prepared(model, lengths)
+    objective, inputs = prepared(model, lengths, resampled=resampled)
     together = loss_and_gradients(network, objective, inputs)
     apart = [loss_and_gradients(network, objective, alone(objective, inputs, k)) for k in range(len(lengths))]
     for found, *expected in zip(together, *apart, strict=True):
@@ -73,7 +80,7 @@ def test_each_window_is_as_it_would_be_alone(model: TransformerConfig, lengths: 
 @pytest.mark.parametrize("model", [LONG, VECTOR], ids=["action", "vector"])
 def test_parts_and_recomputing_change_nothing(model: TransformerConfig) -> None:
     network = random_transformer(model)
-    objective, inputs = prepared(model, (5, 11, 8), batch=4)
+    objective, inputs = prepared(model, (5, 11, 8), batch=4, resampled=0.6)
     whole = loss_and_gradients(network, objective, inputs)
     in_parts = loss_and_gradients(network, objective, inputs, parts=2)
     recompute_blocks(network)
@@ -174,14 +181,17 @@ def test_windows_of_one_length_are_refused() -> None:
         ClipConfig(windows=0)
 
 
-def test_arithmetic_of_windows_is_what_torch_counts() -> None:
+@pytest.mark.parametrize("resampled", [False, True])
+def test_arithmetic_of_windows_is_what_torch_counts(resampled: bool) -> None:
     """Of windows of one frame, which hide nothing from themselves: exact in what one window more costs."""
     config = replace(LONG, window=1)
     network, counts = random_transformer(config), []
     for windows in (1, 3):
-        objective, inputs = prepared(config, (9,) * windows, batch=1)
+        objective, inputs = prepared(config, (9,) * windows, batch=1, resampled=float(resampled))
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             objective.score(network, inputs)
         counts.append(counter.get_total_flops())
-    ours = [training_flops(config, 1, [9] * windows) for windows in (1, 3)]
-    assert ours[1] - ours[0] == 3 * (counts[1] - counts[0])
+    ours = [training_flops(config, 1, [9] * windows, resampled) for windows in (1, 3)]
+    # Counted: one forward pass, or two. A backward pass is as much as two more.
+    forward = (counts[1] - counts[0]) / (2 if resampled else 1)
+    assert ours[1] - ours[0] == (4 if resampled else 3) * forward
