@@ -130,6 +130,13 @@ def test_training_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["versions"]["torch"] == torch.__version__ and found["versions"]["python"] == platform.python_version()
 
 
+def test_arithmetic_of_resampled_context_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], resampled_context=0.5))
+    assert measured(capsys, TRAIN)["tflop"] == pytest.approx(4 / 3 * training_flops(MODEL, 2, [6]) / 1e12)
+
+
 def test_sampling_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(capsys, SAMPLE + " --batch 2")
     assert (found["kind"], found["context"], found["frames"], found["steps"]) == ("sample", 5, 3, 2)

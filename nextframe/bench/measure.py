@@ -69,6 +69,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     taken, rival_seconds = in_turns(laps, rival and rival.unit, bed.subject.repeats, bed.subject.seconds, bed.device)
     core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
     layout = shared_past(model, [frames] * windows)
+    flops = training_flops(model, batch, [frames] * windows, bed.config.resampled_context > 0)
     return {
         "kind": "train",
         **bed.described(),
@@ -89,7 +90,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
         "compile_seconds": first.whole - median(whole) if compiled else None,
         "frames_per_second": batch * layout.frames / median(whole),
         "tokens_per_second": batch * layout.tokens / median(whole),
-        **bed.arithmetic(training_flops(model, batch, [frames] * windows), median(core)),
+        **bed.arithmetic(flops, median(core)),
         **peak,
         "against": compared(rival, "seconds_per_step", core, rival_seconds),
     }
