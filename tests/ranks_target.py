@@ -53,7 +53,14 @@ TRAIN = replace(EXAMINED, examine_minutes=None)  # one kind of training examined
 HALF, TWO_STEPS = 2, SampleConfig(steps=2)
 FAR = WorldModelConfig(model=SHORT, clip=ClipConfig(frames=6, interval=2), train=EXAMINED, sample=TWO_STEPS)
 LONG_CLIP = ClipConfig(frames=12, min_frames=3)
-FAR_LONG = WorldModelConfig(model=LONG, clip=LONG_CLIP, train=replace(TRAIN, accumulate=2), sample=TWO_STEPS)
+FAR_LONG = WorldModelConfig(
+    model=LONG,
+    clip=LONG_CLIP,
+    clean_context=0.5,
+    resampled_context=0.5,
+    train=replace(TRAIN, accumulate=2),
+    sample=TWO_STEPS,
+)
 MUON = replace(TRAIN, optimizer=replace(OPTIMIZER, algorithm="muon"))
 WINDOWS = replace(FAR_LONG, clip=replace(LONG_CLIP, windows=2), train=MUON)
 AUTOENCODER = TokenizerConfig(model=TOKENIZER, latent_noise=0.1, train=TRAIN)
