@@ -27,7 +27,7 @@ class SamplingOptions:
     seed: int | None = None
     """Of the noise; with several seeds it is added to each."""
     memory: int | None = None
-    """Frames the model sees at once, at most: a sliding window."""
+    """Frames the model sees at once, at most: a sliding window; in play the length it was trained on if not given."""
     slide: int | None = None
     """Long models: frames by which the window moves at a time, 1 in the published ones."""
     riflex: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -42,8 +42,10 @@ class SamplingOptions:
         config = read_config(local_run(model) / "config.yaml")
         if not isinstance(config, WorldModelConfig):
             raise UserError(f"{model} is an autoencoder: name the run of a world model")
-        given = {name: None if value is False else value for name, value in vars(self).items()}
-        return protocol.settings(config.sample).overridden(**given)
+        return protocol.settings(config.sample).overridden(**self.given())
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
 
 OWN_SETTINGS = SamplingOptions()
@@ -62,19 +64,19 @@ def changed(protocol: Protocol, **given: Any) -> Protocol:
 def choose(
     what: str,
     arguments: list[str],
-    choices: dict[str, Callable[[list[str]], None]],
+    choices: dict[str, str],
     command: str,
-    summaries: dict[str, str],
+    run: Callable[[str, list[str]], None],
 ) -> None:
-    """Run the choice that the first argument names, with the rest."""
+    """Run the choice that the first argument names, with the rest. `choices`: what each is, in a line."""
     if not arguments or arguments[0] in ("-h", "--help"):
         longest = max(map(len, choices))
         print(f"usage: {command} {what.upper()} ...\n")
-        print("\n".join(f"  {name:<{longest}}  {summaries[name]}" for name in choices))
+        print("\n".join(f"  {name:<{longest}}  {summary}" for name, summary in choices.items()))
         print(f"\n{command} {what.upper()} --help lists the settings of one.")
         if not arguments:
             raise UserError(f"name a {what}: {', '.join(choices)}")
     elif arguments[0] not in choices:
         raise UserError(unknown(what, arguments[0], choices))
     else:
-        choices[arguments[0]](arguments[1:])
+        run(arguments[0], arguments[1:])

@@ -19,6 +19,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from tiny import TOKENIZER, eventually, tiny_run
 
+from nextframe.options import OWN_SETTINGS
+from nextframe.protocol import Protocol
 from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
 from nextframe.web.server import application
@@ -44,7 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "TOKENIZER", replace(TOKENIZER, frame_size=SIZE, **deep))
         tiny_run(folder / "run")
-    stage = open_model(folder / "run", folder / "data", {}, real=True, device="cpu")
+    sample = OWN_SETTINGS.settings(Protocol(), folder / "run")
+    stage = open_model(folder / "run", folder / "data", sample, real=True, device="cpu")
     ready = threading.Event()
     app = application(stage, seats=8, hosts=LOOPBACK, ready=ready.set)
     with listen("127.0.0.1", 0) as listener:

@@ -20,12 +20,15 @@ WORLDS = {
 def record(arguments: list[str]) -> None:
     """Record footage of a world: nextframe record maze --episodes 200 --out DATA"""
     if arguments and arguments[0].startswith(GYM):
-        environment = arguments[0].removeprefix(GYM)
-        tyro.cli(partial(record_gym, environment), args=arguments[1:], prog=f"nextframe record {arguments[0]}")
+        _record_world(arguments[0], arguments[1:])
     else:
-        # What begins with gym: is understood above.
-        choices = {"maze": _record_maze, "play": _record_play, f"{GYM}ENV_ID": record}
-        choose("world", arguments, choices, "nextframe record", WORLDS)
+        choose("world", arguments, WORLDS, "nextframe record", _record_world)
+
+
+def _record_world(name: str, arguments: list[str]) -> None:
+    recorders = {"maze": record_maze, "play": record_play}
+    recorder = recorders.get(name) or partial(record_gym, name.removeprefix(GYM))
+    tyro.cli(recorder, args=arguments, prog=f"nextframe record {name}")
 
 
 def record_maze(
@@ -93,14 +96,6 @@ def record_play(
     chosen = {"size": size, "difficulty": difficulty, "cells": cells}
     chosen |= {"fit": fit, "fps": fps, "action_repeat": action_repeat}
     play_world(world, chosen, host, port, sessions, browser)
-
-
-def _record_play(arguments: list[str]) -> None:
-    tyro.cli(record_play, args=arguments, prog="nextframe record play")
-
-
-def _record_maze(arguments: list[str]) -> None:
-    tyro.cli(record_maze, args=arguments, prog="nextframe record maze")
 
 
 def record_gym(

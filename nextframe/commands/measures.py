@@ -77,9 +77,8 @@ def sample(
 
 def evaluate(arguments: list[str]) -> None:
     """Score a model by a protocol: nextframe evaluate maze --model RUN --data DATA --out OUT"""
-    choices = {name: (lambda rest, name=name: _evaluate_protocol(name, rest)) for name in PROTOCOLS}
-    summaries = {name: protocol_summary(protocol) for name, protocol in PROTOCOLS.items()}
-    choose("protocol", arguments, choices, "nextframe evaluate", summaries)
+    protocols = {name: protocol_summary(protocol) for name, protocol in PROTOCOLS.items()}
+    choose("protocol", arguments, protocols, "nextframe evaluate", _evaluate_protocol)
 
 
 def _evaluate_protocol(name: str, arguments: list[str]) -> None:
@@ -146,9 +145,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
 
 def bench(arguments: list[str]) -> None:
     """Measure speed and memory: nextframe bench train|sample|play --preset far-b-long"""
-    choices = {name: (lambda rest, name=name: _bench_work(name, rest)) for name in WORKLOADS}
-    summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in WORKLOADS.items()}
-    choose("work", arguments, choices, "nextframe bench", summaries)
+    workloads = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in WORKLOADS.items()}
+    choose("work", arguments, workloads, "nextframe bench", _bench_work)
 
 
 def _bench_work(name: str, arguments: list[str]) -> None:

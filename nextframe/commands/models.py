@@ -16,9 +16,8 @@ ESTIMATE = "Only say how much memory and time it would take here, and which batc
 
 def train(arguments: list[str]) -> None:
     """Train a preset: nextframe train autoencoder-maze --data DATA --out RUN"""
-    choices = {name: (lambda rest, name=name: _train_preset(name, rest)) for name in PRESETS}
-    summaries = {name: preset_summary(preset) for name, preset in PRESETS.items()}
-    choose("preset", arguments, choices, "nextframe train", summaries)
+    presets = {name: preset_summary(preset) for name, preset in PRESETS.items()}
+    choose("preset", arguments, presets, "nextframe train", _train_preset)
 
 
 def _train_preset(name: str, arguments: list[str]) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nextframe.config import Solver
 from nextframe.errors import UserError
+from nextframe.options import OWN_SETTINGS, Sampling
+from nextframe.protocol import Protocol
 from nextframe.web.address import listen
 
 
@@ -13,12 +14,7 @@ def play(
     model: Path | None = None,
     data: Path | None = None,
     world: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    solver: Solver | None = None,
-    seed: int | None = None,
-    memory: int | None = None,
-    slide: int | None = None,
+    sampling: Sampling = OWN_SETTINGS,
     real: bool = True,
     size: int | None = None,
     host: str = "127.0.0.1",
@@ -35,12 +31,7 @@ def play(
         model: Run of a world model.
         data: Folder of episodes to go on from; without it, from pictures and clips that are uploaded.
         world: maze or gym:ENV_ID, in place of a model.
-        steps: Steps per frame; the model's own if not given, as the next two.
-        guidance: 1 is none, 0 without the condition.
-        solver: How a step is made.
-        seed: Of the noise; the model's own if not given.
-        memory: Frames the model sees at once, at most; the length it was trained on if not given.
-        slide: Frames by which its window moves at a time; the model's own if not given.
+        sampling: How frames are drawn.
         real: Where the footage is of mazes, the engine shows what the same actions lead to there.
         size: Height and width of a frame of --world; 64 if not given.
         host: Address to listen at. Any but this machine's own asks for the token that is printed.
@@ -51,9 +42,8 @@ def play(
     """
     if (model is None) == (world is None):
         raise UserError("name a --model RUN to dream in, or a --world (maze or gym:ENV_ID) to record: one of them")
-    given = {"steps": steps, "guidance": guidance, "solver": solver, "seed": seed, "memory": memory, "slide": slide}
-    of_no_use = {**given, "data": data} if model is None else {"size": size}
-    if unused := [f"--{name}" for name, value in of_no_use.items() if value is not None]:
+    of_no_use = {**sampling.given(), "data": data} if model is None else {"size": size}
+    if unused := [f"--{name.replace('_', '-')}" for name, value in of_no_use.items() if value is not None]:
         raise UserError(f"--{'world' if model is None else 'model'} has no use for {' '.join(unused)}: leave it out")
     if model is None:
         return play_world(world or "", {"size": size}, host, port, sessions, browser)
@@ -61,7 +51,7 @@ def play(
     def opened() -> Any:
         from nextframe.web.opening import open_model
 
-        return open_model(model, data, given, real, device)
+        return open_model(model, data, sampling.settings(Protocol(), model), real, device)
 
     _show(opened, host, port, sessions, browser)
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,18 +17,14 @@ from nextframe.web.starts import Library
 TRIED_CONTEXT, TRIED_FRAMES, TRIED_STEPS = 24, 4, 2
 
 
-def open_model(model: Path, data: Path | None, given: dict[str, Any], real: bool, device: str) -> ModelStage:
-    """A run to play. `given`: sampling settings in place of the model's own, where they are not None.
-
-    Raises UserError when it is no run, or the footage or the settings are of another kind.
-    """
+def open_model(model: Path, data: Path | None, sample: SampleConfig, real: bool, device: str) -> ModelStage:
+    """A run to play. Raises UserError when it is no run, or the footage or the settings are of another kind."""
     dataset = None if data is None else EpisodeDataset.open(data)
     world = load(model, resolve_device(device))
     if world.config.model.attention == "full":
         raise UserError(f"{model} is a Video DiT, which has no next frame: play a frame-autoregressive model")
-    sample = world.config.sample.overridden(**given)
     if sample.riflex:
-        raise UserError("RIFLEx has to know how long a walk will be: set riflex: false in its config.yaml")
+        raise UserError("RIFLEx has to know how long a walk will be: leave it out, or set riflex: false in config.yaml")
     try:
         at_sampling(world.config.model, sample, 1)
     except ValueError as error:
