@@ -4,7 +4,7 @@ Attention writes above the top and reads all that is below; only the sampler mov
 are stored rotated by their absolute position, so they stay right wherever the stack is cut.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class KeyValueCache:
             stop = min(have.stop, want.stop)
             if not same_kind or stop <= have.start:
                 break
-            kept.append(Segment(have.level, have.start, stop, have.side, have.stride))
+            kept.append(replace(have, stop=stop))
             if have.stop != want.stop:
                 break
         self._layout = Layout(tuple(kept))

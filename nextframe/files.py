@@ -55,13 +55,18 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written ({error.strerror}): {way_out}") from error
 
 
+def refuse_object_storage(path: Path) -> None:
+    """Raises UserError for a path that is an address: there is no writing to it in one piece."""
+    if address_of(path):
+        raise UserError(f"{path} is in object storage: choose a folder here, and upload it when it is done")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` when the block ends well, and is removed when it does not."""
     # The suffix is kept at the end: libraries choose the format by it.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
-    if address_of(path):
-        raise UserError(f"{path} is in object storage: choose a place here, and upload it when it is done")
+    refuse_object_storage(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -85,8 +90,7 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, which must not exist yet."""
-    if address_of(path):
-        raise UserError(f"{path} is in object storage: choose a folder here, and upload it when it is done")
+    refuse_object_storage(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
@@ -108,8 +112,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
     Raises UserError when another process is writing. The lock goes with the process, however it ends.
     """
-    if address_of(folder):
-        raise UserError(f"{folder} is in object storage: choose a folder here, and upload it when it is done")
+    refuse_object_storage(folder)
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ A layout is a run of segments, each a range of frames at one level. It is a plai
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -89,7 +89,7 @@ def continued(layout: Layout, segments: Sequence[Segment]) -> Layout:
     for segment in (*layout.segments, *segments):
         last = joined[-1] if joined else None
         if last and last.level == segment.level and last.stop == segment.start:
-            joined[-1] = Segment(last.level, last.start, segment.stop, last.side, last.stride)
+            joined[-1] = replace(last, stop=segment.stop)
         elif segment.frames:
             joined.append(segment)
     return Layout(tuple(joined))
@@ -101,8 +101,8 @@ def newest_apart(layout: Layout, frames: int) -> Layout:
     if frames >= last.frames:
         return layout
     split = last.stop - frames
-    older = Segment(last.level, last.start, split, last.side, last.stride)
-    return Layout((*rest, older, Segment(last.level, split, last.stop, last.side, last.stride)))
+    older = replace(last, stop=split)
+    return Layout((*rest, older, replace(last, start=split)))
 
 
 def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Segment:

@@ -175,7 +175,7 @@ class FrameFlowMatching:
 
 
 def by_noise_level(error: Tensor, levels: Tensor, counted: Tensor) -> Tensor:
-    """Sums and numbers of the frames' errors [b, f] by noise level, [LEVELS, 2]; of those that are `counted`."""
+    """Sums and numbers of the frames' errors [b, f] by noise level, [NOISE_BINS, 2]; of those that are `counted`."""
     numbers = (levels * NOISE_BINS).ceil().clamp(1, NOISE_BINS) - 1  # level 0.2 is still of the first bin
     within = (numbers[..., None] == torch.arange(NOISE_BINS, device=error.device)) & counted[..., None]
     return torch.stack([(error[..., None] * within).sum(dim=(0, 1)), within.sum(dim=(0, 1))], dim=1)

@@ -73,8 +73,6 @@ def fitting(frames: int, length: L, interval: int) -> L:
 
 def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:
     """Frames of the clips of one step, of one window each."""
-    if config.clip.min_frames is None:
-        return config.clip.frames
     return int(random.integers(*length_range(config, step)))
 
 

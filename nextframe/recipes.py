@@ -111,26 +111,24 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
     elif (run / WEIGHTS).exists():
         refuse_to_lose(run)
     torch.manual_seed(config.train.seed)
+    wanted = config.train.examine_minutes is not None
     if isinstance(config, TokenizerConfig):
         opened = EpisodeDataset.open(data)
         task, demand = autoencoder_task(config, opened), autoencoder_demand(config, opened)
         assert isinstance(task.objective, Reconstruction)
-        examine = autoencoder_examination(config, opened, task.objective, run)
+        examine = autoencoder_examination(config, opened, task.objective, run) if wanted else None
     else:
         opened = LatentDataset(data)
         task, demand = world_model_task(config, opened), world_model_demand(config, opened)
-        wanted = config.train.examine_minutes is not None
         examine = world_model_examination(config, opened, run) if wanted else None
         refuse_another_autoencoder(opened.folder / AUTOENCODER, run / AUTOENCODER, begun=before is not None)
     if initial is not None and before is None:
         load_weights(task.product, initial)
     if rank() == 0:
         say(notes(config, before, opened, run))
-        if examine is None and config.train.examine_minutes is not None:
+        if wanted and examine is None:
             what = f"no long enough episode of the split {' or '.join(SPLITS)}"
             say([f"{data} has {what}: there will be no held-out loss and no samples"])
-    if config.train.examine_minutes is None:
-        examine = None
     last = last_timed(run)
     position = Position(int(found[-1].name), last.get("seconds", 0.0)) if found else Position()
     seconds = last.get("seconds_per_step") if found else None

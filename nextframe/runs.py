@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, load_weights, read_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_weights, write_weights
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
@@ -265,12 +265,15 @@ def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Aut
 
 def _filled(network: Callable[[], N], path: Path) -> N:
     """A network with the weights in a file. Raises UserError where they do not fit, before memory is taken for it."""
+    weights = read_weights(path)
     try:
         with torch.device("meta"):
-            check_fit(network(), read_weights(path), path)
+            check_fit(network(), weights, path)
     except (RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path} does not fit its configuration ({reason_of(error)})") from error
-    return load_weights(network(), path)
+    filled = network()
+    filled.load_state_dict(weights)
+    return filled
 
 
 def world_config(run: Path) -> WorldModelConfig:

@@ -13,7 +13,7 @@ from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig, TransformerConfig
 from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
-from nextframe.layout import COARSE, FINE, Layout, Segment, continued, layout_of
+from nextframe.layout import COARSE, FINE, Layout, continued, layout_of
 from nextframe.sampler import (
     at_sampling,
     for_all_branches,
@@ -314,7 +314,7 @@ def _without_last(layout: Layout) -> Layout:
     """A layout without its last frame."""
     *segments, last = layout.segments
     if last.frames > 1:
-        segments.append(Segment(last.level, last.start, last.stop - 1, last.side, last.stride))
+        segments.append(replace(last, stop=last.stop - 1))
     return Layout(tuple(segments))
 
 
@@ -331,7 +331,7 @@ def without(wanted: Layout, present: Layout) -> Layout:
     for index, segment in enumerate(wanted.segments):
         start = present.segments[index].stop if index < len(present.segments) else segment.start
         if start < segment.stop:
-            rest.append(Segment(segment.level, start, segment.stop, segment.side, segment.stride))
+            rest.append(replace(segment, start=start))
     return Layout(tuple(rest))
 
 

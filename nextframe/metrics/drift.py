@@ -7,7 +7,7 @@ against those of the true frames at the same place, in units of how far true fra
 
 import numpy as np
 
-from nextframe.metrics.statistics import DIGITS, EARLY, Score, figures
+from nextframe.metrics.statistics import Score, score
 
 VERSION = "drift 1"
 FLAT = 0.5
@@ -32,14 +32,7 @@ def drift(predicted: np.ndarray, true: np.ndarray) -> Score:
     averages over episodes. Few episodes leave some of it by chance, whatever the prediction; the same is left to all
     methods. Of a single episode it is the distance of its own averages over time.
     """
-    moved = _moved(predicted, true)
-    early, late = moved[:, :EARLY].mean(1, keepdims=True), moved[:, EARLY:]
-    return Score(
-        figures(early, _far)[0],
-        figures(late.mean(1, keepdims=True), _far)[0] if late.size else None,
-        figures(moved, _far),
-        tuple(round(float(one), DIGITS) for one in _far(moved.mean(1))),
-    )
+    return score(_moved(predicted, true), _far)
 
 
 def overall(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -18,7 +18,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over episodes and its 95 % confidence interval (percentile bootstrap over episodes)."""
+    """A mean over episodes and its 95 % confidence interval: percentile bootstrap over episodes; of FVD a jackknife."""
 
     mean: float
     low: float
@@ -66,14 +66,14 @@ def spread(values: np.ndarray) -> Spread:
     return Spread(round(float(values.mean()), DIGITS), deviation, rounded)
 
 
-def score(values: np.ndarray) -> Score:
-    """`values`: [episodes, frames]."""
-    late = values[:, EARLY:]
+def score(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = None) -> Score:
+    """`values`: [episodes, frames], or [episodes, frames, ...] and `of` as in `figures`."""
+    late, means = values[:, EARLY:], values.mean(1)
     return Score(
-        figures(values[:, :EARLY].mean(1))[0],
-        figures(late.mean(1))[0] if late.size else None,
-        figures(values),
-        tuple(round(float(mean), DIGITS) for mean in values.mean(1)),
+        figures(values[:, :EARLY].mean(1, keepdims=True), of)[0],
+        figures(late.mean(1, keepdims=True), of)[0] if late.size else None,
+        figures(values, of),
+        tuple(round(float(mean), DIGITS) for mean in (means if of is None else of(means))),
     )
 
 

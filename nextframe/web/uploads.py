@@ -17,8 +17,6 @@ PROCESS = "nextframe.web.upload_process"
 
 def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
     """The first frames, uint8 [f, size, size, 3]. Raises UserError for what is no picture or video."""
-    if len(content) > MOST_BYTES:
-        raise UserError(f"the file is larger than {MOST_BYTES >> 20} MiB: cut it")
     command = worker_command(PROCESS, str(size), str(MOST_FRAMES), str(SECONDS))
     with tempfile.TemporaryFile(dir=folder) as given, tempfile.TemporaryFile(dir=folder) as made:
         given.write(content)
