@@ -22,14 +22,13 @@ from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.files import read_json, write_json
 from nextframe.pages.report import write_report
-from nextframe.presets import AUTOENCODER_MAZE, MAZE, PROTOCOLS
+from nextframe.presets import AUTOENCODER_MAZE, MAZE, PRETRAINED, PROTOCOLS
 from nextframe.progress import clock
 from nextframe.protocol import Protocol
 from nextframe.recipes import train_preset
 from nextframe.worlds.record import record_maze
 
 N = TypeVar("N")
-PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
 PROTOCOL = PROTOCOLS["demo"]
 SHARES = {"autoencoder": 0.30, "encode": 0.10, "world": 0.43}
 """Of the time `demo --train` has; what is left over is for recording, predicting and the report."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from nextframe.checkpoint import CONFIG
-from nextframe.demo import PRETRAINED
 from nextframe.devices import has_bfloat16, matrix_rate, resolve_device
+from nextframe.presets import PRETRAINED
 
 OPTIONAL = {
     "vizdoom": ("recording mazes", "maze"),

@@ -20,7 +20,7 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.devices import now, peak_memory
 from nextframe.forecast import conditions_of
-from nextframe.progress import clock
+from nextframe.progress import clock, in_words
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.sampler import sample_clip
@@ -50,14 +50,6 @@ class Estimate:
         work = f"{self.rollouts:,} rollout{plural} of {self.frames} frames"
         sizes = f"{in_words(self.disk_bytes)} on disk, peak memory about {in_words(self.memory_bytes)}"
         return f"{work}: about {clock(self.seconds)} here, {sizes}"
-
-
-def in_words(size: int) -> str:
-    """`2.1 GiB`"""
-    for unit, amount in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= amount:
-            return f"{size / amount:.1f} {unit}"
-    return f"{size / 2**10:.1f} KiB"
 
 
 def estimate(

@@ -7,7 +7,6 @@ from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import blocks_of
 from nextframe.errors import UserError
-from nextframe.estimate import in_words
 from nextframe.footprint import (
     Demand,
     Footprint,
@@ -21,7 +20,7 @@ from nextframe.footprint import (
 )
 from nextframe.learner import Learner
 from nextframe.pieces import Position
-from nextframe.progress import clock
+from nextframe.progress import clock, in_words
 from nextframe.transformer import parameters_of
 
 CLEARLY = 1.1

@@ -1,6 +1,7 @@
 """Named configurations. Every field can be overridden on the command line."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from nextframe.config import (
     AutoencoderConfig,
@@ -14,7 +15,8 @@ from nextframe.config import (
 )
 from nextframe.protocol import Protocol
 
-# The tokenizer and the world model that ship with the project: a 64 x 64 world for two CPU cores.
+PRETRAINED = Path(__file__).parent / "pretrained" / "maze"
+"""The run that ships with the project, of the next two: a 64 x 64 world for two CPU cores."""
 AUTOENCODER_MAZE = TokenizerConfig(
     model=AutoencoderConfig(
         frame_size=64,

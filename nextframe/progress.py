@@ -25,6 +25,14 @@ def clock(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def in_words(size: int) -> str:
+    """Bytes as a person writes them: `2.1 GiB`."""
+    for unit, amount in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= amount:
+            return f"{size / amount:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"
+
+
 def silent(count: float = 1, note: str = "") -> None:
     """An `Advance` that nobody sees."""
 

@@ -10,6 +10,7 @@ from nextframe import demo
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.pieces import newest_checkpoint
+from nextframe.presets import PRETRAINED
 from nextframe.protocol import Protocol
 from nextframe.runs import load
 
@@ -32,16 +33,16 @@ def test_the_shipped_model_makes_a_report(tmp_path: Path) -> None:
 
 
 def test_the_shipped_model_is_small() -> None:
-    files = list(demo.PRETRAINED.rglob("*.safetensors"))
+    files = list(PRETRAINED.rglob("*.safetensors"))
     assert len(files) == 2 and sum(path.stat().st_size for path in files) <= 20e6
-    model = load(demo.PRETRAINED)
+    model = load(PRETRAINED)
     assert model.config.model.coarse_patch is not None and model.config.model.action_of == "arrival"
 
 
 def test_the_whole_loop_in_half_a_minute(tmp_path: Path) -> None:
     out = tmp_path / "mine"
     report = demo.demo_train(out, 30, episodes=2, device="cpu")
-    assert "Loss" in report.read_text() or "loss" in report.read_text()
+    assert "their running median" in report.read_text()  # of the losses
     state = newest_checkpoint(out / "world")
     assert state is not None and state.position.step >= 1
     weights = sha256(out / "world" / "weights.safetensors")

@@ -16,58 +16,14 @@ from nextframe.commands.whole import seconds_of
 from nextframe.data.latents import write_index
 from nextframe.errors import UserError
 
-TINY_AUTOENCODER = [
-    "--model.encoder-channels",
-    "8",
-    "16",
-    "16",
-    "16",
-    "--model.decoder-channels",
-    "8",
-    "16",
-    "16",
-    "16",
-    "--model.encoder-layers",
-    "0",
-    "1",
-    "1",
-    "1",
-    "--model.decoder-layers",
-    "0",
-    "1",
-    "1",
-    "1",
-    "--train.device",
-    "cpu",
-    "--train.batch",
-    "4",
-]
-TINY_WORLD = [
-    "--model.layers",
-    "1",
-    "--model.heads",
-    "2",
-    "--model.head-dim",
-    "16",
-    "--model.rope-axes",
-    "2",
-    "2",
-    "4",
-    "--model.window",
-    "4",
-    "--sample.slide",
-    "2",
-    "--clip.frames",
-    "16",
-    "--clip.min-frames",
-    "4",
-    "--clip.windows",
-    "1",
-    "--train.device",
-    "cpu",
-    "--train.batch",
-    "2",
-]
+TINY_AUTOENCODER = """
+    --model.encoder-channels 8 16 16 16 --model.decoder-channels 8 16 16 16 --model.encoder-layers 0 1 1 1
+    --model.decoder-layers 0 1 1 1 --train.device cpu --train.batch 4
+""".split()  # noqa: SIM905 - a list of words
+TINY_WORLD = """
+    --model.layers 1 --model.heads 2 --model.head-dim 16 --model.rope-axes 2 2 4 --model.window 4
+    --sample.slide 2 --clip.frames 16 --clip.min-frames 4 --clip.windows 1 --train.device cpu --train.batch 2
+""".split()  # noqa: SIM905 - a list of words
 
 
 @pytest.fixture(scope="module")

@@ -49,22 +49,6 @@ def error_curves(results: Results, metric: str) -> str:
     return _svg(figure)
 
 
-def loss_curve(run: Path) -> str:
-    """The loss of a training run over its steps: every record, and a running median over a twentieth of them."""
-    learnt = [(record["step"], record["loss"]) for record in read_log(run) if "loss" in record]
-    if not learnt:
-        raise UserError(f"{run} has no loss yet that is a number: lower --train.optimizer.learning-rate")
-    steps, losses = np.array(learnt).T
-    figure, axes = _figure()
-    axes.plot(steps, losses, color=METHOD_COLOURS["reconstruction"], linewidth=0.8, alpha=0.5)
-    axes.plot(steps, running_median(losses, max(1, len(losses) // 20)), color=METHOD_COLOURS["model"], linewidth=2.2)
-    # The first records would squeeze the rest into a line.
-    axes.set_ylim(0.98 * losses.min(), np.quantile(losses, 0.97) * 1.05)
-    axes.set_xlabel("training step")
-    axes.set_ylabel("loss")
-    return _svg(figure)
-
-
 @dataclass(frozen=True)
 class Line:
     """One line of a chart; `faint`: of a colour that others of the chart have too, 0 to 1."""
@@ -99,6 +83,15 @@ def line_chart(lines: Sequence[Line], label: str, from_zero: bool) -> str:
     axes.ticklabel_format(useOffset=False)
     axes.xaxis.set_major_locator(_ticks())
     return _svg(figure)
+
+
+def loss_curve(run: Path) -> str:
+    """The loss of a training run over its steps. Raises UserError where there is none."""
+    learnt = [(record["step"], record["loss"]) for record in read_log(run) if "loss" in record]
+    if not learnt:
+        raise UserError(f"{run} has no loss yet that is a number: lower --train.optimizer.learning-rate")
+    steps, losses = zip(*learnt, strict=True)
+    return line_chart([Line(steps, losses, METHOD_COLOURS["model"], smooth=True)], "loss", from_zero=False)
 
 
 def _ticks() -> Any:

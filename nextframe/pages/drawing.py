@@ -8,9 +8,9 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from nextframe.data.video import mp4
-from nextframe.errors import UserError
 
 PANEL = 256
 """Height and width in pixels that frames are enlarged to in a clip."""
@@ -89,7 +89,7 @@ def film_strip(rows: dict[str, np.ndarray], labels: Sequence[str], factor: int =
         top = label_height + row * (height + gap)
         draw.text((name_width - 10, top + height / 2), name, fill=INK, font=_font(16), anchor="rm")
         for column, frame in enumerate(enlarge(frames, factor)):
-            image.paste(_pillow().fromarray(frame), (name_width + column * (width + gap), top))
+            image.paste(Image.fromarray(frame), (name_width + column * (width + gap), top))
     return np.asarray(image)
 
 
@@ -99,7 +99,7 @@ def action_strip(video: np.ndarray, actions: Sequence[str], first: int, factor: 
     image, draw = _blank((len(video) * (width + gap), height + label_height))
     for column, (frame, action) in enumerate(zip(enlarge(video, factor), actions, strict=True)):
         left = column * (width + gap)
-        image.paste(_pillow().fromarray(frame), (left, 0))
+        image.paste(Image.fromarray(frame), (left, 0))
         draw.text((left + 4, height + 13), f"{first + column}", fill=FAINT, font=_font(14), anchor="lm")
         # Half-way to the next frame: that is where an action belongs.
         draw_arrow(draw, (left + width - 16, height + 13), action, 16)
@@ -146,7 +146,7 @@ class _Canvas:
     def panel(self, place: int, frame: np.ndarray, colour: tuple[int, int, int], title: str) -> None:
         left = self._left(place)
         self._draw.rectangle((left, HEADER, left + self._side - 1, HEADER + self._side - 1), fill=colour)
-        self._image.paste(_pillow().fromarray(enlarge(frame, self._factor)), (left + EDGE, HEADER + EDGE))
+        self._image.paste(Image.fromarray(enlarge(frame, self._factor)), (left + EDGE, HEADER + EDGE))
         self._draw.text((left + 4, HEADER / 2), title, fill=colour, font=_font(20), anchor="lm")
 
     def right(self, place: int, text: str, colour: tuple[int, int, int]) -> float:
@@ -179,26 +179,14 @@ def mp4_bytes(video: np.ndarray, fps: float) -> bytes:
 def png_bytes(image: np.ndarray) -> bytes:
     """`image`: uint8 [h, w, 3]."""
     file = BytesIO()
-    _pillow().fromarray(image).save(file, "png", optimize=True)
+    Image.fromarray(image).save(file, "png", optimize=True)
     return file.getvalue()
 
 
 def _blank(size: tuple[int, int]) -> tuple[Any, Any]:
-    image = _pillow().new("RGB", size, BACKGROUND)
-    from PIL import ImageDraw
-
+    image = Image.new("RGB", size, BACKGROUND)
     return image, ImageDraw.Draw(image)
 
 
 def _font(size: int) -> Any:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError(f"drawing needs Pillow ({error}): pip install 'nextframe[report]'") from error
-    return Image
