@@ -111,7 +111,7 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             seeds: All is done once for each, and averaged.
             trajectories: Predictions of each episode, of which the best counts.
             sampling: How frames are drawn.
-            batch: Predictions made at once; changes nothing but speed and memory.
+            batch: Predictions made at once; changes speed and memory (and rounding, in bfloat16).
             as_published: Measure as the published script does, where it differs from us (docs/paper.md).
             estimate: Only say how long it would take, and how much disk and memory.
             device: auto, cpu, cuda or cuda:N.

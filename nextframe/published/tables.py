@@ -1,6 +1,6 @@
 """Results that the authors print beside the models they released, to stand beside our own.
 
-As they are in the published model zoo, and in docs/paper.md; a figure that neither has is None.
+As they are in the published model zoo and in the paper; a figure that neither has is None.
 """
 
 from typing import NamedTuple
