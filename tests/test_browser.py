@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     sample = OWN_SETTINGS.settings(Protocol(), folder / "run")
     stage = open_model(folder / "run", folder / "data", sample, real=True, device="cpu")
     ready = threading.Event()
-    app = application(stage, seats=8, hosts=LOOPBACK, ready=ready.set)
+    app = application(stage, sessions=8, hosts=LOOPBACK, ready=ready.set)
     with listen("127.0.0.1", 0) as listener:
         running = uvicorn.Server(uvicorn.Config(app, ws="websockets-sansio", log_level="warning"))
         thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
@@ -403,11 +403,11 @@ def test_a_server_that_is_full(visit: Callable[..., Page]) -> None:
     stage.begin()
     stage.say(type="notice", text="the world ends here")
     expect(page.locator("#line")).to_have_text("the world ends here")
-    stage.say(type="error", text="<b>all seats</b> are taken")
+    stage.say(type="error", text="<b>all sessions</b> are taken")
     assert stage.socket is not None
     stage.socket.close(code=1008)
     expect(page.locator("#choose")).to_be_visible()
-    expect(page.locator("#line")).to_have_text("<b>all seats</b> are taken")
+    expect(page.locator("#line")).to_have_text("<b>all sessions</b> are taken")
 
 
 def test_everything_has_a_name(visit: Callable[..., Page]) -> None:

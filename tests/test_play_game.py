@@ -181,7 +181,7 @@ def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPat
     games = [dreamed(world, start_of(MODEL), SAMPLE) for _ in range(4)]
     full, broken = games[1], games[2]
     full.history.most_frames = 0
-    monkeypatch.setattr(broken.source, "leave", lambda *_: 1 / 0)
+    monkeypatch.setattr(broken.source, "walk_for", lambda *_: 1 / 0)
     for number in range(3):
         results = step_games([(game, number) for game in games])
         assert [type(result) for result in results] == [Made, UserError, ZeroDivisionError, Made]

@@ -73,7 +73,7 @@ def test_the_engine_shows_what_was_recorded(
             truth = client.frame(frame, "truth")
             assert np.array_equal(truth.pixels, episode.video[frame])
             assert 0 < truth.header["psnr"] < 40 and truth.header["action"] == episode.actions[frame - 1]
-        visitor = server.house.visitor(ready["session"])
+        visitor = server.visitors.visitor(ready["session"])
         engines = children() - before
         assert engines
         # What is saved has the poses of the truth; so it could be gone on from beside the engine.
@@ -97,7 +97,7 @@ def test_the_engine_shows_what_was_recorded(
         assert client.act(0, at=102.0).header["frame"] == CONTEXT
         assert [said["text"][:20] for said in client.heard if said["type"] == "notice"] == ["the engine has ended"]
         client.close()
-        assert eventually(lambda: not server.house.present)
+        assert eventually(lambda: not server.visitors.present)
         assert eventually(lambda: children() <= before)
 
 
@@ -131,12 +131,12 @@ def test_an_environment_goes_back_by_being_played_again(tmp_path: Path) -> None:
         client.frame(3)
         again = [client.act(number % 2, at=float(number + 50)).pixels for number in range(3, 6)]
         assert all(map(np.array_equal, again, frames[3:]))
-        assert server.house.visitor(session).game.history.branch.number == 1
+        assert server.visitors.visitor(session).game.history.branch.number == 1
         client.say("repeat", action=1, frames=100)
         assert "the episode has ended" in client.line("notice")["text"]
         client.say("act", action=1)
         assert "the episode has ended" in client.line("notice")["text"]
-        last = server.house.visitor(session).game.history.branch.length - 1
+        last = server.visitors.visitor(session).game.history.branch.length - 1
         for frame in (last - 1, last):  # going back and forth does not make it go on
             client.say("seek", frame=frame)
             client.frame(frame)

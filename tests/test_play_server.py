@@ -94,7 +94,7 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
     client.say("hold", action=1, on=False)  # not what is held
     client.frame(20)
     client.say("hold", action=0, on=False)
-    visitor = server.house.visitor(session)
+    visitor = server.visitors.visitor(session)
     assert eventually(lambda: not visitor.waiting and not visitor.wants.running)
     client.say("ping", at=1)
     assert client.line("pong") == {"type": "pong", "at": 1.0}
@@ -131,7 +131,7 @@ def test_the_whole_protocol(server: Server, client: Client) -> None:
         status, body = server.get(f"/api/session/{session}/save?format={form}")
         assert status == 200 and body.startswith(begin)
     assert server.get(f"/api/session/{session}/save?format=avi")[0] == 400
-    assert eventually(lambda: not list(server.house.folder.iterdir()))  # what was made to be sent is gone
+    assert eventually(lambda: not list(server.visitors.folder.iterdir()))  # what was made to be sent is gone
 
 
 def test_a_hold_keeps_to_the_pace_of_the_footage(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_tap_is_one_frame(tmp_path: Path) -> None:
         client.say("hold", action=1, on=False, at=2.0)
         assert client.frame().header["at"] == 1.0
         time.sleep(1.5)  # the next would be due
-        assert server.house.visitor(session).game.history.made == 1
+        assert server.visitors.visitor(session).game.history.made == 1
 
 
 def test_going_on_from_a_picture_and_a_clip(server: Server, client: Client) -> None:
@@ -191,14 +191,14 @@ def test_uploads_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     assert gif.tell() < 2**20
     status, body = server.get("/api/upload", gif.getvalue())
     assert status == 200
-    uploads = server.house.stage.library.uploads  # pyright: ignore
+    uploads = server.visitors.stage.library.uploads  # pyright: ignore
     assert len(uploads[json.loads(body)["upload"]]) == 300
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "png")
     assert bomb.tell() < 2**20
     assert refused(bomb.getvalue()) == (415, line)
     for number in range(40):
-        server.house.stage.keep(f"{number}", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+        server.visitors.stage.keep(f"{number}", np.zeros((1, SIZE, SIZE, 3), np.uint8))
     assert len(uploads) == 32
 
 
@@ -355,7 +355,7 @@ def test_strangers_are_asked_for_the_token_that_is_printed(
     monkeypatch.setattr(serve, "application", lambda *arguments: given.append(arguments))
     monkeypatch.setattr(serve, "server_of", lambda _: SimpleNamespace(serve=started))
     with listen("127.0.0.1", 0) as listener:
-        serve.serve(tiny_stage(tmp_path), listener, host, seats=1, browser=True)
+        serve.serve(tiny_stage(tmp_path), listener, host, sessions=1, browser=True)
     _, _, hosts, token, _ = given[0]
     assert capsys.readouterr().out == f"playing at {opened[0]} (Ctrl-C ends it)\n"
     if guarded:
@@ -372,14 +372,14 @@ def test_where_nobody_can_listen_is_one_line(host: str, port: int) -> None:
 
 
 def test_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(tiny_stage(tmp_path), seats=1) as server, Client(server.port) as first:
+    with serving(tiny_stage(tmp_path), sessions=1) as server, Client(server.port) as first:
         session = first.start()
         with Client(server.port) as second:
             second.say("start", episode="test_0", context=3)
-            assert second.ending() == (1013, "all 1 seats are taken: come back later")
+            assert second.ending() == (1013, "all 1 sessions are taken: come back later")
         first.act(0)
         first.close()
-        assert eventually(lambda: not server.house.present)
+        assert eventually(lambda: not server.visitors.present)
         with Client(server.port) as third:
             third.start()
             with Client(server.port) as again:
@@ -391,8 +391,8 @@ def test_who_is_silent_for_long_gives_back_what_it_holds_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversation, "IDLE_SECONDS", 1.0)
-    with serving(tiny_stage(tmp_path), seats=1) as server, Client(server.port) as client:
-        visitor = server.house.visitor(client.start())
+    with serving(tiny_stage(tmp_path), sessions=1) as server, Client(server.port) as client:
+        visitor = server.visitors.visitor(client.start())
         client.act(1, at=1.0)
         assert visitor.game.source._walk is not None  # pyright: ignore
         assert eventually(lambda: visitor.resting)
@@ -401,8 +401,8 @@ def test_who_is_silent_for_long_gives_back_what_it_holds_and_goes_on(
         with Client(server.port) as other:
             other.start()
             client.say("act", action=1)
-            assert "seats are taken" in client.line("notice")["text"]
-        assert eventually(lambda: not server.house.present)
+            assert "sessions are taken" in client.line("notice")["text"]
+        assert eventually(lambda: not server.visitors.present)
         assert client.act(1, at=2.0).header["frame"] == 7
 
 
@@ -433,7 +433,7 @@ def test_a_walk_that_goes_on_elsewhere_hears_its_old_window_no_more(server: Serv
         old.say("act", action=1)
         assert old.ending() == (1008, "this walk goes on in another window")
         new.act(0, at=1.0)
-        assert server.house.visitor(session).game.history.frame == frame + 1
+        assert server.visitors.visitor(session).game.history.frame == frame + 1
 
 
 def test_two_visitors_have_fair_turns(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_two_visitors_have_fair_turns(tmp_path: Path) -> None:
         readers = [threading.Thread(target=_read_on, args=[client], daemon=True) for client in (greedy, other)]
         for reader in readers:
             reader.start()
-        made = lambda: [server.house.visitor(session).game.history.made for session in sessions]  # noqa: E731
+        made = lambda: [server.visitors.visitor(session).game.history.made for session in sessions]  # noqa: E731
         assert eventually(lambda: min(made()) > 0, 60)
         first = made()
         assert eventually(lambda: max(made()) - max(first) > 20, 60)
@@ -468,7 +468,7 @@ def test_visitors_who_are_ready_are_stepped_together(tmp_path: Path, monkeypatch
         names = [client.start() for client in (one, two, late)]
         for client in (one, two, late):
             client.say("repeat", action=1, frames=12)
-        made = lambda: [server.house.visitor(name).game.history.made for name in names]  # noqa: E731
+        made = lambda: [server.visitors.visitor(name).game.history.made for name in names]  # noqa: E731
         assert eventually(lambda: made() == [12] * 3, 60)
         assert sizes.count(3) > 6, sizes
 
@@ -490,7 +490,7 @@ def test_who_does_not_read_waits_alone(tmp_path: Path) -> None:
         slow = Client(server.port, sock=little, max_queue=1)
         name = slow.start()
         slow.say("repeat", action=1, frames=1000)
-        made = lambda: server.house.visitor(name).game.history.made  # noqa: E731
+        made = lambda: server.visitors.visitor(name).game.history.made  # noqa: E731
         reader.start()
 
         def stuck() -> bool:
@@ -504,12 +504,12 @@ def test_who_does_not_read_waits_alone(tmp_path: Path) -> None:
         for number in range(20):
             reader.act(number % 3, at=float(number))
         assert time.monotonic() - began < 10
-        assert server.house.visitor(name).outbox is not None
+        assert server.visitors.visitor(name).outbox is not None
         slow.drop()
 
 
 def test_fifty_visits_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextframe.web.house.MOST_KEPT", 3)
+    monkeypatch.setattr("nextframe.web.visitors.MOST_KEPT", 3)
     with serving(tiny_stage(tmp_path)) as server:
 
         def visit() -> None:
@@ -524,23 +524,23 @@ def test_fifty_visits_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
         for _ in range(10):
             visit()
-        assert eventually(lambda: not server.house.present)
-        for job in [server.house.chores.submit(time.sleep, 0.3) for _ in range(4)]:
+        assert eventually(lambda: not server.visitors.present)
+        for job in [server.visitors.chores.submit(time.sleep, 0.3) for _ in range(4)]:
             job.result()  # all the threads there will be
         before = counts()
         gc.collect()
         memory = resident_bytes()
         for _ in range(50):
             visit()
-        assert eventually(lambda: not server.house.present)
+        assert eventually(lambda: not server.visitors.present)
         assert eventually(lambda: all(now <= then for now, then in zip(counts(), before, strict=True))), (
             before,
             counts(),
         )
-        assert len(server.house.visitors) == 3
+        assert len(server.visitors.by_name) == 3
         gc.collect()
         assert resident_bytes() - memory < 20 * 2**20
-        folder = server.house.folder
+        folder = server.visitors.folder
         assert folder.exists()
     assert not folder.exists()
 
@@ -550,8 +550,8 @@ def test_a_bug_ends_the_session_that_met_it_alone(
 ) -> None:
     with Client(server.port) as other, Client(server.port) as client:
         other.start()
-        visitor = server.house.visitor(client.start())
-        monkeypatch.setattr(visitor.game.source, "leave", lambda *_: 1 / 0)
+        visitor = server.visitors.visitor(client.start())
+        monkeypatch.setattr(visitor.game.source, "walk_for", lambda *_: 1 / 0)
         client.say("act", action=0)
         assert client.ending() == (1011, "the server failed: ZeroDivisionError; see its terminal")
         assert other.act(0, at=1.0).header["frame"] == 6
@@ -561,7 +561,7 @@ def test_a_bug_ends_the_session_that_met_it_alone(
 def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is_resumed(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    stage = server.house.stage
+    stage = server.visitors.stage
     assert isinstance(stage, ModelStage)
     decode = type(stage.world).decode
     with Client(server.port) as client:
@@ -577,7 +577,7 @@ def test_a_frame_that_cannot_be_decoded_ends_the_session_and_is_there_when_it_is
                 early.say("resume", session=session)
                 assert early.ending()[0] == 1011
         assert type(stage.world).decode is decode
-    assert eventually(lambda: not server.house.present)
+    assert eventually(lambda: not server.visitors.present)
     with Client(server.port) as again:
         again.say("resume", session=session)
         first = again.line("ready")["frame"]

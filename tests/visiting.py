@@ -19,11 +19,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from nextframe.runs import load
 from nextframe.web.address import LOOPBACK, listen
-from nextframe.web.house import House, Stage
 from nextframe.web.serve import server_of
 from nextframe.web.server import application
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library
+from nextframe.web.visitors import Stage, Visitors
 
 
 def tiny_stage(folder: Path, fps: float | None = None) -> ModelStage:
@@ -116,13 +116,13 @@ class Client:
 
 
 class Server:
-    """Its house is `house`; it serves until the `with` ends."""
+    """Its visitors are `visitors`; it serves until the `with` ends."""
 
-    def __init__(self, stage: Stage, seats: int = 16, token: str | None = None) -> None:
+    def __init__(self, stage: Stage, sessions: int = 16, token: str | None = None) -> None:
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         started = threading.Event()
-        self.app = application(stage, seats, LOOPBACK if token is None else None, token, started.set)
+        self.app = application(stage, sessions, LOOPBACK if token is None else None, token, started.set)
         self._server = server_of(self.app)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -136,8 +136,8 @@ class Server:
         await self._server.serve(sockets=[self._listener])
 
     @property
-    def house(self) -> House:
-        return self.app.state.house
+    def visitors(self) -> Visitors:
+        return self.app.state.visitors
 
     def tasks(self) -> int:
         """Tasks in the server's loop, this question not counted."""

@@ -11,10 +11,10 @@ from typing import TypeVar
 from fastapi import WebSocket, WebSocketDisconnect
 
 from nextframe.errors import UserError
-from nextframe.web.house import FullError, House
 from nextframe.web.messages import MalformedError, Ping, Resume, StartMessage, parsed
 from nextframe.web.outbox import Outbox
 from nextframe.web.visitor import Visitor
+from nextframe.web.visitors import FullError, Visitors
 
 T = TypeVar("T")
 NORMAL, POLICY_VIOLATION, BUG, TRY_AGAIN_LATER = 1000, 1008, 1011, 1013
@@ -39,11 +39,11 @@ class Rate:
             raise MalformedError(f"more than {self._per_second} messages a second")
 
 
-async def converse(socket: WebSocket, house: House) -> None:
+async def converse(socket: WebSocket, visitors: Visitors) -> None:
     """Hear a client, and answer it, until it goes or says what it may not."""
     await socket.accept()
     outbox = Outbox()
-    talk = _Conversation(socket, house, outbox)
+    talk = _Conversation(socket, visitors, outbox)
     sender = asyncio.create_task(_deliver(socket, outbox, talk.fail))
     code, reason = NORMAL, ""
     try:
@@ -62,7 +62,7 @@ async def converse(socket: WebSocket, house: House) -> None:
         code, reason = BUG, _report(talk.broken)
     finally:
         if talk.visitor is not None:
-            await house.leave(talk.visitor, outbox)
+            await visitors.leave(talk.visitor, outbox)
         if code:
             await _say_goodbye(socket, outbox, code, reason)
         sender.cancel()
@@ -70,8 +70,8 @@ async def converse(socket: WebSocket, house: House) -> None:
 
 
 class _Conversation:
-    def __init__(self, socket: WebSocket, house: House, outbox: Outbox) -> None:
-        self.socket, self.house, self.outbox = socket, house, outbox
+    def __init__(self, socket: WebSocket, visitors: Visitors, outbox: Outbox) -> None:
+        self.socket, self.visitors, self.outbox = socket, visitors, outbox
         self.visitor: Visitor | None = None
         self.broken: Exception | None = None
         self._hearing: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class _Conversation:
                 raise WebSocketDisconnect(said.get("code", NORMAL))
             self.rate.count()
             text = said.get("text")
-            message = parsed(text if text is not None else said.get("bytes", b""), self.house.stage.actions)
+            message = parsed(text if text is not None else said.get("bytes", b""), self.visitors.stage.actions)
             if isinstance(message, Ping):
                 self.outbox.line(type="pong", at=message.at)
                 continue
@@ -107,19 +107,19 @@ class _Conversation:
                 raise MalformedError("say start or resume first")
             elif self.visitor.outbox is not self.outbox:
                 raise UserError("this walk goes on in another window")
-            elif self.house.wake(self.visitor):
+            elif self.visitors.wake(self.visitor):
                 self.visitor.hear(message)
             else:
-                self.outbox.line(type="notice", text=f"all {self.house.seats} seats are taken: try again later")
+                self.outbox.line(type="notice", text=f"all {self.visitors.most} sessions are taken: try again later")
 
     async def _arrive(self, message: StartMessage | Resume) -> None:
         if self.visitor is not None:
-            await self.house.leave(self.visitor, self.outbox)
+            await self.visitors.leave(self.visitor, self.outbox)
             self.visitor = None
         if isinstance(message, Resume):
-            self.visitor = await self.house.resume(message.session, self.outbox, self.fail)
+            self.visitor = await self.visitors.resume(message.session, self.outbox, self.fail)
         else:
-            self.visitor = await self.house.begin(message, self.outbox, self.fail)
+            self.visitor = await self.visitors.begin(message, self.outbox, self.fail)
 
     def fail(self, error: Exception) -> None:
         """A bug ends the conversation that met it, and no other."""

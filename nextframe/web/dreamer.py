@@ -75,7 +75,7 @@ class Dreamer:
     def rest(self) -> None:
         self._walk = self._branch = None
 
-    def leave(self, history: History) -> Walk:
+    def walk_for(self, history: History) -> Walk:
         """The session, which is about to make a frame after those up to where the history stands."""
         walk = self._at(history)
         if walk.frames >= walk.most_frames:
@@ -128,7 +128,7 @@ def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | N
     if not asked:
         return []
     started, world = time.perf_counter(), asked[0][0].world
-    walks = [dreamer.leave(history) for dreamer, history, _ in asked]
+    walks = [dreamer.walk_for(history) for dreamer, history, _ in asked]
     latents = imagine_together(walks, [0 if action is None else action for _, _, action in asked])
     synchronise(world.device)
     took = 1000 * (time.perf_counter() - started)

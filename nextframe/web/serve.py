@@ -9,14 +9,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from nextframe.web.address import LOOPBACK, has_screen
-from nextframe.web.house import Stage
 from nextframe.web.messages import LONGEST
 from nextframe.web.server import application
+from nextframe.web.visitors import Stage
 
 CLOSING_SECONDS = 3
 
 
-def serve(stage: Stage, listener: socket.socket, host: str, seats: int, browser: bool) -> None:
+def serve(stage: Stage, listener: socket.socket, host: str, sessions: int, browser: bool) -> None:
     """Until it is interrupted; then KeyboardInterrupt, as everywhere."""
     # Whoever can reach this machine could play, and upload; so strangers need what is printed here.
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
@@ -29,7 +29,7 @@ def serve(stage: Stage, listener: socket.socket, host: str, seats: int, browser:
         if browser and has_screen():
             webbrowser.open(address)
 
-    app = application(stage, seats, LOOPBACK if token is None else None, token, ready)
+    app = application(stage, sessions, LOOPBACK if token is None else None, token, ready)
     asyncio.run(server_of(app).serve(sockets=[listener]))
 
 

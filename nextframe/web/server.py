@@ -1,4 +1,4 @@
-"""The doors of a house: pages and files over HTTP, and a WebSocket per visitor. The protocol is in docs/play.md."""
+"""The server: pages and files over HTTP, and a WebSocket per visitor. The protocol is in docs/play.md."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
 from nextframe.web.conversation import converse
 from nextframe.web.guard import Guard
-from nextframe.web.house import House, Stage
 from nextframe.web.saving import FORMATS, save
 from nextframe.web.uploads import MOST_BYTES, decoded_upload
+from nextframe.web.visitors import Stage, Visitors
 
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
@@ -34,7 +34,7 @@ PART = 2**18  # bytes of a file that are sent at once
 
 def application(
     stage: Stage,
-    seats: int,
+    sessions: int,
     hosts: tuple[str, ...] | None,
     token: str | None = None,
     ready: Callable[[], None] | None = None,
@@ -43,7 +43,7 @@ def application(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.house = House(stage, seats)
+        app.state.visitors = Visitors(stage, sessions)
         app.state.heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         app.state.receiving = asyncio.Semaphore(UPLOADS_AT_ONCE)
         try:
@@ -51,7 +51,7 @@ def application(
                 ready()
             yield
         finally:
-            await app.state.house.close()
+            await app.state.visitors.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=hosts, token=token)
@@ -77,7 +77,7 @@ def application(
 
     @app.websocket("/play")
     async def play(socket: WebSocket) -> None:
-        await converse(socket, app.state.house)
+        await converse(socket, app.state.visitors)
 
     @app.get("/{name}")
     async def part_of_page(name: str) -> Response:
@@ -86,12 +86,12 @@ def application(
     return app
 
 
-def _house(app: FastAPI) -> House:
-    return app.state.house
+def _visitors(app: FastAPI) -> Visitors:
+    return app.state.visitors
 
 
 async def _chore(app: FastAPI, work: Callable[[], T]) -> T:
-    job: Future[T] = _house(app).chores.submit(work)
+    job: Future[T] = _visitors(app).chores.submit(work)
     return await asyncio.wrap_future(job)
 
 
@@ -119,7 +119,7 @@ def _add_starts(app: FastAPI, stage: Stage) -> None:
                 return JSONResponse({"error": f"the file took more than {UPLOAD_SECONDS:.0f} s to come"}, 408)
             try:
                 async with app.state.heavy:
-                    video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _house(app).folder))
+                    video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _visitors(app).folder))
                 name = secrets.token_urlsafe(12)
                 stage.keep(name, video)
             except UserError as error:
@@ -134,10 +134,10 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
     async def download(name: str, format: str = "mp4") -> Response:
         if format not in FORMATS:
             return JSONResponse({"error": f"format {format!r} is unknown: choose {', '.join(FORMATS)}"}, 400)
-        visitor = _house(app).visitor(name)
+        visitor = _visitors(app).visitor(name)
         path = visitor.game.history.path()
         async with app.state.heavy:
-            handle = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _house(app).folder))
+            handle = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _visitors(app).folder))
         size = os.fstat(handle.fileno()).st_size
         headers = {
             "content-disposition": f'attachment; filename="walk.{FORMATS[format]}"',
@@ -147,7 +147,7 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
 
     @app.get("/api/session/{name}/frame/{frame}.png")
     async def one_frame(name: str, frame: int, branch: int, kind: str = "dream") -> Response:
-        game = _house(app).visitor(name).game
+        game = _visitors(app).visitor(name).game
         branches = game.history.branches
         if not (0 <= branch < len(branches) and 0 <= frame < branches[branch].length):
             return JSONResponse({"error": f"branch {branch} has no frame {frame}"}, 404)

@@ -28,7 +28,7 @@ CHORES = 4
 
 
 class FullError(Exception):
-    """One line: there is no seat left."""
+    """One line: there is no session free."""
 
 
 class Stage(Protocol):
@@ -65,13 +65,13 @@ class Stage(Protocol):
         ...
 
 
-class House:
+class Visitors:
     """Made in the loop that serves. Close it: it has threads, and files."""
 
-    def __init__(self, stage: Stage, seats: int) -> None:
+    def __init__(self, stage: Stage, most: int) -> None:
         self.stage = stage
-        self.seats = seats
-        self.visitors: OrderedDict[str, Visitor] = OrderedDict()
+        self.most = most
+        self.by_name: OrderedDict[str, Visitor] = OrderedDict()
         self.folder = Path(tempfile.mkdtemp(prefix="nextframe-play-"))
         # One thread owns the model; a visitor has one job in its queue.
         self.dreams = Dreams()
@@ -80,19 +80,19 @@ class House:
 
     @property
     def present(self) -> int:
-        """Seats that are taken; who has said nothing for long does not need one."""
-        seated = sum(visitor.outbox is not None and not visitor.resting for visitor in self.visitors.values())
-        return seated + self._arriving
+        """Sessions that are taken; who has said nothing for long does not need one."""
+        taken = sum(visitor.outbox is not None and not visitor.resting for visitor in self.by_name.values())
+        return taken + self._arriving
 
     def wake(self, visitor: Visitor) -> bool:
-        """Whether a visitor who says something has a seat, or is given one again."""
-        if visitor.resting and self.present < self.seats:
+        """Whether a visitor who says something has a session, or is given one again."""
+        if visitor.resting and self.present < self.most:
             visitor.resting = False
         return not visitor.resting
 
     async def begin(self, message: StartMessage, outbox: Outbox, failed: Callable[[Exception], None]) -> Visitor:
         """A new visitor. Raises FullError, and UserError for a start there is not."""
-        self._check_seats()
+        self._check_sessions()
         self._arriving += 1
         try:
             game = await asyncio.wrap_future(self.dreams.submit(lambda: self.stage.begin(message, self.folder)))
@@ -102,7 +102,7 @@ class House:
         visitor.queue = lambda: self._waiting(visitor)
         if message.real:
             visitor.reality = self.stage.beside(game)
-        self.visitors[visitor.name] = visitor
+        self.by_name[visitor.name] = visitor
         visitor.attach(outbox, failed)
         return visitor
 
@@ -112,7 +112,7 @@ class House:
         async with visitor.door:
             self.visitor(name)  # it may have been given up while we waited
             if visitor.outbox is None:
-                self._check_seats()
+                self._check_sessions()
             else:  # on another socket, which is dead or will be
                 await visitor.detach()
             visitor.attach(outbox, failed)
@@ -120,42 +120,42 @@ class House:
 
     def visitor(self, name: str) -> Visitor:
         """Raises UserError when there is none of that name."""
-        if name not in self.visitors:
+        if name not in self.by_name:
             raise UserError("this walk is not kept any more: start a new one")
-        return self.visitors[name]
+        return self.by_name[name]
 
     async def leave(self, visitor: Visitor, outbox: Outbox) -> None:
         """The client with this outbox has gone; the walk is kept for a while."""
         async with visitor.door:
             if visitor.outbox is not outbox:
                 return  # it has come back on another socket
-            self.visitors.move_to_end(visitor.name)
+            self.by_name.move_to_end(visitor.name)
             await visitor.detach()
-        away = [one for one in self.visitors.values() if one.outbox is None and not one.door.locked()]
+        away = [one for one in self.by_name.values() if one.outbox is None and not one.door.locked()]
         used = sum(map(_bytes, away))
         while away and (len(away) > MOST_KEPT or used > KEPT_BYTES):
             oldest = away.pop(0)
             used -= _bytes(oldest)
-            del self.visitors[oldest.name]
+            del self.by_name[oldest.name]
             oldest.game.close()
 
     async def close(self) -> None:
         """End everything."""
-        await asyncio.gather(*(visitor.detach() for visitor in self.visitors.values()), return_exceptions=True)
+        await asyncio.gather(*(visitor.detach() for visitor in self.by_name.values()), return_exceptions=True)
         self.dreams.close()
         self.chores.shutdown(cancel_futures=True)
-        for visitor in self.visitors.values():
+        for visitor in self.by_name.values():
             visitor.game.close()
-        self.visitors.clear()
+        self.by_name.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _check_seats(self) -> None:
-        sockets = sum(visitor.outbox is not None for visitor in self.visitors.values())
-        if self.present >= self.seats or sockets >= self.seats + MOST_KEPT:  # also those who say nothing any more
-            raise FullError(f"all {self.seats} seats are taken: come back later")
+    def _check_sessions(self) -> None:
+        sockets = sum(visitor.outbox is not None for visitor in self.by_name.values())
+        if self.present >= self.most or sockets >= self.most + MOST_KEPT:  # also those who say nothing any more
+            raise FullError(f"all {self.most} sessions are taken: come back later")
 
     def _waiting(self, visitor: Visitor) -> int:
-        return sum(other.waiting for other in self.visitors.values() if other is not visitor)
+        return sum(other.waiting for other in self.by_name.values() if other is not visitor)
 
 
 def _bytes(visitor: Visitor) -> int:
