@@ -171,7 +171,7 @@ class Footage:
     """Where a network that was learned for it is kept; None: nowhere."""
 
 
-def load_scorer(protocol: Protocol, device: torch.device, footage: Footage | None = None) -> Scorer:
+def load_scorer(protocol: Protocol, device: torch.device, footage: Footage) -> Scorer:
     """The protocol's metrics, ready to use; raises UserError when there is none that can be computed."""
     missing: dict[str, str] = {}
     how: dict[str, str] = {}
@@ -219,8 +219,8 @@ def _check_fvd(protocol: Protocol) -> None:
         raise UserError(f"{protocol.episodes} episode has no spread: ask for {FEWEST_VIDEOS} or more")
 
 
-def _check_poses(footage: Footage | None) -> None:
-    if footage is None or not _poses(footage.dataset.read(footage.episodes[0])).size:
+def _check_poses(footage: Footage) -> None:
+    if not _poses(footage.dataset.read(footage.episodes[0])).size:
         raise UserError("no poses: the episodes have no array `pose` of x, y and angle for each of their frames")
 
 
@@ -231,8 +231,8 @@ def _poses(episode: Episode) -> np.ndarray:
     return poses if usable else np.empty((0, 3))
 
 
-def _action_reader(footage: Footage | None) -> tuple[ActionReader, str]:
-    if footage is None or not footage.told:
+def _action_reader(footage: Footage) -> tuple[ActionReader, str]:
+    if not footage.told:
         raise UserError("the model is not told the actions, so it cannot obey them")
     return ActionReader.learned(footage.dataset, footage.folder)
 

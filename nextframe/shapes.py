@@ -3,14 +3,12 @@
 b batch · f frames · c h w latent channels, rows, columns · n tokens · d model width · p patch · k heads · e head width
 (an axis that begins with _ may differ between the arguments of one call)
 
-The annotations are jaxtyping's; the tests check them at run time, nothing else does.
+The annotations are jaxtyping's; the tests check them at run time (tests/conftest.py says where), nothing else does.
 """
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Video = Int[Tensor, "b f height width 3"]
-"""uint8 pixels as they lie on disk."""
 Pixels = Float[Tensor, "b 3 height width"]
 """Frames in [-1, 1], as the autoencoder sees them."""
 Latents = Float[Tensor, "b f c h w"]

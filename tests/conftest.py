@@ -12,11 +12,14 @@ from nextframe.config import AutoencoderConfig, TransformerConfig
 
 with jaxtyping.install_import_hook(
     [
-        "nextframe.rope",
+        "nextframe.autoencoder",
         "nextframe.cache",
-        "nextframe.flow",
+        "nextframe.discriminator",
         "nextframe.layers",
         "nextframe.mask",
+        "nextframe.metrics.lpips",
+        "nextframe.rope",
+        "nextframe.session",
         "nextframe.transformer",
     ],
     "beartype.beartype",

@@ -10,6 +10,7 @@ from tiny import TURN, tiny_episode, tiny_i3d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nextframe.errors import UserError
+from nextframe.metrics import fvd
 from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim
 from nextframe.metrics.motion import explained_by_actions, motion
@@ -93,11 +94,12 @@ def test_the_frechet_distance_of_sets_that_are_known() -> None:
 def test_videos_are_looked_at_as_i3d_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In [-1, 1], time before rows and columns, whatever the batch and the precision around it."""
     monkeypatch.setenv("NEXTFRAME_WEIGHTS", str(tiny_i3d(tmp_path / "weights")))
+    monkeypatch.setattr(fvd, "AT_ONCE", 2)
     features, videos = VideoFeatures.load(torch.device("cpu")), np.stack([random_video(seed, 12) for seed in range(5)])
     colours = (videos / 127.5 - 1).mean((1, 2, 3))
     change = np.abs(np.diff(videos / 127.5, axis=1)).mean((1, 2, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = features(videos, batch=2)
+        found = features(videos)
     np.testing.assert_allclose(found, np.concatenate([colours, change], axis=1), atol=1e-6)
     (tmp_path / "weights" / "i3d_torchscript.pt").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"i3d_torchscript\.pt is damaged, .*: delete that file"):

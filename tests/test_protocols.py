@@ -32,7 +32,7 @@ from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, Measured, Results, prediction_path, read_prediction
 from nextframe.runs import load
 from nextframe.sample import sample
-from nextframe.scoring import Scorer, combine, load_scorer, there_and_back
+from nextframe.scoring import Footage, Scorer, combine, load_scorer, there_and_back
 
 PROTOCOL = Protocol(context=5, frames=10, episodes=3, seeds=(0, 2), trajectories=2, metrics=("psnr", "ssim", "fvd"))
 PLAIN = replace(MODEL, coarse_patch=None, window=16, condition="none", classes=0)
@@ -286,9 +286,9 @@ def test_nothing_to_compute_is_said_before_anything_is_sampled(run: Path, data: 
     with pytest.raises(UserError, match=r"nothing of this protocol can be scored .*i3d_torchscript\.pt is missing"):
         evaluate(replace(PROTOCOL, metrics=("fvd",)), run, data, tmp_path / "out", "cpu")
     assert not (tmp_path / "out").exists()
-    device = torch.device("cpu")
+    device, footage = torch.device("cpu"), Footage(EpisodeDataset.open(data), [], told=False, folder=None)
     for changes, reason in (({"frames": 9}, "9 predicted frames are too few"), ({"episodes": 1}, "1 episode has no")):
-        assert reason in load_scorer(replace(PROTOCOL, **changes), device).missing["fvd"]
+        assert reason in load_scorer(replace(PROTOCOL, **changes), device, footage).missing["fvd"]
 
 
 def generated(

@@ -16,6 +16,7 @@ from nextframe.metrics.weights import STANDARD, fingerprint, weight_file
 
 FEWEST_FRAMES = 10
 """The network halves time again and again: of shorter videos nothing is left."""
+AT_ONCE = 8
 FEWEST_VIDEOS = 2
 """One has no covariance. It takes hundreds for a number to compare with anybody's."""
 
@@ -41,10 +42,10 @@ class VideoFeatures:
             ) from error
 
     @torch.no_grad()
-    def __call__(self, videos: np.ndarray, batch: int = 8) -> np.ndarray:
-        """uint8 [b, f, h, w, 3], f >= `FEWEST_FRAMES` -> features, float32 [b, d]; `batch` videos at a time."""
+    def __call__(self, videos: np.ndarray) -> np.ndarray:
+        """uint8 [b, f, h, w, 3], f >= `FEWEST_FRAMES` -> features, float32 [b, d]."""
         features = []
-        for part in torch.from_numpy(videos).split(batch):
+        for part in torch.from_numpy(videos).split(AT_ONCE):
             pixels = (part.to(self._device).float() / 127.5 - 1).movedim(-1, 1).contiguous()
             # Under somebody's autocast the convolutions would run in bfloat16, on a GPU in TF32.
             exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

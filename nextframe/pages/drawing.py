@@ -14,6 +14,8 @@ from nextframe.data.video import mp4
 
 PANEL = 256
 """Height and width in pixels that frames are enlarged to in a clip."""
+STRIP = 2
+"""Times as large frames are shown in a row."""
 EDGE, HEADER = 6, 40
 """Pixels round a panel, and above it. All writing is above: players draw their buttons over the lower edge."""
 FOR_TITLE = 96
@@ -75,10 +77,10 @@ def action_clip(video: np.ndarray, actions: Sequence[str]) -> np.ndarray:
     return np.stack(pages)
 
 
-def film_strip(rows: dict[str, np.ndarray], labels: Sequence[str], factor: int = 2) -> np.ndarray:
+def film_strip(rows: dict[str, np.ndarray], labels: Sequence[str]) -> np.ndarray:
     """Named rows of frames, each uint8 [n, h, w, 3], under n labels: one picture, uint8 [height, width, 3]."""
     first = next(iter(rows.values()))
-    height, width = first.shape[1] * factor, first.shape[2] * factor
+    height, width = first.shape[1] * STRIP, first.shape[2] * STRIP
     name_width, label_height, gap = max(108, 20 + round(max(map(_font(16).getlength, rows)))), 26, 4
     size = (name_width + len(labels) * (width + gap), label_height + len(rows) * (height + gap))
     image, draw = _blank(size)
@@ -88,7 +90,7 @@ def film_strip(rows: dict[str, np.ndarray], labels: Sequence[str], factor: int =
     for row, (name, frames) in enumerate(rows.items()):
         top = label_height + row * (height + gap)
         draw.text((name_width - 10, top + height / 2), name, fill=INK, font=_font(16), anchor="rm")
-        for column, frame in enumerate(enlarge(frames, factor)):
+        for column, frame in enumerate(enlarge(frames, STRIP)):
             image.paste(Image.fromarray(frame), (name_width + column * (width + gap), top))
     return np.asarray(image)
 
