@@ -97,8 +97,8 @@ class TransformerConfig:
             raise ValueError(f"condition {self.condition!r} needs classes >= 1")
         if self.condition == "vector" and self.action_size < 1:
             raise ValueError("condition 'vector' needs action_size >= 1")
-        if self.attention == "full" and self.coarse_patch is not None:
-            raise ValueError("full attention is for short models: coarse_patch must be None")
+        if self.attention == "full" and (self.coarse_patch is not None or self.temporal_decay):
+            raise ValueError("full attention sees all frames alike: coarse_patch must be None, temporal_decay 0")
         for name, patch in (("patch", self.patch), ("coarse_patch", self.coarse_patch or self.patch)):
             if patch < 1 or self.latent_size % patch:
                 raise ValueError(f"{name} {patch} must divide latent_size {self.latent_size}")
@@ -183,6 +183,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
+        if not self.gradient_clip:
+            raise ValueError("gradient_clip is 0, and nothing would be learnt: a large one, 1e9, clips nothing")
         if self.decay > 1 or self.ema_decay > 1:
             raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
         if not all(0 <= beta < 1 for beta in self.betas):

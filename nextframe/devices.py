@@ -241,11 +241,14 @@ def synchronise(device: torch.device) -> None:
 
 @contextmanager
 def enough_room(otherwise: str) -> Iterator[None]:
-    """Raises UserError with these words where a GPU has no memory left for what is done within."""
+    """Raises UserError with these words where there is no memory left for what is done within."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise UserError(otherwise) from None
+    except RuntimeError as error:
+        # A processor has no error of its own for it.
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise UserError(otherwise) from None
+        raise
 
 
 def now(device: torch.device) -> float:

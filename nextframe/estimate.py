@@ -19,6 +19,7 @@ from nextframe.autoencoder import encode_video
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.devices import now, peak_memory
+from nextframe.flow import evaluated_levels
 from nextframe.forecast import conditions_of
 from nextframe.progress import clock, in_words
 from nextframe.protocol import Protocol
@@ -98,9 +99,10 @@ def _rollout_seconds(
     seeds = list(range(size))
     conditions = conditions_of(world, [episode] * size, protocol, [0] * size)
     if world.config.model.attention == "full":
-        short = replace(sample, steps=MEASURED_STEPS)  # all frames at once, by steps that cost the same
+        short = replace(sample, steps=MEASURED_STEPS)  # all frames at once, by evaluations that cost the same
         clip = partial(sample_clip, world.transformer, size, protocol.frames, conditions, short, seeds)
-        return stopwatch(clip)[1] * sample.steps / MEASURED_STEPS
+        evaluations, few = (len(evaluated_levels(one.solver, one.steps)) for one in (sample, short))
+        return stopwatch(clip)[1] * evaluations / few
     if conditions is not None:
         conditions = conditions.to(world.device)
     clips = latents[None].expand(size, *latents.shape)

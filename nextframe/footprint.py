@@ -1,14 +1,15 @@
 """What a training step will take of a device: its memory and its time, measured on pieces of real steps.
 
 Weights, gradients, averages and the optimizer's state are counted. What lies between forward and backward pass is
-measured, on the longest clips there will be, in batches of a few rows: it grows evenly with the rows.
+measured, on the longest clips there will be, in batches of a few rows. It grows evenly with the rows, once there are so
+many that gradients, which come when most of it has gone, are a small part.
 """
 
 import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean
@@ -27,6 +28,10 @@ from nextframe.objective import Inputs
 
 PREFETCHED = 3
 """Batches that are in the machine's memory at once: one in use, one ready, and what the next is made of."""
+SMALL_PART = 1 / 3
+"""Of the memory of a pass: gradients that are no more decide nothing of it."""
+TRIED_SECONDS = 5.0
+"""A pass that will take longer is not tried to learn how memory grows."""
 TIMED_SECONDS = 10.0
 """For which steps are timed, at least."""
 TIMED_STEPS = 8
@@ -41,8 +46,8 @@ class Demand:
 
     rows: int
     """Of a batch, of all processes together."""
-    hardest: Callable[[int], Any]
-    """A batch of so many rows, without meaning, as large as any of the run."""
+    hardest: Callable[[int], Sequence[Any]]
+    """Batches of so many rows, without meaning, as large as any of the run: one of each kind that it has."""
     kept: int = 0
     """Bytes of data that come to be kept in the machine's memory."""
     flops_at: Callable[[int], int] | None = None
@@ -131,36 +136,49 @@ def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
         return Footprint(fixed, gradients, math.inf if math.isinf(first) else 0.0, first / few, seconds / few)
     # Once more: the first time also made what stays (tables, a GPU's workspaces), which the rows do not cost.
     _, first = _passes(learner, demand, few)
-    seconds, second = _passes(learner, demand, more)
-    slope = max(1.0, (second - first) / (more - few))
-    return Footprint(fixed, gradients, first - slope * few, slope, seconds / more)
+    while True:
+        seconds, second = _passes(learner, demand, more)
+        if math.isinf(second):
+            return Footprint(fixed, gradients, math.inf, first / few, seconds / few)
+        slope = max(1.0, (second - first) / (more - few))
+        enough = gradients < SMALL_PART * second or 2 * seconds > TRIED_SECONDS or fixed + 2 * second > room
+        if more == rows or enough:
+            return Footprint(fixed, gradients, second - slope * more, slope, seconds / more)
+        few, first, more = more, second, min(rows, 2 * more)
 
 
 def _passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
-    """Seconds, and bytes at once, of forward and backward passes over a part of so many rows; inf if too many."""
+    """Seconds, and bytes at once, of forward and backward passes over a part of so many rows; inf if too many.
+
+    The most of all processes, so that all of them decide alike what to try next.
+    """
     # With the second of several parts there are the gradients of the first.
-    parts = min(2, learner.config.accumulate)
-    inputs = example(learner, demand, parts * rows)
-    try:
-        with _watched(learner.device) as peak:
-            started = time.perf_counter()
-            learner.differentiate(inputs, parts)
-            synchronise(learner.device)
-            seconds = time.perf_counter() - started
-            return seconds / parts, peak()
-    except torch.OutOfMemoryError:
-        return 0.0, math.inf
-    finally:
-        learner.forget()
+    parts, most = min(2, learner.config.accumulate), (0.0, 0.0)
+    for inputs in examples(learner, demand, parts * rows):
+        try:
+            with _watched(learner.device) as peak:
+                started = time.perf_counter()
+                learner.differentiate(inputs, parts)
+                synchronise(learner.device)
+                seconds = time.perf_counter() - started
+                found = (seconds / parts, float(peak()))
+        except torch.OutOfMemoryError:
+            found = (0.0, math.inf)
+        finally:
+            learner.forget()
+        most = (max(most[0], found[0]), max(most[1], found[1]))
+    seconds, held = ranks.largest(*most)
+    return seconds, held
 
 
-def example(learner: Learner, demand: Demand, rows: int) -> Inputs:
-    """The inputs of a batch as large as any."""
-    return learner.task.objective.prepare(demand.hardest(rows), torch.Generator().manual_seed(0))
+def examples(learner: Learner, demand: Demand, rows: int) -> list[Inputs]:
+    """The inputs of batches as large as any, one of each kind."""
+    prepare = learner.task.objective.prepare
+    return [prepare(batch, torch.Generator().manual_seed(0)) for batch in demand.hardest(rows)]
 
 
 def _row_bytes(learner: Learner, demand: Demand) -> int:
-    return sum(x.numel() * x.element_size() for x in example(learner, demand, 1).values())
+    return max(sum(x.numel() * x.element_size() for x in inputs.values()) for inputs in examples(learner, demand, 1))
 
 
 def fits_in_earnest(learner: Learner, demand: Demand, rows: int) -> bool:
@@ -187,10 +205,12 @@ def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first
         learner.update(0.0, step)
         synchronise(learner.device)
         seconds = (between - started) * rows / timed + time.perf_counter() - between
+        # All processes must take the same steps, and each has a clock of its own.
+        seconds, so_far = ranks.largest(seconds, time.perf_counter() - begun)
         if number >= 0 or seconds > TIMED_SECONDS:
             spent.append(seconds)
             flops.append(demand.flops_at(step) if demand.flops_at else 1)
-        if spent and time.perf_counter() - begun > TIMED_SECONDS:
+        if spent and so_far > TIMED_SECONDS:
             break
     if demand.flops_at is None:
         return mean(spent)

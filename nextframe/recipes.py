@@ -205,8 +205,11 @@ def autoencoder_demand(config: TokenizerConfig, data: EpisodeDataset) -> Demand:
     size, frames = config.model.frame_size, [episode.frames for episode in data.episodes("train")]
     kept = min(sum(frames), max(frames) * videos_kept(data.episodes("train"), size))
 
-    def hardest(rows: int) -> Frames:
-        return Frames(torch.zeros(rows, size, size, 3, dtype=torch.uint8), adversarial=config.adversarial_weight > 0)
+    kinds = {is_judged(config, step) for step in (0, config.train.steps)}
+
+    def hardest(rows: int) -> list[Frames]:
+        frames = torch.zeros(rows, size, size, 3, dtype=torch.uint8)
+        return [Frames(frames, adversarial) for adversarial in sorted(kinds)]
 
     return Demand(config.train.batch, hardest, 3 * size**2 * kept)
 
@@ -243,9 +246,9 @@ def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
     told = {"none": None, "vector": torch.zeros(1, lengths[0], model.action_size)}
     conditions = told.get(model.condition, torch.zeros(1, lengths[0], dtype=torch.int64))
 
-    def hardest(rows: int) -> Clips:
+    def hardest(rows: int) -> list[Clips]:
         latents = torch.zeros(rows, lengths[0], model.latent_channels, model.latent_size, model.latent_size)
-        return Clips(latents, None if conditions is None else conditions.repeat_interleave(rows, 0), lengths)
+        return [Clips(latents, None if conditions is None else conditions.repeat_interleave(rows, 0), lengths)]
 
     def flops_at(step: int) -> int:
         # The first that is drawn for a batch are its lengths.

@@ -184,7 +184,8 @@ def imagine_together(walks: Sequence[Walk], actions: Sequence[int | Sequence[flo
 def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | None, label: int | None) -> Tensor | None:
     """What the frames of a clip are conditioned on: int64 [f], float32 [f, a], or None for a model without conditions.
 
-    Raises ValueError when the number of actions, or the label, does not fit.
+    `actions`: a tensor, or what becomes one; nan for a vector nobody knows. Raises ValueError when the number of
+    actions, one of them, or the label does not fit.
     """
     if config.condition == "none":
         return None
@@ -193,11 +194,14 @@ def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | No
             raise ValueError(f"label {label} is none of the model's: choose 0 to {config.classes - 1}, label=...")
         return torch.full((frames,), label)
     one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
-    taken = one.expand(frames - 1, *one.shape) if actions is None else actions
+    taken = one.expand(frames - 1, *one.shape) if actions is None else torch.as_tensor(actions)
     if taken.shape != (frames - 1, *one.shape):
         raise ValueError(f"{frames} frames have {frames - 1} actions between them, not {tuple(taken.shape)}")
+    known = taken.to(one.dtype)
+    if config.condition == "action" and not ((known == taken) & (known >= 0) & (known <= config.classes)).all():
+        raise ValueError(f"not all of {taken.tolist()} are actions of the model: choose 0 to {config.classes - 1}")
     # Nobody has acted at the last frame yet.
-    return actions_for_frames(config, torch.cat([taken, one[None]]))
+    return actions_for_frames(config, torch.cat([known, one[None]]))
 
 
 def action_tensor(config: TransformerConfig, action: int | Sequence[float]) -> Tensor:

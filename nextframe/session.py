@@ -55,7 +55,7 @@ class Session:
             raise ValueError("a Video DiT has no next frame: sample a whole clip")
         self.model, self.sample, self.capacity = model.eval().with_config(config), sample, capacity
         self.frames = context.shape[1]
-        self._latents = _room_for(context, capacity)
+        self._latents = _room_for(context.float(), capacity)  # on disk they are bfloat16
         self._conditions = None if conditions is None else _room_for(conditions, capacity)
         self.seeds = seeds if seeds is not None else [sample.seed + index for index in range(len(context))]
         self.branches = guidance_branches(config, sample)
@@ -311,7 +311,9 @@ def past_layout(config: TransformerConfig, frames: int) -> Layout:
 
 
 def _without_last(layout: Layout) -> Layout:
-    """A layout without its last frame."""
+    """A layout without its last frame, if it has any."""
+    if not layout.segments:
+        return layout
     *segments, last = layout.segments
     if last.frames > 1:
         segments.append(replace(last, stop=last.stop - 1))

@@ -82,13 +82,13 @@ def exactly(config: WorldModelConfig | TokenizerConfig) -> Iterator[None]:
     if isinstance(config, WorldModelConfig):
         yield
         return
-    plain = recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.example
+    plain = recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.examples
 
     def inputs(self: Learner, step: int) -> dict[str, torch.Tensor]:
         return {name: x.double() for name, x in plain[2](self, step).items()}
 
-    def example(learner: Learner, demand: Demand, rows: int) -> dict[str, torch.Tensor]:
-        return {name: x.double() for name, x in plain[3](learner, demand, rows).items()}
+    def examples(learner: Learner, demand: Demand, rows: int) -> list[dict[str, torch.Tensor]]:
+        return [{name: x.double() for name, x in inputs.items()} for inputs in plain[3](learner, demand, rows)]
 
     def discriminator() -> Discriminator:
         made = plain[1]().double()
@@ -97,11 +97,11 @@ def exactly(config: WorldModelConfig | TokenizerConfig) -> Iterator[None]:
 
     recipes.Autoencoder = lambda config: plain[0](config).double()
     recipes.Discriminator = discriminator
-    Learner.inputs, footprint.example = inputs, example
+    Learner.inputs, footprint.examples = inputs, examples
     try:
         yield
     finally:
-        recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.example = plain
+        recipes.Autoencoder, recipes.Discriminator, Learner.inputs, footprint.examples = plain
 
 
 def trained(config: WorldModelConfig | TokenizerConfig, folder: Path, name: str) -> None:

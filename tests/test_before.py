@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import AUTOENCODER, LONG
-from tiny import tiny_latents
+from tiny import TOKENIZER, tiny_episodes, tiny_latents
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
@@ -16,12 +16,20 @@ from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldMode
 from nextframe.configfile import write_config
 from nextframe.data.latents import LatentDataset, LatentEpisode, write_shard
 from nextframe.errors import UserError
-from nextframe.footprint import Demand, Footprint, fits_in_earnest, measured, seconds_a_step
+from nextframe.footprint import Demand, Footprint, _passes, fits_in_earnest, measured, seconds_a_step
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.outlook import duration, proven, way_out
 from nextframe.pieces import Position
-from nextframe.recipes import estimate_preset, notes, train_preset, world_model_demand, world_model_task
+from nextframe.recipes import (
+    autoencoder_demand,
+    autoencoder_task,
+    estimate_preset,
+    notes,
+    train_preset,
+    world_model_demand,
+    world_model_task,
+)
 from nextframe.soundness import assumed, few_episodes, latents_off
 
 TRAIN = TrainConfig(steps=2, batch=4, device="cpu", precision="float32", log_every=1)
@@ -53,6 +61,20 @@ def test_memory_grows_with_the_rows_as_measured_on_two(latents: Path) -> None:
     weights = sum(weight.numel() for weight in learner.network.parameters())
     assert footprint.gradients == 4 * weights and footprint.row > 0
     assert measured(*made(latents, recompute=True), ROOM).row < 0.7 * footprint.row
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
+def test_memory_of_an_autoencoder_is_that_of_its_larger_phase(start: float, tmp_path: Path) -> None:
+    """Of few rows gradients decide, of many what lies between the passes; without and with a discriminator."""
+    data = tiny_episodes(tmp_path / "data", split="train")
+    train = replace(TRAIN, steps=4, batch=32)
+    config = TokenizerConfig(model=TOKENIZER, train=train, adversarial_weight=0.5, adversarial_start=start)
+    config = replace(config, perceptual_weight=0.0)
+    learner, demand = Learner(autoencoder_task(config, data), config.train), autoencoder_demand(config, data)
+    footprint = measured(learner, demand, ROOM)
+    for rows in (8, 32):
+        really = footprint.fixed + _passes(learner, demand, rows)[1]
+        assert footprint.needed(rows) == pytest.approx(really, rel=0.1)
 
 
 def test_measuring_changes_nothing(latents: Path) -> None:

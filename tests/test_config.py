@@ -57,6 +57,7 @@ def test_what_does_not_fit_is_refused(text: str, says: str, tmp_path: Path) -> N
         ("clip", {"interval": 0}),
         ("clip", {"frames": 12}),
         ("sample", {"steps": 0}),
+        ("model", {"attention": "full", "coarse_patch": None, "temporal_decay": 0.1}),
         ("model", {"window": 0}),
         ("model", {"rope_axes": (15, 25, 24)}),
         ("model", {"turns": ()}),

@@ -13,7 +13,7 @@ from torch import nn
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import TrainConfig, WorldModelConfig
-from nextframe.devices import choose_threads, multiply_in_float8, recompute_blocks
+from nextframe.devices import choose_threads, enough_room, multiply_in_float8, recompute_blocks
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.learner import Learner, Task
@@ -123,3 +123,10 @@ def test_threads_that_only_wait_are_given_up(monkeypatch: pytest.MonkeyPatch, wo
         choose_threads(torch.device("cpu"), lambda: pytest.fail("there is nothing to choose"))
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_a_processor_has_no_memory_for_is_one_line() -> None:
+    with pytest.raises(UserError, match="no room"), enough_room("no room"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), enough_room("no room"):
+        torch.mm(torch.zeros(2, 2), torch.zeros(3, 3))

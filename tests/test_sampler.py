@@ -239,3 +239,26 @@ def test_a_session_has_a_size() -> None:
     session.step(conditions[:, 2])
     with pytest.raises(ValueError, match="room for 3"):
         session.step(conditions[:, 3])
+
+
+def test_latents_as_they_lie_on_disk_are_gone_on_from_in_full_precision() -> None:
+    latents, conditions = clips(LONG, 1, 6)
+    assert conditions is not None
+    sample, network = SampleConfig(steps=1), random_transformer(LONG)
+    made = []
+    for context in (latents.bfloat16(), latents.bfloat16().float()):
+        session = Session(network, context, conditions[:, :6], 8, sample)
+        session.read_ahead()
+        made.append(session.step(conditions[:, -1]))
+        assert session.latents.dtype == torch.float32
+    assert torch.equal(*made)
+
+
+def test_a_model_that_sees_itself_alone_is_told_what_was_done() -> None:
+    """Window 1, memory 1: there is nothing before the new frame."""
+    latents, conditions = clips(LONG, 1, 3)
+    assert conditions is not None
+    network = random_transformer(replace(LONG, window=1, action_of="departure"))
+    session = Session(network, latents, conditions[:, :3], 5, SampleConfig(steps=1, memory=1))
+    session.amend(torch.tensor([1]))
+    assert session.step(torch.tensor([0])).isfinite().all()

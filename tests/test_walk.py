@@ -46,6 +46,25 @@ def test_an_action_may_be_a_number_of_numpys() -> None:
     assert action_tensor(MODEL, np.int64(1)).tolist() == 1  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    "actions",
+    [torch.tensor([1, 6]), torch.tensor([-1, 1]), torch.tensor([0.5, 1.0])],
+    ids=["beyond", "below", "between"],
+)
+def test_actions_of_the_clip_are_the_models(actions: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"not all of .* are actions of the model: choose 0 to 4"):
+        walk(MODEL, actions)
+
+
+def test_vectors_may_come_in_any_precision() -> None:
+    given = torch.tensor([[0.25, 1.0], [0.5, 0.0]])
+    frames = []
+    for actions in (given, given.double(), given.bfloat16(), given.numpy()):
+        torch.manual_seed(1)
+        frames.append(walk(VECTORS, actions).step([0.0, 1.0]))  # pyright: ignore[reportArgumentType]
+    assert all(torch.equal(frame, frames[0]) for frame in frames)
+
+
 def test_a_label_is_for_all_of_the_walk() -> None:
     frames = []
     for label in (0, 4):
