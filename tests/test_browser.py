@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -186,6 +187,37 @@ def test_settings(visit: Callable[..., Page], server: str) -> None:
     page.locator("#steps").blur()
     tap(page, "ArrowUp")
     wait_for_frame(page, CONTEXT + 1)
+
+
+def test_settings_by_keyboard(visit: Callable[..., Page], server: str) -> None:
+    page = begun(visit(), server, CONTEXT)
+    page.focus("#steps")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("4")
+    page.keyboard.press("Tab")
+    expect(page.locator("#steps")).not_to_be_focused()
+    expect(page.locator("#solver")).to_be_focused()
+    page.evaluate("document.activeElement.blur()")
+    tap(page, "ArrowUp")
+    wait_for_frame(page, CONTEXT)
+    expect(page.locator("#steps")).to_have_value("4")
+
+
+def test_a_cap_waits_for_a_key_of_its_own_alone(visit: Callable[..., Page], server: str) -> None:
+    page = begun(visit(), server, CONTEXT)
+    cap = page.locator(".cap").first
+    before = cap.inner_text()
+    leaving = [lambda: page.click("#steps"), *(partial(page.keyboard.press, key) for key in ("Tab", "Escape"))]
+    for leave in leaving:
+        cap.click()
+        expect(cap).to_have_text("press a key")
+        leave()
+        expect(cap).to_have_text(before)
+    cap.click()
+    page.keyboard.press("Shift")
+    expect(cap).to_have_text("press a key")
+    page.keyboard.press("k")
+    expect(page.locator(".cap").first).to_have_text("K")
 
 
 def test_save(visit: Callable[..., Page], server: str, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def check_as_fresh(game: Game, world: WorldModel, sample: SampleConfig) -> None:
     """The frames where the game stands are those of a walk that has only ever gone there."""
     path, start = game.history.path(), game.start
     actions = None if start.actions is None else torch.from_numpy(start.actions)
-    walk = world.session(torch.tensor(start.video), actions, sample, most_frames=60, label=start.label)
+    clip = np.stack([game.film.read(place) for place in range(CONTEXT)])
+    walk = world.session(torch.tensor(clip), actions, sample, most_frames=60, label=start.label)
     for step in path[CONTEXT:]:
         frame = walk.step(0 if step.action is None else step.action).numpy()
         shown = game.film.read(step.place)
@@ -252,6 +253,18 @@ def test_a_saved_episode_is_one_to_train_on(tmp_path: Path) -> None:
     assert listed.meta == {"start": "clip", "context": CONTEXT}
 
 
+def test_what_is_dreamt_from_the_middle_of_the_clip_on_is_not_saved_as_shown(tmp_path: Path) -> None:
+    game, info = walked([1])
+    game.seek(CONTEXT - 3)
+    game.step(2)
+    game.step(0)
+    assert game.history.shown == CONTEXT - 2
+    path = game.history.path()
+    assert int(np.load(save(game, path, info, "npz", tmp_path))["context"]) == CONTEXT - 2
+    game.enter(0)
+    assert game.history.shown == CONTEXT
+
+
 def test_what_is_saved_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     game, info = walked([1, 2])
     monkeypatch.setattr(saving, "MOST_BYTES", (CONTEXT + 1) * 3 * SIZE**2)
@@ -272,7 +285,7 @@ def test_a_walk_from_a_picture_is_saved_from_where_somebody_acts(tmp_path: Path)
     dataset = EpisodeDataset.open(tmp_path / "data")
     episode = dataset.read(dataset.episodes()[0])
     assert episode.actions.tolist() == [2, 0]
-    assert np.array_equal(episode.video[0], game.start.video[-1])
+    assert np.array_equal(episode.video[0], game.film.read(CONTEXT - 1))
 
 
 def test_a_saved_video_and_saved_frames(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ p { max-width: 720px; margin: 8px 0; }
 .tile .sub { font-size: 13.5px; line-height: 1.45; }
 .grid { display: grid; gap: 20px; margin: 16px 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
-.clip { display: grid; gap: 16px; grid-template-columns: 1fr; margin: 8px 0 28px; }
+.clip { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); margin: 8px 0 28px; }
 @media (min-width: 800px) { .clip { grid-template-columns: 260px minmax(0, 1fr); align-items: center; } }
 .clip .wide { margin: 3px 0; border-radius: 6px; }
 .beside { display: grid; gap: 36px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
@@ -55,6 +55,8 @@ th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tab
   font-size: 14.5px; }
 .bar .track { display: flex; align-items: center; gap: 8px; min-width: 0; white-space: nowrap; }
 .bar .fill { height: 16px; border-radius: 4px; background: var(--accent); min-width: 2px; flex: 0 1 auto; }
+@media (max-width: 560px) { .bar, .bar .track { display: block; white-space: normal; }
+  .bar .fill { display: inline-block; max-width: 100%; } }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
 pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto;
   margin: 6px 0 14px; font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

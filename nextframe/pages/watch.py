@@ -34,7 +34,10 @@ NO_LEVELS = ("l1", "lpips", "generator_loss", "discriminator_loss")
 REFRESH_SECONDS = 10
 SCRIPT = """
 setInterval(async () => {
-  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+  const answer = await fetch(location.href).catch(() => null);
+  document.title = document.title.replace("(no answer) ", "");
+  if (!answer?.ok) return void (document.title = `(no answer) ${document.title}`);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const old of document.querySelectorAll("section")) {
     const fresh = page.getElementById(old.id);
     if (fresh && fresh.innerHTML !== old.innerHTML) old.replaceWith(document.adoptNode(fresh));

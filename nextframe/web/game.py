@@ -22,7 +22,6 @@ class Game:
         self, source: Source | Dreamer, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
     ) -> None:
         self.source = source
-        self.start = start
         size = start.video.shape[1]
         self.film, self.truth_film = Film(size, folder), Film(size, folder)
         steps = []
@@ -31,6 +30,7 @@ class Game:
             pose = None if start.poses is None else start.poses[number]
             steps.append(Step(start.action_to(number), self.film.append(frame), latents, pose))
         self.history = History(steps, most_frames)
+        self.start = replace(start, video=start.video[:0].copy(), latents=None)  # they are kept by the steps now
 
     def step(self, action: Action) -> tuple[np.ndarray, Made]:
         """The frame that `action` leads to, uint8 [h, w, 3], and what it took.

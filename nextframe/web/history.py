@@ -130,6 +130,14 @@ class History:
         """Frames of all branches, those of the clip not counted."""
         return sum(len(branch.steps) for branch in self.branches) - self.context
 
+    @property
+    def shown(self) -> int:
+        """Frames at the beginning of this branch that are the clip's: one that leaves within the clip has fewer."""
+        shown, branch = self.context, self.branch
+        while branch.parent is not None:
+            shown, branch = min(shown, branch.origin), branch.parent
+        return shown
+
     def current(self) -> Step:
         return self.branch.step(self.frame)
 

@@ -37,7 +37,7 @@ def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folde
         if format == "mp4":
             file.write(mp4_bytes(video, info.fps))
         elif format == "npz":
-            arrays: dict[str, Any] = {"video": video, "context": game.history.context}
+            arrays: dict[str, Any] = {"video": video, "context": _given(game, path)}
             truths = [game.truth(step) for step in path]
             if any(step.truth_place is not None for step in path):
                 arrays["truth"] = np.stack([np.zeros_like(video[0]) if truth is None else truth for truth in truths])
@@ -60,7 +60,7 @@ def _write_episode(folder: Path, game: Game, path: Sequence[Step], video: np.nda
         first = 0
     if first is None:
         raise UserError("nobody has acted in this walk yet: walk on, then save it")
-    kept, extras, meta = path[first:], {}, {"start": game.start.name, "context": game.history.context - first}
+    kept, extras, meta = path[first:], {}, {"start": game.start.name, "context": _given(game, path) - first}
     if all(step.pose is not None for step in kept):
         poses = np.array([step.pose for step in kept], np.float32)
         extras["pose"] = poses * np.array([1, 1, 360 / HEADINGS], np.float32)
@@ -70,6 +70,11 @@ def _write_episode(folder: Path, game: Game, path: Sequence[Step], video: np.nda
     dataset = EpisodeDataset.create(folder, info)
     dataset.add("walk", "train", Episode(video[first:], _actions(kept, info), extras), meta, game.start.label)
     dataset.save()
+
+
+def _given(game: Game, path: Sequence[Step]) -> int:
+    """How many frames of a walk are the clip's: one may have gone on from the middle of it."""
+    return sum(step.place < game.history.context for step in path)
 
 
 def _actions(path: Sequence[Step], info: DatasetInfo) -> np.ndarray:

@@ -35,6 +35,7 @@ class _Here:
     step: Step
     length: int
     branches: list[dict[str, int]]
+    context: int
 
 
 class Visitor:
@@ -70,7 +71,7 @@ class Visitor:
         shown = self.game.shown()  # before anything is said
         self.outbox, self.wants, self.resting, self._failed = outbox, Wants(self.fps), False, failed
         history = self.game.history
-        place = {"frame": history.frame, "context": history.context, "branch": history.branch.number}
+        place = {"frame": history.frame, "context": history.shown, "branch": history.branch.number}
         outbox.line(type="ready", session=self.name, **place, real=self.reality is not None)
         self._show(shown, self._here(), {"kind": "dream"})
         self._tell_curve()
@@ -117,6 +118,8 @@ class Visitor:
             "length": place.length,
             "branch": place.branch,
             "branches": place.branches,
+            "context": place.context,
+            "real": self.reality is not None,
             "window": fine,
             "coarse": coarse,
             "fps": self._rate(),
@@ -228,6 +231,8 @@ class Visitor:
         if error is None:
             self.game.note_truth(step, truth.result())
         elif isinstance(error, UserError):
+            if (lost := self.reality) is not None:
+                self.chores.submit(lost.close)
             self.reality = None
             self._say(str(error))
         else:
@@ -236,7 +241,7 @@ class Visitor:
     def _here(self) -> _Here:
         history = self.game.history
         branch = history.branch
-        return _Here(history.frame, branch.number, history.current(), branch.length, history.outline())
+        return _Here(history.frame, branch.number, history.current(), branch.length, history.outline(), history.shown)
 
     def _show(self, frame: np.ndarray, here: _Here, header: dict[str, Any], beside: bool = False) -> None:
         if not beside:

@@ -58,8 +58,9 @@ function giveRoles(commands) {
 }
 
 function usualKeys(commands) {
-  const spare = [...OTHERS];
-  return commands.map((command) => command.keys ?? KEYS[command.role] ?? spare.splice(0, 1));
+  const numbered = ({ name }) => (/^\d$/.test(name) ? [`Digit${name}`] : undefined);
+  const spare = OTHERS.filter((code) => !commands.some((command) => numbered(command)?.includes(code)));
+  return commands.map((command) => command.keys ?? KEYS[command.role] ?? numbered(command) ?? spare.splice(0, 1));
 }
 
 export class Controls {
@@ -79,6 +80,8 @@ export class Controls {
     addEventListener("keydown", (event) => this.#keyDown(event));
     addEventListener("keyup", (event) => this.release(event.code));
     addEventListener("blur", () => this.releaseAll());
+    for (const type of ["pointerdown", "focusin"])
+      addEventListener(type, (event) => event.target.closest?.(".cap.waiting") || this.#stopCapturing(), true);
     document.addEventListener("visibilitychange", () => document.hidden && this.releaseAll());
     addEventListener("gamepadconnected", () => this.#watchGamepad(), { once: true });
   }
@@ -108,6 +111,7 @@ export class Controls {
   }
 
   releaseAll() {
+    this.#stopCapturing();
     clearTimeout(this.timer);
     this.held = [];
     this.#stream(null, performance.now());
@@ -144,16 +148,27 @@ export class Controls {
   }
 
   #capture(event) {
+    const { index, place } = this.capturing;
+    const { code } = event;
+    if (code === "Tab") return this.#stopCapturing(); // it goes on through the page
     event.preventDefault();
     event.stopImmediatePropagation();
-    const { index, place } = this.capturing;
-    this.capturing = null;
-    const { code } = event;
-    if (code === "Escape") return this.#showPad();
+    if (/^(Shift|Control|Alt|Meta|CapsLock|F\d)/.test(code)) return; // no key of its own
+    if (code === "Escape") return this.#stopCapturing();
+    const focused = document.activeElement === this.pad.querySelector(".cap.waiting"); // who came by keyboard stays there
+    this.#stopCapturing();
     const keys = this.keys.map((codes) => codes.filter((one) => one !== code));
     const codes = this.keys[index].with(place, code);
     keys[index] = codes.filter((one, other) => one !== code || other === place);
     this.#setKeys(keys);
+    if (focused) this.pad.children[index].querySelectorAll(".cap")[place]?.focus();
+  }
+
+  #stopCapturing() {
+    if (!this.capturing) return;
+    const code = this.keys[this.capturing.index][this.capturing.place];
+    this.capturing = null;
+    Object.assign(this.pad.querySelector(".cap.waiting"), { className: "cap", textContent: code ? capOf(code) : "+" });
   }
 
   #setKeys(keys) {
@@ -212,14 +227,14 @@ export class Controls {
 
   #cap(code, name, index, place) {
     const cap = document.createElement("button");
-    const waiting = this.capturing?.index === index && this.capturing.place === place;
-    cap.className = waiting ? "cap waiting" : "cap";
-    cap.textContent = waiting ? "press a key" : code ? capOf(code) : "+";
+    cap.className = "cap";
+    cap.textContent = code ? capOf(code) : "+";
     cap.title = `Another key for ${name}`;
     cap.setAttribute("aria-label", `${code ? capOf(code) : "no key"}: choose another key for ${name}`);
     cap.onclick = () => {
+      this.#stopCapturing();
       this.capturing = { index, place };
-      this.#showPad();
+      Object.assign(cap, { className: "cap waiting", textContent: "press a key" });
     };
     return cap;
   }

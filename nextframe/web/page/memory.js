@@ -33,7 +33,7 @@ export class Memory {
     this.state = state;
     this.strip.ariaValueMax = state.length - 1;
     this.strip.ariaValueNow = state.frame;
-    this.strip.ariaValueText = `frame ${state.frame} of ${state.length}`;
+    this.strip.ariaValueText = `frame ${state.frame} of ${state.length - 1}`;
     this.draw();
   }
 
@@ -55,7 +55,10 @@ export class Memory {
     small.getContext("2d").drawImage(picture, 0, 0, small.width, small.height);
     this.thumbnails.set(frame, small);
     this.asked.delete(frame);
-    if (this.thumbnails.size > KEPT) this.thumbnails.delete(this.thumbnails.keys().next().value);
+    if (this.thumbnails.size <= KEPT) return;
+    const [oldest] = this.thumbnails.keys();
+    this.thumbnails.delete(oldest);
+    this.asked.delete(oldest); // it may be asked for again
   }
 
   draw() {

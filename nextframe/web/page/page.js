@@ -5,7 +5,10 @@ import { Controls, capOf } from "./controls.js";
 import { Memory, curve } from "./memory.js";
 
 const $ = (id) => document.getElementById(id);
-const world = await (await request("/api/world").catch(fail)).json();
+const world = await (await request("/api/world").catch(({ message }) => {
+  Object.assign($("line"), { textContent: message, className: "line error", hidden: false });
+  throw new Error(message);
+})).json();
 const connection = new Connection({ frame: onFrame, message: onMessage, dropped: onDropped });
 const memory = new Memory({ strip: $("strip"), seek, address: addressOf });
 const controls = new Controls({
@@ -17,7 +20,6 @@ const controls = new Controls({
   ready: () => !$("play").hidden && !$("help").open,
 });
 let state = null; // what the server said last; null until a session is ready
-let context = 1; // frames the model was shown
 let newest = {}; // the newest frame of each kind that is not on the canvas yet: none waits behind another
 let drawing = false;
 let answered = null; // `at` of the newest action whose frame is on screen
@@ -26,15 +28,11 @@ let psnr = new Map(); // frame -> dB
 let curveTold = null; // of a branch that the state does not speak of yet
 let sought = null; // the frame dragged to, until it is on screen: what comes in between does not move the needle
 let seekTimer = 0; // several within 40 ms are one message
+let forgetLine = 0;
 
 showWorld();
 connectButtons();
 resumeAfterReload();
-
-function fail(error) {
-  say(error.message, "error");
-  throw error;
-}
 
 // ---- the start screen
 
@@ -74,7 +72,8 @@ function startButton({ name, thumbnail, frames }) {
 
 function begin(message, frames) {
   state = sought = null; // of another walk, where a file is dropped in the middle of one
-  say(frames > 1 ? `The model is looking at ${frames} frames …` : "The model is looking …", "wait");
+  const looking = frames > 1 ? `The model is looking at ${frames} frames …` : "The model is looking …";
+  say(world.settings ? looking : "The world begins …", "wait");
   document.body.classList.add("busy");
   connection.begin(message);
 }
@@ -99,6 +98,7 @@ function resumeAfterReload() {
 function showScreen(name) {
   for (const screen of ["choose", "play"]) $(screen).hidden = screen !== name;
   $("again").hidden = name === "choose";
+  scrollTo(0, 0);
 }
 
 function chooseAgain() {
@@ -128,9 +128,9 @@ function onReady(ready) {
     psnr = new Map();
     [newest, delays] = [{}, []];
   }
-  context = ready.context;
-  state ??= { ...memory.state, frame: ready.frame, length: ready.frame + 1, branch: ready.branch };
-  $("truth-figure").hidden = $("curve-figure").hidden = !ready.real;
+  sought = null;
+  const { frame, branch, context, real } = ready;
+  state = { ...(state ?? { ...memory.state, length: frame + 1 }), frame, branch, context, real };
   say("");
   showScreen("play");
   showState();
@@ -191,7 +191,8 @@ function drawNewest() {
   if (truth) paint($("truth"), truth);
   if (!dream) return showCurve();
   paint($("dream"), dream);
-  if (dream.frame < context && !truth) paint($("truth"), dream); // what it was shown is the truth
+  const shown = state && dream.branch === state.branch && dream.frame < state.context;
+  if (shown && !truth) paint($("truth"), dream); // what it was shown is the truth
   memory.keep(dream.frame, $("dream"));
   if (dream.frame === sought) sought = null;
   if (state && sought === null && dream.branch === state.branch) { // what comes of another branch, `onState` places
@@ -199,6 +200,7 @@ function drawNewest() {
     state.length = Math.max(state.length, dream.frame + 1);
   }
   const action = world.kind === "id" && world.actions.find(({ id }) => id === dream.action)?.name;
+  $("kind").textContent = shown ? "Shown" : "Dream";
   $("caption").textContent = `${action ? `${action.replaceAll("_", " ")}, ` : ""}frame ${dream.frame}`;
   showNumbers(dream);
   showState();
@@ -230,18 +232,20 @@ function showNumbers({ at, transformer_ms, decode_ms }) {
 
 function showState() {
   if (!state) return;
-  const { frame, length, branch, branches, window, coarse, fps, queue, settings, running } = state;
+  const { frame, length, branch, branches, context, real, window, coarse, fps, queue, settings, running } = state;
   const past = frame < length - 1;
   memory.show({ ...state, newest: world.window, ...(world.settings ? {} : { window: length }) }); // the engine: all
+  const walked = `${length} ${length === 1 ? "frame" : "frames"}`;
   $("place").textContent = past
-    ? `frame ${frame} of ${length} · a key goes on from here, as a new branch`
-    : world.settings ? `${context} shown, ${Math.max(0, length - context)} dreamt` : `${length} frames`;
+    ? `frame ${frame} of ${length - 1} · a key goes on from here, as a new branch`
+    : world.settings ? `${context} shown, ${length - context} dreamt` : walked;
+  $("truth-figure").hidden = $("curve-figure").hidden = !real;
   $("older").textContent = coarse ? `Memory: ${coarse} older, coarse` : "Memory";
   $("newer").textContent = `newest ${window}, fine`;
   $("back").disabled = frame <= 0;
   $("on").disabled = !past;
   $("pause").disabled = !running;
-  $("fps").textContent = fps ? fps.toFixed(1) : "–";
+  $("fps").textContent = fps && running ? fps.toFixed(1) : "–";
   $("queue").textContent = queue;
   $("queue-field").hidden = !queue;
   showSettings(settings);
@@ -264,19 +268,17 @@ function showSettings(settings) {
 function showBranches(branches, current) {
   const list = $("branches");
   list.hidden = branches.length < 2;
-  if (list.dataset.shown === JSON.stringify([branches, current])) return; // a button being pressed stays the same button
-  list.dataset.shown = JSON.stringify([branches, current]);
-  list.replaceChildren(...branches.map(({ id, from, length }) => {
-    const button = document.createElement("button");
+  while (list.children.length > branches.length) list.lastChild.remove();
+  for (const { id, from, length } of branches) {
+    // A button that is being pressed stays the same button.
+    const button = list.children[id] ?? list.appendChild(document.createElement("button"));
     button.textContent = id === 0 ? `First · ${length}` : `From ${from} · ${length}`;
     button.title = id === 0 ? `The first branch: ${length} frames` : `Left another branch at frame ${from}: ${length} frames`;
     button.ariaPressed = id === current;
     button.onclick = () => act({ type: "branch", branch: id });
-    return button;
-  }));
+  }
 }
 
-let forgetLine = 0;
 function say(text, kind = "notice") {
   clearTimeout(forgetLine);
   $("line").textContent = text;
@@ -299,7 +301,7 @@ function act(message) {
 }
 
 function seek(frame) {
-  if (!state) return;
+  if (!state || !connection.open) return;
   frame = Math.max(0, Math.min(state.length - 1, frame));
   state.frame = frame;
   showState();
@@ -346,13 +348,15 @@ function showHelp() {
 function connectButtons() {
   const steps = { back: -1, on: 1 };
   for (const id in steps) $(id).onclick = () => state && seek(state.frame + steps[id]);
-  $("home").onclick = () => seek(context - 1);
+  $("home").onclick = () => state && seek(state.context - 1);
   $("pause").onclick = () => act({ type: "pause" });
   $("again").onclick = chooseAgain;
   $("help-open").onclick = showHelp;
   for (const id of ["steps", "guidance", "solver"]) {
     $(id).onchange = changeSettings;
-    $(id).onkeydown = (event) => ["Enter", "Escape"].includes(event.key) && $(id).blur();
+    $(id).onkeydown = ({ key }) => {
+      if (["Enter", "Escape"].includes(key)) $(id).blur();
+    };
   }
   $("solver").addEventListener("change", () => $("solver").blur());
   $("repeat").onsubmit = (event) => {
