@@ -16,7 +16,7 @@ from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldMode
 from nextframe.configfile import write_config
 from nextframe.data.latents import LatentDataset, LatentEpisode, write_shard
 from nextframe.errors import UserError
-from nextframe.footprint import Demand, Footprint, _passes, fits_in_earnest, measured, seconds_a_step
+from nextframe.footprint import Demand, Footprint, _passes, fits_in_earnest, measured, seconds_a_step, weight_bytes
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.outlook import duration, proven, way_out
@@ -61,6 +61,21 @@ def test_memory_grows_with_the_rows_as_measured_on_two(latents: Path) -> None:
     weights = sum(weight.numel() for weight in learner.network.parameters())
     assert footprint.gradients == 4 * weights and footprint.row > 0
     assert measured(*made(latents, recompute=True), ROOM).row < 0.7 * footprint.row
+
+
+def test_memory_is_told_from_as_many_rows_as_it_takes(latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few rows gradients are the most, when they are all there; of many, what the forward pass has kept."""
+    learner, demand = made(latents, batch=64)
+    gradients, tried = weight_bytes(learner), []
+
+    def passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
+        tried.append(rows)
+        return 0.01, max(1.2 * gradients + rows, 0.2 * gradients * rows)
+
+    monkeypatch.setattr("nextframe.footprint._passes", passes)
+    footprint = measured(learner, demand, ROOM)
+    assert footprint.needed(64) == pytest.approx(footprint.fixed + 0.2 * 64 * gradients, rel=0.05)
+    assert max(tried) < 64
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
