@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -34,6 +35,7 @@ from nextframe.workers import end_with_parent
 
 SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
+SHARD_SECONDS = 60.0
 SHARD = "latents-{:05d}.safetensors"
 SHARED = ("fps", "action_kind", "action_names", "label_names")
 """What `DatasetInfo` and `LatentIndex` say alike."""
@@ -143,16 +145,13 @@ def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.d
     missing = [info for info in dataset.episodes() if info.name not in done]
     # Never the name of a shard that the index on disk still lists.
     names = (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
-    groups = [missing[first : first + EPISODES_PER_SHARD] for first in range(0, len(missing), EPISODES_PER_SHARD)]
-    work = dict(zip(names, groups, strict=False))
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
         if len(devices) == 1:
             autoencoder = load_autoencoder(out / AUTOENCODER, devices[0])
-            made = (
-                encode_shard(autoencoder, dataset, group, out / name, listed.mirrored, advance)
-                for name, group in work.items()
-            )
+            made = _encode_in_turn(autoencoder, dataset, missing, out, names, listed.mirrored, advance)
         else:
+            firsts = range(0, len(missing), EPISODES_PER_SHARD)
+            work = {next(names): missing[first : first + EPISODES_PER_SHARD] for first in firsts}
             made = _encode_side_by_side(dataset, out, work, listed.mirrored, devices, advance)
         for entries in made:
             shard = entries[0].shard
@@ -164,6 +163,26 @@ def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.d
     return index
 
 
+def _encode_in_turn(
+    autoencoder: Autoencoder,
+    dataset: EpisodeDataset,
+    missing: Sequence[EpisodeInfo],
+    out: Path,
+    names: Iterator[str],
+    mirrored: bool,
+    advance: Advance,
+) -> Iterator[list[LatentEpisode]]:
+    """A shard at a time, which is written after so many seconds, full or not: whoever is stopped has lost no more."""
+    left = list(missing)
+    while left:
+        until = time.monotonic() + SHARD_SECONDS
+        entries = encode_shard(
+            autoencoder, dataset, left[:EPISODES_PER_SHARD], out / next(names), mirrored, advance, until
+        )
+        left = left[len(entries) :]
+        yield entries
+
+
 def encode_shard(
     autoencoder: Autoencoder,
     dataset: EpisodeDataset,
@@ -171,8 +190,9 @@ def encode_shard(
     path: Path,
     with_mirrored: bool,
     advance: Advance,
+    until: float = math.inf,
 ) -> list[LatentEpisode]:
-    """Encode some episodes into a file; returns their lines for the index."""
+    """Encode episodes into a file; returns their lines for the index. `until`: begin none after this time, but one."""
     encoded, mirrored, entries = {}, {}, []
     for info in infos:
         episode = encode_episode(autoencoder, dataset, info, with_mirrored)
@@ -182,6 +202,8 @@ def encode_shard(
         psnr, source = round(episode.psnr, 2), dataset.digest(info)
         entries.append(LatentEpisode(info.name, info.split, info.frames, path.name, psnr, source, info.label))
         advance(1, f"{psnr:.1f} dB")
+        if time.monotonic() > until:
+            break
     write_shard(path, encoded, mirrored)
     return entries
 

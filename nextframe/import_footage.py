@@ -88,6 +88,8 @@ def import_footage(
         there = _by_source(dataset)
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
         described, refused = _described(sources, place, numbers, split, use_actions, skip_bad)
+        skipped |= refused
+        dataset.remove([info for name in skipped for info in there.get(name, [])])
         moved = split is not None
         jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, moved)}
         for name in sorted({job["split"] for job in jobs.values()}):
@@ -101,7 +103,7 @@ def import_footage(
         finally:
             if not dataset.episodes():  # nothing to go on with: other settings are welcome
                 (out / INDEX).unlink()
-        skipped |= refused | bad
+        skipped |= bad
         if skipped or (out / SKIPPED).exists():
             write_json(out / SKIPPED, skipped, indent=1)
     if not dataset.episodes():
@@ -179,7 +181,7 @@ def _with_actions(
 def _fps(sources: list[Source]) -> float:
     """Of the first video that says."""
     for source in sources:
-        if source.video.suffix != ".npz" and source.video.is_file():
+        if source.video.suffix.lower() != ".npz" and source.video.is_file():
             try:
                 if fps := video_facts(source.video).fps:
                     return fps
@@ -239,11 +241,21 @@ def summary(imported: Imported) -> list[str]:
     others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
     return [
         f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
+        _told(info),
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]
+
+
+def _told(info: DatasetInfo) -> str:
+    """What the actions were taken for: a header or a counter would stand out among the names."""
+    if info.action_kind == "none":
+        return "no actions"
+    shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
+    count = len(info.action_names)
+    return f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {count} numbers: {shown}"
 
 
 def _unheeded(folders: list[str]) -> str:

@@ -233,7 +233,7 @@ def _poses(episode: Episode) -> np.ndarray:
 
 def _action_reader(footage: Footage) -> tuple[ActionReader, str]:
     if not footage.told:
-        raise UserError("the model is not told the actions, so it cannot obey them")
+        raise UserError("the model is not told actions by number, and it is those that can be read off its frames")
     return ActionReader.learned(footage.dataset, footage.folder)
 
 

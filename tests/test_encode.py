@@ -260,6 +260,17 @@ def test_an_interrupted_encoding_goes_on(
     assert not list(out.glob(f"{TEMPORARY}*"))
 
 
+def test_a_shard_is_written_after_a_while(
+    autoencoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is stopped has lost no more than that."""
+    whole = encode(autoencoder, data, tmp_path / "whole", "cpu")
+    monkeypatch.setattr(module, "SHARD_SECONDS", 0.0)
+    pieces = encode(autoencoder, data, tmp_path / "pieces", "cpu")
+    assert (len(whole.shards), len(pieces.shards)) == (3, EPISODES)
+    assert [episode.name for episode in whole.episodes] == [episode.name for episode in pieces.episodes]
+
+
 def test_several_devices_share_the_work(autoencoder: Path, data: Path, tmp_path: Path) -> None:
     """The shards come in any order; what is in them is the same."""
     one = encode(autoencoder, data, tmp_path / "one", "cpu")

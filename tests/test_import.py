@@ -167,6 +167,11 @@ def test_one_action_for_each_step_between_frames(tmp_path: Path) -> None:
         ("walk.csv", "a,b\n1,2\n1\n1,2\n1,2\n", "row 1 has 1 cells"),
         ("walk.csv", "x\nnan\n1\n1\n0.5\n", "no table of actions"),
         ("walk.csv", "", "it is empty"),
+        ("walk.csv", "key\ngo\nstay\ngo\n", "its first line, 'key', does not come again: if it is a header"),
+        ("walk.csv", "dx;dy\n0;1\n0;1\n1;1\n", "separated by ';'"),
+        ("walk.csv", "1\n\n1\n0\n", "line 2 is blank"),
+        ("walk.jsonl", "1\n\n1\n0\n", "line 2 is blank"),
+        ("walk.csv", ",action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
         ("walk.jsonl", "1\n{]\n", "no table of actions"),
         ("walk.jsonl", '1\n"go"\n[1]\n0\n', "rows are of several kinds"),
         ("walk.jsonl", '{"a": 1}\n{"b": 1}\n', "not every line has the same names"),
@@ -179,6 +184,41 @@ def test_actions_that_are_wrong(tmp_path: Path, name: str, content: str, said: s
     with pytest.raises(UserError, match=said) as refused:
         imported(tmp_path / "in", tmp_path / "out")
     assert "--skip-bad" in str(refused.value) and name in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_actions_are_found_and_told(tmp_path: Path) -> None:
+    """An index without a name is none of them, an ending may be in capitals, and a list need not name the file."""
+    write_video(tmp_path / "in/WALK.MP4", 3)
+    (tmp_path / "in/WALK.CSV").write_text(",action\n0,go\n1,stay\n2,go\n\n")
+    (tmp_path / "list.json").write_text(json.dumps([{"video_path": "in/WALK.MP4"}]))
+    for place in (tmp_path / "in", tmp_path / "list.json"):
+        found = imported(place, tmp_path / f"out_{place.stem}")
+        assert found.dataset.read(found.dataset.episodes()[0]).actions.tolist() == [0, 1, 0]
+        assert "2 actions: go, stay" in summary(found)
+
+
+def test_footage_without_actions_is_imported_again(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/walk.mp4", 4)
+    first = imported(tmp_path / "in", tmp_path / "out").dataset
+    again = imported(first.folder, tmp_path / "again")
+    assert again.dataset.info.action_kind == "none" and "no actions" in summary(again)
+
+
+def test_a_name_that_a_part_would_have_is_refused(tmp_path: Path) -> None:
+    for name in ("cam", "cam.0001"):
+        write_video(tmp_path / f"in/{name}.mp4", 4)
+    with pytest.raises(UserError, match=r"cam\.0001\.mp4 is called as a part of .*cam\.mp4 would be"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_nothing_is_kept_of_a_video_that_has_lost_its_actions(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_video(tmp_path / f"in/{name}.mp4", 3)
+        (tmp_path / f"in/{name}.csv").write_text("0\n1\n0\n")
+    assert len(imported(tmp_path / "in", tmp_path / "out").dataset.episodes()) == 2
+    (tmp_path / "in/b.csv").unlink()
+    found = imported(tmp_path / "in", tmp_path / "out", skip_bad=True)
+    assert [info.name for info in found.dataset.episodes()] == ["a"] and set(found.skipped) == {"b"}
 
 
 def test_tables_that_do_not_go_together(tmp_path: Path) -> None:

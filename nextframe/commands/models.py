@@ -81,7 +81,7 @@ def convert(
     Args:
         source: State dict of a published transformer or DC-AE, .pth or .safetensors; with --to-official, a run.
         out: Folder to make: RUN for a transformer, RUN/autoencoder for its autoencoder. With --to-official a file.
-        to_official: Write the published layout. What is converted forth and back is the same to the last bit.
+        to_official: Write the published layout. A published file converted forth and back is the same to the last bit.
         autoencoder: DC-AE file, or run of an autoencoder, to go into RUN with a transformer; it can be added later.
         latent_size: Rows and columns of the latents, which cannot be seen in a file; 8, as published, if not given.
     """

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from nextframe.data.arrays import arrays_of
 from nextframe.data.episodes import ActionKind
 from nextframe.errors import UserError, reason_of
 
+L = TypeVar("L", str, list[str])
 SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
-CLOCKS = ("frame", "index", "t", "time", "timestamp")
-"""Columns that count frames or seconds; they are no actions."""
+COUNTS = ("frame", "index", "")
+CLOCKS = (*COUNTS, "t", "time", "timestamp")
+"""Columns that count frames or seconds; they are no actions. One without a name is the index that tables come with."""
 MEND = "mend it, or leave the video out with --skip-bad"
 """How the reason ends for which a video cannot be imported."""
 
@@ -58,9 +60,9 @@ def read_actions(path: Path) -> ActionTable:
     npz, npy: the array `actions` (or the only one), integers or names [f] or numbers [f, a]; maybe `action_names`.
     """
     try:
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             return _from_csv(path)
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             return _from_jsonl(path)
         return _from_arrays(path)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -70,9 +72,11 @@ def read_actions(path: Path) -> ActionTable:
 
 def _from_csv(path: Path) -> ActionTable:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, strict=True) if row]
+        rows = without_blank_end(list(csv.reader(file, strict=True)))
     if not rows:
         raise ValueError("it is empty")
+    if not all(rows):
+        raise ValueError(f"line {rows.index([]) + 1} is blank: a row is missing, or one too many is there")
     header: list[str] = []
     # A column of names may have no header: only `action` and the like, or a header over numbers, is one.
     titles = [cell.strip().lower() for cell in rows[0]]
@@ -91,15 +95,35 @@ def _from_csv(path: Path) -> ActionTable:
     for name in [name for name in columns if name.lower() in CLOCKS]:
         _check_clock(name, columns.pop(name))
     if len(columns) == 1:
+        _check_words(rows, bool(header))
         return _table(path, [_scalar(cell) for cell in next(iter(columns.values()))], ())
     numbers = [[float(cell) for cell in cells] for cells in zip(*columns.values(), strict=True)]
     return _table(path, numbers, tuple(columns) if header else ())
 
 
+def _check_words(rows: list[list[str]], titled: bool) -> None:
+    """A single column may be of other cells than commas separate, or its first line a header that is not known."""
+    first, *others = (row[-1].strip() for row in rows)
+    if isinstance(_scalar(first), str) and (mark := next((mark for mark in ";\t" if mark in first), None)):
+        raise ValueError(f"its cells are separated by {mark!r}: separate them by commas")
+    if not titled and isinstance(_scalar(first), str) and others and first not in others:
+        raise ValueError(
+            f"its first line, {first!r}, does not come again: if it is a header, call it `action`; if it is an "
+            "action, put a line `action` above it"
+        )
+
+
+def without_blank_end(lines: list[L]) -> list[L]:
+    """Lines, but for empty ones at the end."""
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
 def _check_clock(name: str, cells: Sequence[str]) -> None:
     """A column that counts frames must count them all; one of seconds must go forward."""
     times = [float(cell) for cell in cells]
-    counts = name.lower() in ("frame", "index")
+    counts = name.lower() in COUNTS
     for row, (before, after) in enumerate(pairwise(times)):
         if (after != before + 1) if counts else not after >= before:
             raise ValueError(f"column {name!r} goes from {before:g} to {after:g} at row {row + 1}")
@@ -108,7 +132,10 @@ def _check_clock(name: str, cells: Sequence[str]) -> None:
 
 
 def _from_jsonl(path: Path) -> ActionTable:
-    rows: list[Any] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = without_blank_end([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()])
+    if not all(lines):
+        raise ValueError(f"line {lines.index('') + 1} is blank: a row is missing, or one too many is there")
+    rows: list[Any] = [json.loads(line) for line in lines]
     if rows and all(isinstance(row, dict) for row in rows):
         key = next((key for key in ("action", "actions") if all(key in row for row in rows)), None)
         if key is not None:
@@ -154,7 +181,7 @@ def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...] = ()) -> Ac
         return ActionTable(path, words=tuple(map(str, actions)))
     if actions.ndim == 1 and actions.dtype.kind == "f":
         actions = actions[:, None]
-    if actions.ndim == 2 and actions.dtype.kind in "biuf" and actions.shape[1]:
+    if actions.ndim == 2 and actions.dtype.kind in "biuf":  # of no numbers: footage without actions
         return ActionTable(path, vectors=_checked_vectors(actions.astype(np.float64)), names=names)
     raise ValueError(f"actions are {actions.dtype} {list(actions.shape)}, not one row of numbers per frame")
 
@@ -234,7 +261,8 @@ def vocabulary(tables: Sequence[ActionTable], names: tuple[str, ...] = ()) -> Vo
         if table.names != first.names:
             raise UserError(f"{table.path} and {first.path} name their actions differently: make them alike")
     if first.vectors is not None:
-        size = first.vectors.shape[1]
+        if not (size := first.vectors.shape[1]):
+            return Vocabulary()
         for table in tables:
             assert table.vectors is not None
             if (here := table.vectors.shape[1]) != size:

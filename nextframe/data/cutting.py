@@ -87,7 +87,7 @@ def _frames(path: Path, size: int, table: ActionTable | None, cut: Cut) -> Itera
 
 def _pictures(path: Path) -> Iterator[np.ndarray]:
     """Frames, uint8 [h, w, 3]. Raises UserError when there are none, or fewer than the file says there are."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         try:
             video = load_arrays(path).get("video")
         except (ValueError, OSError) as error:

@@ -27,6 +27,10 @@ SPLIT_WORDS = {
 """Names of folders, or parts of the name of a list, that say which part of the data it is."""
 
 
+PART = re.compile(r"(.+)\.\d{4,}")
+"""How the further episodes of a long video are called (`cutting.episodes_of`)."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A video to import. `actions`: the file with its actions, which may be the video itself (npz)."""
@@ -61,6 +65,9 @@ def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -
         if other := by_name.get(source.name):
             raise UserError(f"{other.video} and {source.video} would have one name, {source.name}: rename one of them")
         by_name[source.name] = source
+    for name, source in by_name.items():
+        if (part := PART.fullmatch(name)) and (other := by_name.get(part[1])):
+            raise UserError(f"{source.video} is called as a part of {other.video} would be: rename one of them")
     return [by_name[name] for name in sorted(by_name)]
 
 
@@ -68,7 +75,9 @@ def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
     files = _files(folder, out)
     videos = [path for path in files if path.suffix.lower() in video.SUFFIXES]
     beside = {path.with_suffix("") for path in videos}
-    videos += [path for path in files if path.suffix == ".npz" and path.with_suffix("") not in beside and _films(path)]
+    videos += [
+        path for path in files if path.suffix.lower() == ".npz" and path.with_suffix("") not in beside and _films(path)
+    ]
     heads = {path.relative_to(folder).parts[0].lower() for path in videos if path.parent != folder}
     divided = bool(videos) and heads <= SPLIT_WORDS.keys() and all(path.parent != folder for path in videos)
     sources = []
@@ -119,14 +128,15 @@ def _beside(path: Path) -> Path | None:
     found = [
         candidate
         for stem in stems
-        for suffix in actions.SUFFIXES
+        for known in actions.SUFFIXES
+        for suffix in (known, known.upper())
         if (candidate := stem.with_name(stem.name + suffix)) != path and candidate.is_file()
     ]
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1]} are both beside {path.name}: keep the one with its actions")
     if found:
         return found[0]
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         try:
             return path if "actions" in names_of_arrays(path) else None
         except ValueError:
@@ -161,7 +171,7 @@ def _of_entry(path: Path, number: int, entry: dict[str, Any], split: str | None)
         raise UserError(f"{path}: label of entry {number} is {short(label)}: give a number or a name")
     film = _resolved(path, main)
     beside = _resolved(path, named["action_path"]) if named["action_path"] else None
-    if beside is None and film.suffix == ".npz" and film.is_file():
+    if beside is None and film.is_file():
         beside = _beside(film)
     latents = _resolved(path, named["latent_path"]) if named["latent_path"] else None
     return Source(name_of(Path(main)), film, beside, split, None if label is None else str(label), latents)

@@ -55,6 +55,8 @@ def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
             raise ValueError(f"{stream.width} x {stream.height} pixels are too many")
         stream.thread_type = "NONE"
         for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise ValueError("a frame is damaged")
             planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
             picture = frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24")
             yield np.rot90(picture, frame.rotation // 90) if frame.rotation % 360 else picture
@@ -73,7 +75,10 @@ def video_facts(path: Path) -> VideoFacts:
     with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
-        return VideoFacts(rate if 0 < rate < math.inf else None, stream.frames)
+        frames = stream.frames
+        if stream.duration and stream.time_base:  # an edit list may hide frames, and shortens this too
+            frames = min(frames, round(float(stream.duration * stream.time_base) * rate))
+        return VideoFacts(rate if 0 < rate < math.inf else None, frames)
 
 
 def unreadable(path: Path, error: Exception) -> str:
