@@ -58,6 +58,8 @@ class Inspection:
     are no actions."""
     problems: tuple[str, ...]
     """Files that are missing, damaged or changed."""
+    imported: bool
+    """Whether somebody imported it: then an offset can be mended."""
     still: tuple[str, ...] = ()
     """Imported episodes in which nothing ever moves."""
     duplicates: tuple[tuple[str, ...], ...] = ()
@@ -107,6 +109,7 @@ def examine(
         actions=(),
         explained={},
         problems=problems,
+        imported=dataset.info.source.get("world") == "imported",
         still=tuple(info.name for info in infos if info.meta.get("still")),
         duplicates=duplicates(infos),
         labels=dict(labels.most_common()),
@@ -157,9 +160,10 @@ def verdict(found: Inspection) -> str:
         return "the actions are on time: the movement from frame t to t+1 goes best with actions[t]"
     direction = "late" if best > 0 else "early"
     frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"
+    advice = f"; import them again, into a new folder, with --offset {best}" if found.imported else ""
     return (
         f"warning: the actions are {frames} {direction}: the movement from frame t to t+1 goes best with "
-        f"actions[{offset_name(best)}], not actions[t]; import them again, into a new folder, with --offset {best}"
+        f"actions[{offset_name(best)}], not actions[t]{advice}"
     )
 
 

@@ -211,6 +211,16 @@ def test_a_name_that_a_part_would_have_is_refused(tmp_path: Path) -> None:
         imported(tmp_path / "in", tmp_path / "out")
 
 
+def test_linked_folders_are_followed_once_and_long_names_cut(tmp_path: Path) -> None:
+    write_video(tmp_path / "real/walk.mp4", 4)
+    (tmp_path / "in" / ("é" * 100)).mkdir(parents=True)
+    write_video(tmp_path / "in" / ("é" * 100) / f"{'x' * 100}.mp4", 4, seed=1)
+    (tmp_path / "in/link").symlink_to(tmp_path / "real")
+    (tmp_path / "in/round").symlink_to(tmp_path / "in")
+    names = [info.name for info in imported(tmp_path / "in", tmp_path / "out").dataset.episodes()]
+    assert len(names) == 2 and "link__walk" in names and max(len(name.encode()) for name in names) <= 200
+
+
 def test_nothing_is_kept_of_a_video_that_has_lost_its_actions(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_video(tmp_path / f"in/{name}.mp4", 3)

@@ -1,6 +1,7 @@
 """What is to be imported: the videos of a folder or of a published list, and what lies beside them."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ SPLIT_WORDS = {
 """Names of folders, or parts of the name of a list, that say which part of the data it is."""
 
 
+LONGEST_NAME = 200
+"""Bytes of the name of an episode: file systems take 255, with an ending and what is before it while it is written."""
 PART = re.compile(r"(.+)\.\d{4,}")
 """How the further episodes of a long video are called (`cutting.episodes_of`)."""
 
@@ -100,10 +103,22 @@ def unheeded_splits(place: Path, sources: Sequence[Source]) -> list[str]:
 
 
 def _files(folder: Path, out: Path | None) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found: list[Path] = []
+    seen: set[str] = set()
+    for at, folders, names in os.walk(folder, followlinks=True, onerror=_unread):
+        if (real := os.path.realpath(at)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(at) / name for name in names]
+    files = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
     if out is not None and out.resolve() != folder.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
     return files
+
+
+def _unread(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}): see who may, or take it out") from error
 
 
 def passed_over(place: Path, sources: Sequence[Source], out: Path | None = None) -> dict[str, int]:
@@ -188,7 +203,11 @@ def _resolved(path: Path, named: str) -> Path:
 def name_of(path: Path) -> str:
     """A name for an episode that tells where it came from: `walks/first try.mp4` is `walks__first_try`."""
     parts = [re.sub(r"[^\w.-]+", "_", part) for part in path.with_suffix("").parts if part not in ("/", "..", ".")]
-    return re.sub(r"^[.-]+", "_", "__".join(parts)) or "video"
+    name = re.sub(r"^[.-]+", "_", "__".join(parts)) or "video"
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name.encode()[: LONGEST_NAME - 17].decode(errors='ignore')}_{digest}"
 
 
 def divided(sources: Sequence[Source], test_share: float, known: dict[str, str]) -> list[Source]:
