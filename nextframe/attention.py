@@ -24,8 +24,6 @@ class AttentionKernel(Protocol):
     def __call__(self, queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens: ...
 
 
-# Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
-@torch.compiler.disable()
 def attend(
     queries: Heads,
     keys: Heads,
@@ -76,9 +74,16 @@ def in_blocks(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...
 
 @cache
 def compiled_flex_attention() -> Callable[..., Heads]:
-    """A few times for all lengths; nine were seen. Never in silence as it is: that would lay out every score."""
-    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    """One kernel for all lengths. `fullgraph`: it raises where it cannot be compiled; as it is written it would lay out
+    every score."""
+    allow_recompiles()
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
+
+
+def allow_recompiles() -> None:
+    """Some more than torch's 8 versions of one piece of code (for the process): with and without gradient, with and
+    without a coarse past, for one row and for many. Beyond the limit it goes on uncompiled."""
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nextframe.attention import in_blocks
+from nextframe.attention import allow_recompiles, in_blocks
 from nextframe.errors import UserError
 from nextframe.layers import Block
 from nextframe.ranks import local_rank
@@ -125,9 +125,7 @@ def prepare_for_inference(network: nn.Module, dtype: torch.dtype, device: torch.
     order in which oneDNN multiplies them, which pays for the few rows of a frame, and with the GELU that follows done
     before a result is written (docs/speed.md). The numbers are the same but for rounding.
     """
-    if device.type == "cuda":
-        # For the whole process. It plans anew for every number of keys, and each frame has its own (docs/speed.md).
-        torch.backends.cuda.enable_cudnn_sdp(False)
+    leave_out_cudnn_attention(device)
     packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
     chains = [module for module in network.modules() if isinstance(module, nn.Sequential)]
     following = {first: second for chain in chains for first, second in pairwise(chain)}
@@ -141,6 +139,12 @@ def prepare_for_inference(network: nn.Module, dtype: torch.dtype, device: torch.
                 gelu.forward = lambda input: input  # done by the product now
             else:
                 module.forward = _packed(module, None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def leave_out_cudnn_attention(device: torch.device) -> None:
+    """For the whole process. It plans anew for every shape, and frames and clips have ever new ones (docs/speed.md)."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _packed(linear: nn.Linear, gelu: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -167,6 +171,7 @@ def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "indu
 
     Raises UserError for a network without blocks.
     """
+    allow_recompiles()
     for block in _some_blocks(network):
         block.forward = torch.compile(block.forward, backend=backend, dynamic=True)
 

@@ -32,6 +32,8 @@ SMALL_PART = 1 / 3
 """Of the memory of a pass: gradients that are no more decide nothing of it."""
 TRIED_SECONDS = 5.0
 """A pass that will take longer is not tried to learn how memory grows."""
+COMPILED_ROWS = 3
+"""What is compiled has code of its own for one row, and for two, which it takes for a cosine and a sine."""
 TIMED_SECONDS = 10.0
 """For which steps are timed, at least."""
 TIMED_STEPS = 8
@@ -128,8 +130,8 @@ def available(device: torch.device) -> int:
 def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
     """Try batches of a few rows; nothing of the learner is changed. `room`: bytes not to go beyond knowingly."""
     fixed, gradients, rows = lasting_bytes(learner, demand), weight_bytes(learner), part_rows(learner, demand)
-    # What is compiled has code of its own for a single row: it would be compiled for nothing.
-    few = min(rows, 2 if should_compile(learner.config.compile, learner.device) else 1)
+    compiled = should_compile(learner.config.compile, learner.device)
+    few = min(rows, COMPILED_ROWS if compiled else 1)
     seconds, first = _passes(learner, demand, few)
     more = min(rows, 2 * few)
     if more == few or fixed + 2 * first > room:
@@ -137,6 +139,8 @@ def measured(learner: Learner, demand: Demand, room: float) -> Footprint:
     # Once more: the first time also made what stays (tables, a GPU's workspaces), which the rows do not cost.
     _, first = _passes(learner, demand, few)
     while True:
+        if compiled:
+            _passes(learner, demand, more)  # in case it is compiled anew: that is not its time
         seconds, second = _passes(learner, demand, more)
         if math.isinf(second):
             return Footprint(fixed, gradients, math.inf, first / few, seconds / few)
@@ -193,9 +197,12 @@ def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first
     """
     left = max(1, learner.config.steps - first)
     rows = own_rows(demand)
-    timed = min(rows, max(1, int(TIMED_SECONDS / max(footprint.seconds, 1e-9))))
+    compiled = should_compile(learner.config.compile, learner.device)
+    least = COMPILED_ROWS if compiled else 1
+    timed = min(rows, max(least, int(TIMED_SECONDS / max(footprint.seconds, 1e-9))))
     spent, flops, begun = [], [], time.perf_counter()
-    for number in range(-1, TIMED_STEPS):  # before the first that counts there is a warm-up
+    # Before the first that counts there is a warm-up, and before that one in which it is compiled.
+    for number in range(-2 if compiled else -1, TIMED_STEPS):
         step = first + int(left * (number + 0.5) / TIMED_STEPS) if number >= 0 else first
         inputs = {name: x[:timed] for name, x in learner.inputs(step).items()}
         started = time.perf_counter()
@@ -207,7 +214,9 @@ def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first
         seconds = (between - started) * rows / timed + time.perf_counter() - between
         # All processes must take the same steps, and each has a clock of its own.
         seconds, so_far = ranks.largest(seconds, time.perf_counter() - begun)
-        if number >= 0 or seconds > TIMED_SECONDS:
+        if number == -2:
+            begun = time.perf_counter()
+        elif number >= 0 or seconds > TIMED_SECONDS:
             spent.append(seconds)
             flops.append(demand.flops_at(step) if demand.flops_at else 1)
         if spent and so_far > TIMED_SECONDS:

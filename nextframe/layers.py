@@ -12,7 +12,7 @@ from nextframe.attention import AttentionKernel, attend, concatenated
 from nextframe.cache import FixedPart, KeyValueCache
 from nextframe.mask import View
 from nextframe.rope import rotate
-from nextframe.shapes import FrameTimes, HeadTokens, RotaryTable, Tokens
+from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
 
 EPSILON = 1e-6
 TIME_CHANNELS = 256
@@ -160,16 +160,32 @@ class Attention(nn.Module):
         queries = concatenated([part.queries(x) for part, x in readers])
         without_queries = keys.shape[2] - queries.shape[1]
         queries = rotate(queries, rotary[..., without_queries:, :, :], values.dtype)
-        mixed, rows = [], [one.rows for one in seen]
-        own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
-        for one, query, key, value in own:
-            stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
-            mixed.append(attend(query, *stack, one.views, without_queries, self.kernel))
-        mixed = concatenated(mixed, dim=0)
+        mixed = attend_in_rows(queries, keys, values, seen, without_queries, layer, self.kernel)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
         return [
             part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
         ]
+
+
+# Not compiled: there are many spans, and their sizes change with every length; what is before and after compiles once.
+# All rows in one call: a loop around it would leave the rest uncompiled too.
+@torch.compiler.disable()
+def attend_in_rows(
+    queries: Heads,
+    keys: Heads,
+    values: Heads,
+    seen: Sequence[Seen],
+    without_queries: int,
+    layer: int,
+    kernel: AttentionKernel | None,
+) -> Tensor:
+    """[b, n, k e]: `attend` of so many rows after so many, each with its own cache, which is extended."""
+    mixed, rows = [], [one.rows for one in seen]
+    own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
+    for one, query, key, value in own:
+        stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
+        mixed.append(attend(query, *stack, one.views, without_queries, kernel))
+    return concatenated(mixed, dim=0)
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ from nextframe.devices import (
     attend_in_blocks,
     blocks_of,
     compile_blocks,
+    leave_out_cudnn_attention,
     matrix_precision,
     multiply_in_float8,
     recompute_blocks,
@@ -49,6 +50,7 @@ class Learner:
         self.task, self.config = task, config
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
+        leave_out_cudnn_attention(self.device)
         self.network = task.network.train()
         if config.float8 != "off":
             multiply_in_float8(self.network, config.float8 == "emulated", self.device)
