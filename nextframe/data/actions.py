@@ -95,15 +95,16 @@ def _from_csv(path: Path) -> ActionTable:
     for name in [name for name in columns if name.lower() in CLOCKS]:
         _check_clock(name, columns.pop(name))
     if len(columns) == 1:
-        _check_words(rows, bool(header))
-        return _table(path, [_scalar(cell) for cell in next(iter(columns.values()))], ())
+        (cells,) = columns.values()
+        _check_words(cells, titled=bool(header))
+        return _table(path, [_scalar(cell) for cell in cells], ())
     numbers = [[float(cell) for cell in cells] for cells in zip(*columns.values(), strict=True)]
     return _table(path, numbers, tuple(columns) if header else ())
 
 
-def _check_words(rows: list[list[str]], titled: bool) -> None:
-    """A single column may be of other cells than commas separate, or its first line a header that is not known."""
-    first, *others = (row[-1].strip() for row in rows)
+def _check_words(cells: Sequence[str], titled: bool) -> None:
+    """Raises ValueError where a single column is of cells that no comma separates, or begins with an unknown header."""
+    first, *others = cells or [""]
     if isinstance(_scalar(first), str) and (mark := next((mark for mark in ";\t" if mark in first), None)):
         raise ValueError(f"its cells are separated by {mark!r}: separate them by commas")
     if not titled and isinstance(_scalar(first), str) and others and first not in others:
