@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ FEW_QUERIES = 64
 """Fewer attend faster by torch's fused kernel, as long as they need no gradient (docs/speed.md)."""
 
 
+@runtime_checkable
 class AttentionKernel(Protocol):
     """How the queries of neighbouring spans attend to the keys and values that the last of them may see."""
 
