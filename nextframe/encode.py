@@ -36,6 +36,7 @@ from nextframe.workers import end_with_parent
 SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
 SHARD_SECONDS = 60.0
+"""After so long a shard is written, full or not: whoever is stopped has lost no more."""
 SHARD = "latents-{:05d}.safetensors"
 SHARED = ("fps", "action_kind", "action_names", "label_names")
 """What `DatasetInfo` and `LatentIndex` say alike."""
@@ -172,7 +173,7 @@ def _encode_in_turn(
     mirrored: bool,
     advance: Advance,
 ) -> Iterator[list[LatentEpisode]]:
-    """A shard at a time, which is written after so many seconds, full or not: whoever is stopped has lost no more."""
+    """A shard at a time."""
     left = list(missing)
     while left:
         until = time.monotonic() + SHARD_SECONDS

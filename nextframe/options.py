@@ -45,6 +45,7 @@ class SamplingOptions:
         return protocol.settings(config.sample).overridden(**self.given())
 
     def given(self) -> dict[str, Any]:
+        """What was given, by name."""
         return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
 

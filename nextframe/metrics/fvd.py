@@ -17,6 +17,7 @@ from nextframe.metrics.weights import STANDARD, fingerprint, weight_file
 FEWEST_FRAMES = 10
 """The network halves time again and again: of shorter videos nothing is left."""
 AT_ONCE = 8
+"""Videos that the network looks at together: it changes speed and memory alone."""
 FEWEST_VIDEOS = 2
 """One has no covariance. It takes hundreds for a number to compare with anybody's."""
 

@@ -56,7 +56,7 @@ th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tab
 .bar .track { display: flex; align-items: center; gap: 8px; min-width: 0; white-space: nowrap; }
 .bar .fill { height: 16px; border-radius: 4px; background: var(--accent); min-width: 2px; flex: 0 1 auto; }
 @media (max-width: 560px) { .bar, .bar .track { display: block; white-space: normal; }
-  .bar .fill { display: inline-block; max-width: 100%; } }
+  .bar .fill { display: inline-block; max-width: 100%; margin-right: 6px; vertical-align: middle; } }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
 pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto;
   margin: 6px 0 14px; font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
