@@ -67,10 +67,9 @@ def clip_batches(
     Raises UserError when the latents are not what the configuration wants.
     """
     clip, train, model = config.clip, config.train, config.model
-    shape = (model.latent_channels, model.latent_size, model.latent_size)
-    if dataset.index.shape != shape:
+    if dataset.index.shape != model.latent_shape:
         raise UserError(
-            f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {shape}: "
+            f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {model.latent_shape}: "
             "set --model.latent-channels and --model.latent-size"
         )
     check_conditions(dataset.index, model)

@@ -110,6 +110,11 @@ class TransformerConfig:
         return self.heads * self.head_dim
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a latent."""
+        return self.latent_channels, self.latent_size, self.latent_size
+
+    @property
     def compass(self) -> tuple[int, ...]:
         """How many times round each of its pairs of channels turns in a full circle: 1, 2, 4 ... up to half of it."""
         return tuple(2**power for power in range(self.headings.bit_length() - 1))
@@ -163,6 +168,10 @@ class AutoencoderConfig:
     def latent_size(self) -> int:
         return self.frame_size // self.compression
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.latent_channels, self.latent_size, self.latent_size
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -211,9 +220,7 @@ class ClipConfig:
     def __post_init__(self) -> None:
         at_least(self, frames=1, interval=1, min_frames=1, ramp=0, windows=1)
         if self.min_frames is not None and self.min_frames >= self.frames:
-            raise ValueError(
-                f"min_frames {self.min_frames} must be less than frames {self.frames}: set --clip.min-frames"
-            )
+            raise ValueError(f"min_frames {self.min_frames} must be below frames {self.frames}: set --clip.min-frames")
         if self.windows > 1 and self.min_frames is None:
             raise ValueError("windows of one length would all be the same frames: set --clip.min-frames")
 
@@ -322,23 +329,17 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if self.model.attention == "full" and self.clean_context:
             raise ValueError("with full attention (Video DiT) no frame enters clean: set --clean-context 0")
-        if self.sample.memory is not None and self.sample.memory < self.model.window:
-            raise ValueError(
-                f"sample.memory {self.sample.memory} is less than the window of {self.model.window} frames"
-            )
+        window = self.model.window
+        if self.sample.memory is not None and self.sample.memory < window:
+            raise ValueError(f"sample.memory {self.sample.memory} is less than the window of {window} frames")
         if self.sample.slide > 1 and self.model.coarse_patch is None:
             raise ValueError("the window of a short model moves by one frame at a time: set --sample.slide 1")
-        if self.sample.slide > self.model.window:
-            raise ValueError(
-                f"sample.slide {self.sample.slide} is more than the window of {self.model.window} frames: "
-                f"set --sample.slide {self.model.window} or less"
-            )
+        if self.sample.slide > window:
+            raise ValueError(f"sample.slide {self.sample.slide} is more than the window: set --sample.slide {window}")
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
         if not 0 <= self.clean_context < 1:
-            raise ValueError(
-                f"clean_context {self.clean_context} is a share of the frames: set --clean-context below 1"
-            )
+            raise ValueError(f"clean_context {self.clean_context} is a share of the frames: set it from 0 to below 1")
         if not 0 <= self.resampled_context <= 1:
             raise ValueError(f"resampled_context {self.resampled_context} is a share: set it from 0 to 1")
         if self.resampled_context and not self.clean_context:

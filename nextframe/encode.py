@@ -76,11 +76,9 @@ def begin(autoencoder: Autoencoder, run: Path, info: DatasetInfo, out: Path, mir
     """Write the autoencoder, with its scale, and an empty index."""
     write_atomically(out / AUTOENCODER / CONFIG, (run / CONFIG).read_bytes())
     write_weights(out / AUTOENCODER / WEIGHTS, autoencoder.state_dict())
-    config = autoencoder.config
-    shape = (config.latent_channels, config.latent_size, config.latent_size)
     index = LatentIndex(
         autoencoder=sha256(run / WEIGHTS),
-        shape=shape,
+        shape=autoencoder.config.latent_shape,
         action_names=info.action_names,
         fps=info.fps,
         action_kind=info.action_kind,

@@ -197,9 +197,7 @@ def _session(
         context = torch.from_numpy(np.stack([episode.video[: protocol.context] for episode in episodes]))
         latents = torch.stack([world.encode(clip) for clip in context])
     else:
-        config = world.config.model
-        side = config.latent_size
-        latents = torch.empty(len(episodes), 0, config.latent_channels, side, side, device=world.device)
+        latents = torch.empty(len(episodes), 0, *world.config.model.latent_shape, device=world.device)
     past = None if past is None else past.to(world.device)
     return Session(world.transformer, latents, past, protocol.context + protocol.frames, sample, seeds)
 

@@ -57,7 +57,7 @@ def import_latents(
         raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")
     autoencoder = load_autoencoder(run, torch.device("cpu"))
     config = autoencoder.config
-    shape = (config.latent_channels, config.latent_size, config.latent_size)
+    shape = config.latent_shape
     try:
         words = vocabulary(tables_of(sources), action_names) if use_actions else Vocabulary()
     except UserError as error:

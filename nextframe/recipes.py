@@ -247,7 +247,7 @@ def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
     conditions = told.get(model.condition, torch.zeros(1, lengths[0], dtype=torch.int64))
 
     def hardest(rows: int) -> list[Clips]:
-        latents = torch.zeros(rows, lengths[0], model.latent_channels, model.latent_size, model.latent_size)
+        latents = torch.zeros(rows, lengths[0], *model.latent_shape)
         return [Clips(latents, None if conditions is None else conditions.repeat_interleave(rows, 0), lengths)]
 
     def flops_at(step: int) -> int:

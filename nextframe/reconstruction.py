@@ -58,8 +58,8 @@ class Reconstruction:
         return self.config.adversarial_weight > 0
 
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
-        model, b = self.config.model, len(batch.video)
-        shape = (b * batch.share.ranks, model.latent_channels, model.latent_size, model.latent_size)
+        b = len(batch.video)
+        shape = (b * batch.share.ranks, *self.config.model.latent_shape)
         noise = batch.share.of(torch.randn(shape, generator=generator))
         inputs = {"pixels": pixels_from_video(batch.video), "noise": noise}
         if batch.adversarial:

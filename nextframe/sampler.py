@@ -132,9 +132,8 @@ def sample_clip(
     """
     config = model.config
     layout = layout_of(config, frames)
-    shape = (config.latent_channels, config.latent_size, config.latent_size)
     device = model.head.weight.device
-    noise = torch.stack([frame_noise(shape, seeds, frame) for frame in range(frames)], dim=1).to(device)
+    noise = torch.stack([frame_noise(config.latent_shape, seeds, frame) for frame in range(frames)], dim=1).to(device)
     of_branches = None if conditions is None else for_all_branches(config, sample, conditions.to(device))
 
     def velocity(x: Tensor, s: float) -> Tensor:

@@ -140,8 +140,7 @@ class Session:
             if condition is None or self._conditions is None:
                 raise ValueError(f"this model is conditioned on {config.condition}s: give one per frame")
             self._conditions[:, self.frames] = to_device(condition, self._conditions.device)
-        shape = (config.latent_channels, config.latent_size, config.latent_size)
-        return to_device(frame_noise(shape, self.seeds, self.frames), self._latents.device)
+        return to_device(frame_noise(config.latent_shape, self.seeds, self.frames), self._latents.device)
 
     def take(self, frame: Tensor) -> None:
         """The next frame is made."""

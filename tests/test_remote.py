@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import tiny_episodes, tiny_latents
 
+from nextframe.data import remote
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.errors import UserError
@@ -42,14 +43,23 @@ def test_footage_is_fetched_as_it_is_read(tmp_path: Path, cache: Path) -> None:
     assert not list(cache.rglob(".nextframe*"))
 
 
-def test_newer_footage_is_fetched_anew(tmp_path: Path, cache: Path) -> None:
-    for frames in (10, 12):
-        here = tiny_episodes(tmp_path / f"data{frames}", count=1, frames=frames)
+def test_newer_footage_is_fetched_anew(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    for frames in (10, 12, 14):
+        here = tiny_episodes(tmp_path / f"data{frames}", count=2, frames=frames)
         MEMORY.rm("/bucket", recursive=True) if MEMORY.exists("/bucket") else None
         MEMORY.put(str(here.folder), "/bucket/data", recursive=True)
         there = EpisodeDataset.open(Path("memory://bucket/data"))
         np.testing.assert_array_equal(there.read(there.episodes()[0]).video, here.read(here.episodes()[0]).video)
-        assert fetched(cache, ".mp4") == 1
+        opened.append(there)
+    # Who opened an older state reads what it has of it, and never takes a newer file for one of its own.
+    old = opened[0]
+    assert fetched(cache, ".mp4") == 3 and len(old.read(old.episodes()[0]).video) == 10
+    with pytest.raises(UserError, match="not the file that its index lists"):
+        old.read(old.episodes()[1])
+    monkeypatch.setattr(remote, "KEPT_SECONDS", -1)
+    EpisodeDataset.open(Path("memory://bucket/data"))
+    assert fetched(cache, ".mp4") == 1
 
 
 def test_latents_come_with_their_autoencoder(tmp_path: Path, cache: Path) -> None:

@@ -115,8 +115,7 @@ def decoder_for(name: str | None, bed: Bed) -> Autoencoder:
 def fitting_autoencoders(config: TransformerConfig) -> dict[str, AutoencoderConfig]:
     """The presets whose latents have the size and channels of this model's."""
     presets = {name: preset.model for name, preset in PRESETS.items() if isinstance(preset, TokenizerConfig)}
-    shape = (config.latent_channels, config.latent_size)
-    return {name: model for name, model in presets.items() if (model.latent_channels, model.latent_size) == shape}
+    return {name: model for name, model in presets.items() if model.latent_shape == config.latent_shape}
 
 
 @torch.no_grad()
@@ -130,7 +129,7 @@ def randomised(network: N) -> N:
 
 def random_latents(config: TransformerConfig, batch: int, frames: int) -> Tensor:
     """Scaled latents [b, f, c, h, w] on the CPU."""
-    return torch.randn(batch, frames, config.latent_channels, config.latent_size, config.latent_size)
+    return torch.randn(batch, frames, *config.latent_shape)
 
 
 def random_conditions(config: TransformerConfig, batch: int, frames: int) -> Tensor | None:

@@ -233,7 +233,7 @@ class EpisodeDataset:
         except (ValueError, OSError) as error:
             raise UserError(f"{self.folder / INDEX} {error}") from error
         if self._mirror is not None:
-            self._mirror.fetch(info.files[role])
+            self._mirror.fetch(info.files[role], info.sha256.get(role))
         return path
 
 

@@ -3,11 +3,16 @@
 import errno
 import hashlib
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nextframe.errors import UserError, reason_of
-from nextframe.files import address_of, cache_folder, new_file, write_atomically, writing
+from nextframe.files import address_of, cache_folder, new_file, sha256, write_atomically, writing
+
+KEPT_SECONDS = 7 * 24 * 3600
+"""That an older state stays on this disk after it was last opened: who opened it may still be reading."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,14 @@ class Mirror:
     url: str
     folder: Path
 
-    def fetch(self, name: str) -> None:
-        """Have a file of the folder here. Raises UserError when it cannot be had."""
+    def fetch(self, name: str, digest: str | None = None) -> None:
+        """Have a file of the folder here. Raises UserError when it cannot be had, or is not the one of this sha256."""
         path = self.folder / name
         if not path.exists():
             with new_file(path) as temporary:
                 _copy(f"{self.url}/{name}", temporary)
+                if digest is not None and sha256(temporary) != digest:
+                    raise UserError(f"{self.url}/{name} is not the file that its index lists: it changed, begin again")
 
     def fetch_folder(self, name: str) -> None:
         """The same for all files of a folder in it."""
@@ -33,7 +40,7 @@ class Mirror:
 def mirror_of(folder: Path | str, index: str) -> Mirror | None:
     """Where the files of a folder in object storage are to be found here; None of a folder that is here.
 
-    Each state of its file `index` has a cache of its own, so that nothing of an older one is ever taken for it.
+    Each state of its file `index` has a cache of its own, so that nothing of an older one is taken for it.
     Raises UserError when the index cannot be had.
     """
     url = address_of(folder)
@@ -48,8 +55,10 @@ def mirror_of(folder: Path | str, index: str) -> Mirror | None:
     content = fresh.read_bytes()
     state = place / hashlib.sha256(content).hexdigest()[:16]
     for other in place.iterdir():
-        if other.is_dir() and other != state:
-            shutil.rmtree(other, ignore_errors=True)  # another process may be doing the same
+        with suppress(FileNotFoundError):  # another process may be doing the same
+            # To open it again, below, writes into it.
+            if other.is_dir() and other != state and other.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
     write_atomically(state / index, content)
     return Mirror(url, state)
 

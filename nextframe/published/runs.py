@@ -96,7 +96,7 @@ def require_fit(world_model: WorldModelConfig, autoencoder: RunConfig, where: Pa
     if not isinstance(autoencoder, TokenizerConfig):
         raise UserError(f"{where} is a world model: name an autoencoder, a file DCAE_....pth or a run of one")
     made, wanted = autoencoder.model, world_model.model
-    if (made.latent_channels, made.latent_size) != (wanted.latent_channels, wanted.latent_size):
+    if made.latent_shape != wanted.latent_shape:
         raise UserError(
             f"the autoencoder {where} makes latents of {_latents(made)}, the world model takes {_latents(wanted)}: "
             "choose the one it was trained with"
@@ -239,4 +239,4 @@ def _distance(preset: TransformerConfig, model: TransformerConfig) -> tuple[floa
 
 
 def _latents(config: AutoencoderConfig | TransformerConfig) -> str:
-    return f"{config.latent_channels} x {config.latent_size} x {config.latent_size}"
+    return " x ".join(map(str, config.latent_shape))

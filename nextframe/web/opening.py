@@ -36,9 +36,8 @@ def open_model(model: Path, data: Path | None, sample: SampleConfig, real: bool,
 def _try_out(world: WorldModel, sample: SampleConfig) -> None:
     """A short walk, of few steps a frame: which number of threads is faster, they tell as well."""
     config = world.config.model
-    shape = (TRIED_CONTEXT, config.latent_channels, config.latent_size, config.latent_size)
     action = [0.0] * config.action_size if config.condition == "vector" else 0
     few = replace(sample, steps=min(sample.steps, TRIED_STEPS))
-    walk = world.walk_on(torch.zeros(shape), None, few, TRIED_CONTEXT + TRIED_FRAMES, 0)
+    walk = world.walk_on(torch.zeros(TRIED_CONTEXT, *config.latent_shape), None, few, TRIED_CONTEXT + TRIED_FRAMES, 0)
     for _ in range(TRIED_FRAMES):
         walk.imagine(action)
