@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nextframe.config import AutoencoderConfig
+from nextframe.architecture import AutoencoderConfig
 from nextframe.shapes import Pixels
 
 

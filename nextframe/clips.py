@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nextframe.architecture import TransformerConfig
 from nextframe.conditions import actions_for_frames
-from nextframe.config import TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
@@ -104,7 +105,7 @@ def clip_batches(
 
 def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "train") -> list[LatentEpisode]:
     """The episodes that clips are taken from. Raises UserError when there are none."""
-    span = (config.clip.frames - 1) * config.clip.interval + 1
+    span = config.clip.span
     episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes(split))

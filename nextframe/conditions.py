@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 
 
 def actions_for_frames(config: TransformerConfig, actions: Tensor) -> Tensor:

@@ -1,176 +1,16 @@
-"""Every setting of a model, its training and its sampling, as frozen dataclasses. No torch in here.
+"""Every setting of training and sampling, as frozen dataclasses: `architecture.py` has those of the networks. No torch.
 
 A configuration is written beside the weights it belongs to (`config.yaml`) and read back strictly: an unknown name
 or a value of the wrong type is refused, with the nearest real name.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig, at_least
 from nextframe.errors import UserError
 
-Solver = Literal["euler", "heun", "adams"]
-Condition = Literal["none", "label", "action", "vector"]
-
-
-def at_least(settings: object, **smallest: float) -> None:
-    """Raises ValueError naming the first field that is below its smallest value."""
-    for name, least in smallest.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= least:  # also refuses nan
-            raise ValueError(f"{name} is {value}: it must be at least {least}")
-
-
-MOST_LAYERS = 1000
-"""So that a configuration that somebody else wrote keeps nobody waiting."""
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The FAR transformer (arXiv 2503.19325, section 3); the defaults are FAR-B on 8 x 8 latents."""
-
-    latent_channels: int = 32
-    latent_size: int = 8
-    """Rows and columns of the latent grid."""
-    layers: int = 12
-    heads: int = 12
-    head_dim: int = 64
-    rope_axes: tuple[int, int, int] = (16, 24, 24)
-    """Channels of a head that turn with the frame, the row and the column; those of a compass come on top."""
-    patch: int = 1
-    """Latent rows and columns per token in the fine level (the newest frames)."""
-    coarse_patch: int | None = None
-    """The same in the coarse level (every older frame): a long model. None: a short model, without that level.
-    The paper's asymmetric patchify kernels: `patch` for short-term context, this one for long-term (section 3.3)."""
-    window: int = 16
-    """Frames in the fine level, the newest included."""
-    attention: Literal["frame-causal", "full"] = "frame-causal"
-    """full: a Video DiT, in which all frames of a clip share one time and are sampled together."""
-    condition: Condition = "none"
-    """What each frame is told: the label of its clip, the id of an action, or an action that is a vector of numbers
-    (continuous, or several keys at once)."""
-    classes: int = 0
-    """Number of labels or actions; the null condition of guidance is the id after the last."""
-    action_size: int = 0
-    """Numbers in an action that is a vector; its null condition is all nan."""
-    action_of: Literal["arrival", "departure"] = "arrival"
-    """Which action a frame is given: the one that led to it, or (the published networks) the one taken in it."""
-    turns: tuple[int, ...] = ()
-    """A compass: action i turns the agent by turns[i] steps of 360 / `headings` degrees. Attention then knows how far a
-    frame faces away from another, as it knows how long ago it was. Empty: it does not."""
-    headings: int = 1
-    """Directions in a full circle; 1: no compass."""
-    temporal_decay: float = 0.0
-    """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
-    riflex_frames: int | None = None
-    """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE. Not
-    for training: --sample.riflex sets it."""
-    memory: int | None = None
-    """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all. Not for
-    training: --sample.memory sets it."""
-    slide: int = 1
-    """Frames by which the window of a long model moves at a time; in between it holds fewer than `window`. Not for
-    training: --sample.slide sets it."""
-
-    def __post_init__(self) -> None:
-        at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
-        at_least(self, classes=0, action_size=0, headings=1, riflex_frames=1, memory=self.window, slide=1)
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
-        if self.slide > self.window:
-            raise ValueError(f"slide {self.slide} must be at most window {self.window}")
-        if self.slide > 1 and self.coarse_patch is None:
-            raise ValueError("a short model has no window that slides over a coarse past: slide must be 1")
-        if any(axis % 2 for axis in self.rope_axes):
-            raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
-        if bool(self.turns) != (self.headings > 1):
-            raise ValueError(f"turns {self.turns} and headings {self.headings}: a compass needs both, else neither")
-        if self.turns and (self.condition, self.action_of, self.attention) != ("action", "arrival", "frame-causal"):
-            raise ValueError("a compass adds up the actions that led to each frame: this model is told none, turns=()")
-        if self.turns and len(self.turns) != self.classes:
-            raise ValueError(f"turns {self.turns} must have a number for each of the {self.classes} actions")
-        if sum(self.rope_axes) + 2 * len(self.compass) != self.head_dim:
-            compass = f" and the compass's {2 * len(self.compass)}" if self.compass else ""
-            raise ValueError(f"rope_axes {self.rope_axes}{compass} must add up to head_dim {self.head_dim}")
-        if self.condition in ("label", "action") and self.classes < 1:
-            raise ValueError(f"condition {self.condition!r} needs classes >= 1")
-        if self.condition == "vector" and self.action_size < 1:
-            raise ValueError("condition 'vector' needs action_size >= 1")
-        if self.attention == "full" and (self.coarse_patch is not None or self.temporal_decay):
-            raise ValueError("full attention sees all frames alike: coarse_patch must be None, temporal_decay 0")
-        for name, patch in (("patch", self.patch), ("coarse_patch", self.coarse_patch or self.patch)):
-            if patch < 1 or self.latent_size % patch:
-                raise ValueError(f"{name} {patch} must divide latent_size {self.latent_size}")
-        if self.coarse_patch is not None and self.coarse_patch % self.patch:
-            raise ValueError(f"coarse_patch {self.coarse_patch} must be a multiple of patch {self.patch}")
-
-    @property
-    def width(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of a latent."""
-        return self.latent_channels, self.latent_size, self.latent_size
-
-    @property
-    def compass(self) -> tuple[int, ...]:
-        """How many times round each of its pairs of channels turns in a full circle: 1, 2, 4 ... up to half of it."""
-        return tuple(2**power for power in range(self.headings.bit_length() - 1))
-
-    @property
-    def null_condition(self) -> float:
-        """What stands for no condition: in every number of a vector, or as an id."""
-        return math.nan if self.condition == "vector" else self.classes
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """A DC-AE (`diffusers.AutoencoderDC`); the defaults are the published 8x model for 64 x 64 video."""
-
-    frame_size: int = 64
-    """Height and width of the frames it is trained on, in pixels."""
-    latent_channels: int = 32
-    encoder_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels per stage; every stage after the first halves the resolution."""
-    encoder_layers: tuple[int, ...] = (0, 4, 8, 2)
-    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
-    decoder_layers: tuple[int, ...] = (0, 5, 10, 2)
-    attention_stages: int = 1
-    """How many of the last stages are EfficientViT blocks rather than residual blocks."""
-    decoder_norm: Literal["batch_norm", "rms_norm"] = "batch_norm"
-    """Of the decoder's residual blocks; its attention blocks always have RMS norm."""
-    decoder_activation: Literal["relu", "silu"] = "relu"
-
-    def __post_init__(self) -> None:
-        at_least(self, frame_size=1, latent_channels=1)
-        stages = len(self.encoder_channels)
-        lengths = {len(self.encoder_layers), len(self.decoder_channels), len(self.decoder_layers)}
-        if lengths != {stages} or not stages:
-            raise ValueError("encoder and decoder need one number of channels and of layers for each stage")
-        layers = (*self.encoder_layers, *self.decoder_layers)
-        if max(stages, *layers) > MOST_LAYERS or min(layers) < 0:
-            raise ValueError(f"a stage may have 0 to {MOST_LAYERS} layers")
-        if min(*self.encoder_channels, *self.decoder_channels) < 1:
-            raise ValueError("a stage must have at least one channel")
-        if self.encoder_channels[-1] % self.latent_channels or self.decoder_channels[-1] % self.latent_channels:
-            raise ValueError(f"latent_channels {self.latent_channels} must divide the channels of the last stage")
-        if self.frame_size % self.compression:
-            raise ValueError(f"frame_size {self.frame_size} must be a multiple of {self.compression}")
-
-    @property
-    def compression(self) -> int:
-        """Pixels per latent row or column."""
-        return 2 ** (len(self.encoder_channels) - 1)
-
-    @property
-    def latent_size(self) -> int:
-        return self.frame_size // self.compression
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.latent_channels, self.latent_size, self.latent_size
+Solver = Literal["euler", "even-euler", "heun", "adams"]
 
 
 @dataclass(frozen=True)
@@ -223,6 +63,16 @@ class ClipConfig:
             raise ValueError(f"min_frames {self.min_frames} must be below frames {self.frames}: set --clip.min-frames")
         if self.windows > 1 and self.min_frames is None:
             raise ValueError("windows of one length would all be the same frames: set --clip.min-frames")
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip that may be drawn."""
+        return self.frames if self.min_frames is None else self.frames - 1
+
+    @property
+    def span(self) -> int:
+        """Frames that an episode needs for it."""
+        return (self.longest - 1) * self.interval + 1
 
 
 @dataclass(frozen=True)
@@ -282,12 +132,14 @@ class SampleConfig:
     steps: int = 50
     """Steps of the solver per frame."""
     guidance: float = 1.0
-    """Classifier-free: v = v_null + guidance * (v_condition - v_null); 1: no guidance, 0: without the condition."""
+    """Classifier-free: v = v_null + guidance * (v_condition - v_null); 1: none, 0: without the condition."""
     seed: int = 0
     solver: Solver = "euler"
-    """euler: first order, as published. heun: second order, twice the work. adams: second order, no more work."""
+    """euler: first order, as published: the last of its steps is 0.001 long. The others' are all of one length.
+    even-euler: first order. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
-    """Frames the model sees at once, at most. For a short model the length it was trained on: a sliding window."""
+    """Frames the model sees at once, at most. As many as its window: a window that slides by one frame, for a short
+    model the length it was trained on. More: it forgets several at a time, and sees up to a quarter fewer."""
     slide: int = 1
     """Long models: frames by which the window moves at a time (published: 1). A frame then sees window - slide to
     window - 1 fine frames before it, as those of a training window do, and the window is read again once in `slide`."""
@@ -346,9 +198,11 @@ class WorldModelConfig:
             raise ValueError("without clean frames none are resampled: set --clean-context, or --resampled-context 0")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout {self.condition_dropout} is a probability: set it from 0 to 1")
-        if self.model.condition != "none" and not self.condition_dropout and self.sample.guidance not in (0, 1):
+        if self.sample.guidance != 1 and self.model.condition == "none":
+            raise ValueError(f"sample.guidance {self.sample.guidance}: this model is told nothing: --sample.guidance 1")
+        if self.sample.guidance != 1 and not self.condition_dropout:
             raise ValueError(
-                f"sample.guidance {self.sample.guidance} compares with a model that is told nothing, which "
+                f"sample.guidance {self.sample.guidance} needs a model that is told nothing, which "
                 "condition_dropout 0 never trains: set --condition-dropout above 0, or --sample.guidance 1"
             )
         if self.model.turns and self.clip.interval > 1:
@@ -364,7 +218,8 @@ class WorldModelConfig:
 
     @property
     def most_seen(self) -> int:
-        """Frames that the model has learnt to see at once."""
+        """Frames that the model has learnt to see at once (of a long model one more: blocks of a round size are
+        forgotten then, together with moves of its window)."""
         return max(self.model.window, self.clip.frames)
 
 

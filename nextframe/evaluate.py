@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nextframe.architecture import TransformerConfig
 from nextframe.checkpoint import AUTOENCODER, WEIGHTS
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.devices import choose_threads, enough_room, hardware_name, resolve_device
 from nextframe.errors import UserError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 from nextframe.layers import TIME_CHANNELS
 from nextframe.layout import COARSE, FINE, Layout, layout_of
 

@@ -30,7 +30,7 @@ def training_levels(shape: tuple[int, ...], generator: torch.Generator) -> Tenso
     return (1000 - torch.floor(1000 * u)) / 1000
 
 
-def sampling_levels(steps: int) -> list[float]:
+def published_levels(steps: int) -> list[float]:
     """The levels the published sampler stops at: `steps` from 1 to 0.001, evenly, and then 0."""
     return [*torch.linspace(1, 0.001, steps, dtype=torch.float64).tolist(), 0.0]
 
@@ -41,9 +41,21 @@ def even_levels(steps: int) -> list[float]:
 
 
 def euler(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
-    """Integrate dx/ds from s = 1 (noise) to s = 0 (latents) as the published sampler does, in `steps` evaluations."""
+    """Integrate dx/ds from s = 1 (noise) to s = 0 (latents) as the published sampler does, in `steps` evaluations.
+
+    The last of them moves x by a thousandth of a velocity, next to nothing: `even_euler` does without.
+    """
+    return _euler(velocity, noise, published_levels(steps))
+
+
+def even_euler(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
+    """The same in steps of one length, all of which count."""
+    return _euler(velocity, noise, even_levels(steps))
+
+
+def _euler(velocity: Velocity, noise: Tensor, levels: list[float]) -> Tensor:
     x = noise
-    for s, next_s in pairwise(sampling_levels(steps)):
+    for s, next_s in pairwise(levels):
         x = x + (next_s - s) * velocity(x, s)
     return x
 
@@ -69,7 +81,12 @@ def adams(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     return x
 
 
-SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {"euler": euler, "heun": heun, "adams": adams}
+SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
+    "euler": euler,
+    "even-euler": even_euler,
+    "heun": heun,
+    "adams": adams,
+}
 
 
 def evaluated_levels(solver: str, steps: int) -> list[float]:

@@ -51,8 +51,7 @@ def held_out_split(splits: Iterable[str]) -> str | None:
 
 def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: Path) -> Examination | None:
     """None where no held-out episode is as long as a training clip."""
-    span = (config.clip.frames - 1) * config.clip.interval + 1
-    split = held_out_split(episode.split for episode in data.index.episodes if episode.frames >= span)
+    split = held_out_split(episode.split for episode in data.index.episodes if episode.frames >= config.clip.span)
     if split is None:
         return None
     device = resolve_device(config.train.device)

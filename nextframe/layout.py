@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 
 FINE, COARSE = 0, 1
 
@@ -116,7 +116,7 @@ def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Seg
 def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     """Frames [first, frames): in a long model the newest `window` are fine and all older ones coarse.
 
-    A short model has one level. Frames beyond the `memory` of the model are left out.
+    Fine and coarse are the paper's short-term and long-term context. A short model has one level. Frames beyond the `memory` of the model are left out.
     """
     first = max(first, forgotten(config, frames))
     split = max(first, _in_steps(frames - config.window, config.slide)) if config.coarse_patch is not None else first
@@ -138,8 +138,8 @@ def shared_past(config: TransformerConfig, lengths: Sequence[int]) -> Layout:
 def forgotten(config: TransformerConfig, frames: int) -> int:
     """How many of `frames` frames, the oldest, are no longer seen.
 
-    What is coarse is forgotten in blocks: without its oldest frame the coarse past has to be read anew, and that is
-    not to happen at every frame. With a memory of one window, every new frame pushes out the oldest (sliding window).
+    They are forgotten in blocks: without its oldest frame all the rest has to be read anew, and that is not to happen
+    at every frame. With a memory of one window, every new frame pushes out the oldest (sliding window).
     """
     if config.memory is None or frames <= config.memory:
         return 0

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.shapes import AttentionMask
 

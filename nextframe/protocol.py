@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nextframe.config import SampleConfig, at_least
+from nextframe.architecture import at_least
+from nextframe.config import SampleConfig
 
 MOST_EPISODES, MOST_TRAJECTORIES, SEEDS = 2**20, 2**10, 2**12
 """Within these no two trajectories meet in the 63 bits that noise is drawn from (`forecast.noise_seed`)."""

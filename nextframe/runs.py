@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_weights, write_weights
 from nextframe.conditions import actions_for_frames
-from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.devices import matrix_precision, prepare_for_inference, resolve_precision
 from nextframe.errors import UserError, reason_of

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextframe.architecture import TransformerConfig
 from nextframe.conditions import headings_of
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, SOLVERS, Velocity
 from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.transformer import Transformer

@@ -7,10 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nextframe.architecture import TransformerConfig
 from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.flow import Velocity, evaluated_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layout import COARSE, FINE, Layout, continued, layout_of

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextframe.architecture import TransformerConfig
 from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
-from nextframe.config import TransformerConfig
 from nextframe.layers import Block, Modulation, Seen, TimeEmbedding, VectorEmbedding, adaptive_layer_norm, chunks
 from nextframe.layout import COARSE, FINE, Layout, newest_apart
 from nextframe.mask import views

@@ -11,7 +11,8 @@ import torch
 from torch.nn.attention import flex_attention as flex_module
 
 from nextframe import attention
-from nextframe.config import TransformerConfig, WorldModelConfig
+from nextframe.architecture import TransformerConfig
+from nextframe.config import WorldModelConfig
 from nextframe.devices import blocks_of, compile_blocks, recompute_blocks
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.transformer import Transformer

@@ -8,7 +8,7 @@ import jaxtyping
 import pytest
 import torch
 
-from nextframe.config import AutoencoderConfig, TransformerConfig
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 
 with jaxtyping.install_import_hook(
     [

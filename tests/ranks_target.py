@@ -19,16 +19,8 @@ import safetensors.torch
 import torch
 
 from nextframe import footprint, journal, ranks, recipes
-from nextframe.config import (
-    AutoencoderConfig,
-    ClipConfig,
-    OptimizerConfig,
-    SampleConfig,
-    TokenizerConfig,
-    TrainConfig,
-    TransformerConfig,
-    WorldModelConfig,
-)
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
+from nextframe.config import ClipConfig, OptimizerConfig, SampleConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.discriminator import Discriminator
 from nextframe.errors import Stopped, UserError
 from nextframe.footprint import Demand

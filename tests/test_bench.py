@@ -13,12 +13,13 @@ from tiny import MODEL, TOKENIZER, tiny_run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextframe.architecture import TransformerConfig
 from nextframe.bench.measure import bench, table
 from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import fitting_autoencoders, randomised, world_preset
 from nextframe.bench.workload import SampleBench, Subject
 from nextframe.cli import run_command
-from nextframe.config import SampleConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.devices import matrix_rate
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, frames_of, training_flops, visible_pairs

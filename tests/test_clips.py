@@ -11,8 +11,9 @@ from conftest import LONG
 from tiny import tiny_latents
 from torch import Tensor
 
+from nextframe.architecture import TransformerConfig
 from nextframe.clips import clip_batches
-from nextframe.config import ClipConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, write_index
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError

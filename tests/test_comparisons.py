@@ -7,15 +7,9 @@ import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
 
+from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
-from nextframe.config import (
-    ClipConfig,
-    OptimizerConfig,
-    SampleConfig,
-    TokenizerConfig,
-    TransformerConfig,
-    WorldModelConfig,
-)
+from nextframe.config import ClipConfig, OptimizerConfig, SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.layout import COARSE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.objective import Clips, FrameFlowMatching

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nextframe.config import AutoencoderConfig, OptimizerConfig, TransformerConfig
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
+from nextframe.config import OptimizerConfig, WorldModelConfig
 from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
 from nextframe.presets import MAZE, PRESETS
@@ -72,8 +73,21 @@ def test_impossible_settings_are_refused(preset: str, wrong: dict) -> None:
         replace(getattr(MAZE, preset), **wrong)
 
 
+@pytest.mark.parametrize("name", ["dmlab-64", "ucf101-128-labels"])
+def test_guidance_needs_a_model_that_was_told_nothing(name: str) -> None:
+    preset = PRESETS[name]
+    assert isinstance(preset, WorldModelConfig) and preset.sample.guidance > 1
+    for guidance in (preset.sample.guidance, 0.0):
+        sample = replace(preset.sample, guidance=guidance)
+        with pytest.raises(ValueError, match="--sample.guidance 1"):
+            replace(preset, sample=sample, condition_dropout=0.0)
+        with pytest.raises(ValueError, match="this model is told nothing: --sample.guidance 1"):
+            replace(preset, sample=sample, model=replace(preset.model, condition="none"))
+
+
 def test_impossible_models_are_refused() -> None:
-    for wrong in ({"patch": 3}, {"coarse_patch": 16}, {"patch": 4, "coarse_patch": 2}, {"condition": "action"}):
+    patches = ({"patch": 3}, {"coarse_patch": 16}, {"coarse_patch": 0}, {"patch": 4, "coarse_patch": 2})
+    for wrong in (*patches, {"condition": "action"}):
         with pytest.raises(ValueError):
             replace(TransformerConfig(), **wrong)
     impossible: list[dict[str, Any]] = [{"frame_size": 60}, {"frame_size": 0}, {"encoder_layers": (1, 1)}]

@@ -17,10 +17,11 @@ from test_official import OWN, Recording, check_forward
 from torch import Tensor
 
 import nextframe
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder, diffusers_settings
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, write_weights
 from nextframe.cli import run_command
-from nextframe.config import AutoencoderConfig, ClipConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import ClipConfig, WorldModelConfig
 from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import sha256

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nextframe"
 FLOORS = {
     0: {
+        "architecture",
         "config",
         "configfile",
         "errors",
@@ -70,9 +71,9 @@ FLOORS = {
 SIDE_WING = {"data", "metrics", "worlds"}
 WITHIN_A_FLOOR = {
     # Importer -> what it may import on its own floor; anything else would let a floor grow into a heap.
-    "config": {"errors"},
-    "presets": {"config", "protocol"},
-    "protocol": {"config"},
+    "config": {"architecture", "errors"},
+    "presets": {"architecture", "config", "protocol"},
+    "protocol": {"architecture", "config"},
     "configfile": {"config", "errors", "files"},
     "files": {"errors"},
     "cache": {"layout"},

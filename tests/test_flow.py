@@ -7,7 +7,7 @@ import torch
 from conftest import LONG
 
 from nextframe.config import WorldModelConfig
-from nextframe.flow import SOLVERS, euler, evaluated_levels, noised, sampling_levels, training_levels
+from nextframe.flow import SOLVERS, euler, evaluated_levels, noised, published_levels, training_levels
 from nextframe.objective import Clips, FrameFlowMatching
 
 
@@ -19,9 +19,9 @@ def test_training_levels_lie_on_the_published_grid() -> None:
     assert abs((levels < torch.sigmoid(torch.tensor(-1.0))).float().mean() - 0.159) < 0.01  # one sigma
 
 
-def test_sampling_levels() -> None:
-    assert sampling_levels(1) == [1.0, 0.0]
-    assert sampling_levels(3) == pytest.approx([1.0, 0.5005, 0.001, 0.0])
+def test_published_levels() -> None:
+    assert published_levels(1) == [1.0, 0.0]
+    assert published_levels(3) == pytest.approx([1.0, 0.5005, 0.001, 0.0])
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
@@ -56,7 +56,7 @@ def test_objective_keeps_times_context_and_weights_together() -> None:
     assert torch.equal(inputs["condition"][~dropped], clips.conditions[~dropped])
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("adams", 2)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("even-euler", 1), ("heun", 2), ("adams", 2)])
 def test_solvers_have_their_order(solver: str, order: int) -> None:
     """Twice the steps, 2^order times less error, on dx/ds = x + s, whose solution is known."""
     start = torch.ones(1, dtype=torch.float64)
@@ -70,5 +70,5 @@ def test_solvers_have_their_order(solver: str, order: int) -> None:
 
 def test_evaluations_per_step() -> None:
     counts = {solver: len(evaluated_levels(solver, 8)) for solver in SOLVERS}
-    assert counts == {"euler": 8, "heun": 15, "adams": 8}
+    assert counts == {"euler": 8, "even-euler": 8, "heun": 15, "adams": 8}
     assert all(0 < level <= 1 for solver in SOLVERS for level in evaluated_levels(solver, 8))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import COMPASS, LONG, SHORT, random_transformer
 
-from nextframe.config import OptimizerConfig, SampleConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.architecture import TransformerConfig
+from nextframe.config import OptimizerConfig, SampleConfig, TrainConfig, WorldModelConfig
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.session import Session

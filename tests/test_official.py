@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.architecture import TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.layout import layout_of
 from nextframe.published.names import from_published
 from nextframe.sampler import uncached_frame

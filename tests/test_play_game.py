@@ -12,8 +12,9 @@ import torch
 from conftest import random_transformer
 from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode, tiny_episodes
 
+from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
-from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.video import decoded
 from nextframe.errors import UserError

@@ -14,8 +14,9 @@ import torch
 from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_i3d, tiny_run
 
 from nextframe import evaluate as module
+from nextframe.architecture import TransformerConfig
 from nextframe.cli import run_command
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate

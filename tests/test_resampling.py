@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import COMPASS, LONG, SHORT, random_transformer
 
-from nextframe.config import TransformerConfig, WorldModelConfig
+from nextframe.architecture import TransformerConfig
+from nextframe.config import WorldModelConfig
 from nextframe.objective import RESAMPLED, Clips, FrameFlowMatching, Inputs
 
 KINDS = pytest.mark.parametrize("model", [SHORT, LONG, COMPASS], ids=["short", "long", "compass"])

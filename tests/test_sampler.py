@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import COMPASS, LONG, SHORT, random_transformer
 
-from nextframe.config import SampleConfig, TransformerConfig
+from nextframe.architecture import TransformerConfig
+from nextframe.config import SampleConfig
 from nextframe.sampler import at_sampling, uncached_frame
 from nextframe.session import Session, rollout, step_together
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
 
+from nextframe.architecture import TransformerConfig
 from nextframe.cache import KeyValueCache
-from nextframe.config import TransformerConfig
 from nextframe.layout import COARSE, FINE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.presets import MAZE

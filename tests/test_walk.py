@@ -8,8 +8,9 @@ import torch
 from conftest import random_transformer
 from tiny import MODEL, SIZE, TOKENIZER
 
+from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
-from nextframe.config import SampleConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.devices import matrix_precision, prepare_for_inference
 from nextframe.runs import Walk, WorldModel, action_tensor
 from nextframe.session import Session

@@ -11,8 +11,9 @@ from tiny import tiny_latents
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextframe.architecture import TransformerConfig
 from nextframe.clips import clip_batches
-from nextframe.config import ClipConfig, TrainConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.devices import recompute_blocks
 from nextframe.flops import training_flops
 from nextframe.learner import accumulate_gradients

@@ -11,16 +11,10 @@ import torch
 from conftest import LONG
 from safetensors import safe_open
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.config import (
-    AutoencoderConfig,
-    ClipConfig,
-    SampleConfig,
-    TokenizerConfig,
-    TransformerConfig,
-    WorldModelConfig,
-)
+from nextframe.config import ClipConfig, SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, write_index, write_shard

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 from nextframe.errors import UserError
 
 

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.bench.stopwatch import PeakMemory
 from nextframe.bench.workload import Subject
-from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.devices import hardware_name, matrix_rate, prepare_for_inference, resolve_device, resolve_precision
 from nextframe.errors import UserError, unknown
 from nextframe.hub import local_run

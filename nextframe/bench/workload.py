@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nextframe.config import Solver, at_least
+from nextframe.architecture import at_least
+from nextframe.config import Solver
 from nextframe.errors import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nextframe.config import TransformerConfig
+from nextframe.architecture import TransformerConfig
 
 # Ours -> theirs, for everything that is renamed one to one. `{i}` is the block.
 _SINGLE = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nextframe.architecture import AutoencoderConfig, Condition, TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import listed, misfits
-from nextframe.config import AutoencoderConfig, Condition, TransformerConfig
 from nextframe.published.names import AUTOENCODER_PREFIX, condition_table, to_published
 from nextframe.transformer import Transformer
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, misfits, read_weights, write_weights
-from nextframe.config import AutoencoderConfig, TokenizerConfig, TransformerConfig, WorldModelConfig
+from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
@@ -213,6 +214,8 @@ def _world_model_config(model: TransformerConfig, path: Path) -> tuple[WorldMode
     else:
         name = min(candidates, key=lambda name: _distance(candidates[name].model, model))
     preset = candidates[name]
+    if model.condition == "none":
+        preset = replace(preset, sample=replace(preset.sample, guidance=1.0))
     return replace(preset, model=replace(model, window=preset.model.window)), name
 
 
