@@ -92,8 +92,8 @@ class TransformerConfig:
             raise ValueError("condition 'vector' needs action_size >= 1")
         if self.attention == "full" and (self.coarse_patch is not None or self.temporal_decay):
             raise ValueError("full attention sees all frames alike: coarse_patch must be None, temporal_decay 0")
-        for name, patch in (("patch", self.patch), ("coarse_patch", self.patch if self.coarse_patch is None else self.coarse_patch)):
-            if patch < 1 or self.latent_size % patch:
+        for name, patch in (("patch", self.patch), ("coarse_patch", self.coarse_patch)):
+            if patch is not None and (patch < 1 or self.latent_size % patch):
                 raise ValueError(f"{name} {patch} must divide latent_size {self.latent_size}")
         if self.coarse_patch is not None and self.coarse_patch % self.patch:
             raise ValueError(f"coarse_patch {self.coarse_patch} must be a multiple of patch {self.patch}")

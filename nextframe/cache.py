@@ -1,6 +1,6 @@
 """The KV cache (the paper's multi-level one, for long models): a stack of rotated keys and values.
 
-Attention writes above the top and reads all that is below; only the sampler moves the top (`push`, `rewind`). Keys
+Attention writes above the top and reads all that is below; only the session moves the top (`push`, `rewind`). Keys
 are stored rotated by their absolute position, so they stay right wherever the stack is cut.
 """
 

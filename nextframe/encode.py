@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -119,9 +119,11 @@ def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
     return float(autoencoder.scale / torch.cat(latents).std())
 
 
-def kept(index: LatentIndex, dataset: EpisodeDataset, out: Path) -> LatentIndex:
-    """The index without episodes whose shard is missing or cut short, or whose footage, split or label has changed."""
-    now = {info.name: (dataset.digest(info), info.split, info.label) for info in dataset.episodes()}
+def kept(index: LatentIndex, now: Mapping[str, tuple[str, str, int | None]], out: Path) -> LatentIndex:
+    """The index without episodes whose shard is missing or cut short, or that are not what they are `now`.
+
+    `now`: by name, the digest of what they were made from, their split and their label. Others are left alone.
+    """
     sizes = {shard: size for shard, size in index.shards.items() if _size(out / shard) == size}
     episodes = tuple(
         episode
@@ -139,11 +141,10 @@ def _size(path: Path) -> int | None:
 def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.device]) -> LatentIndex:
     """Encode, shard by shard, the episodes of which the index in `out` lists no usable latents."""
     listed = read_index(out)
-    index = kept(listed, dataset, out)
+    now = {info.name: (dataset.digest(info), info.split, info.label) for info in dataset.episodes()}
+    index, names = kept(listed, now, out), new_shards(listed)
     done = {episode.name for episode in index.episodes}
     missing = [info for info in dataset.episodes() if info.name not in done]
-    # Never the name of a shard that the index on disk still lists.
-    names = (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
         if len(devices) == 1:
             autoencoder = load_autoencoder(out / AUTOENCODER, devices[0])
@@ -157,9 +158,18 @@ def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.d
             shards = {**index.shards, shard: (out / shard).stat().st_size}
             index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
             write_index(out, index)
-    for unused in listed.shards.keys() - index.shards.keys():
-        (out / unused).unlink(missing_ok=True)
+    remove_shards(listed.shards.keys() - index.shards.keys(), out)
     return index
+
+
+def new_shards(listed: LatentIndex) -> Iterator[str]:
+    """Names for shards; never one that the index on disk still lists."""
+    return (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
+
+
+def remove_shards(unused: Iterable[str], out: Path) -> None:
+    for shard in unused:
+        (out / shard).unlink(missing_ok=True)
 
 
 def _encode_in_turn(

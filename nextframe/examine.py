@@ -58,8 +58,8 @@ class Inspection:
     are no actions."""
     problems: tuple[str, ...]
     """Files that are missing, damaged or changed."""
-    imported: bool
-    """Whether somebody imported it: then an offset can be mended."""
+    imported: tuple[int, int] | None
+    """The --offset and the --every it was imported with: then an offset can be mended. None: it was recorded."""
     still: tuple[str, ...] = ()
     """Imported episodes in which nothing ever moves."""
     duplicates: tuple[tuple[str, ...], ...] = ()
@@ -102,6 +102,7 @@ def examine(
 ) -> Inspection:
     """Everything about a data set, given the episodes sampled from it."""
     labels = Counter(dataset.info.label_names[info.label] for info in infos if info.label is not None)
+    source = dataset.info.source
     found = Inspection(
         splits=dict(sorted(Counter(info.split for info in infos).items())),
         frames=tuple(info.frames for info in infos),
@@ -109,7 +110,7 @@ def examine(
         actions=(),
         explained={},
         problems=problems,
-        imported=dataset.info.source.get("world") == "imported",
+        imported=(source.get("offset", 0), source.get("every", 1)) if source.get("world") == "imported" else None,
         still=tuple(info.name for info in infos if info.meta.get("still")),
         duplicates=duplicates(infos),
         labels=dict(labels.most_common()),
@@ -160,7 +161,10 @@ def verdict(found: Inspection) -> str:
         return "the actions are on time: the movement from frame t to t+1 goes best with actions[t]"
     direction = "late" if best > 0 else "early"
     frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"
-    advice = f"; import them again, into a new folder, with --offset {best}" if found.imported else ""
+    advice = ""
+    if found.imported is not None:
+        offset, every = found.imported
+        advice = f"; import them again, into a new folder, with --offset {offset + best * every}"
     return (
         f"warning: the actions are {frames} {direction}: the movement from frame t to t+1 goes best with "
         f"actions[{offset_name(best)}], not actions[t]{advice}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 CLEAN_TIME = -1.0
-"""Network time of a clean context frame."""
+"""Network time of a clean context frame. It is embedded as any other time (as published), like the next one."""
 COARSE_TIME = -2.0
 """Network time of a frame of the coarse level, which is always clean."""
 

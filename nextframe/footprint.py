@@ -191,7 +191,7 @@ def fits_in_earnest(learner: Learner, demand: Demand, rows: int) -> bool:
 
 
 def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first: int) -> float:
-    """Of the steps from `first` on, in the mean. The weights are moved: this learner is not to be trained after.
+    """Of the steps from `first` on, in the mean. The optimizer has seen them: this learner is not to be trained after.
 
     Steps that would take too long are timed by some of their rows.
     """

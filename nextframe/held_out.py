@@ -19,7 +19,7 @@ from nextframe.config import ClipConfig, TokenizerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.devices import matrix_precision, resolve_device, resolve_precision
-from nextframe.files import write_atomically
+from nextframe.files import sweep, write_atomically
 from nextframe.journal import Examination, Record
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching
 from nextframe.pages.drawing import CONTEXT_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, enlarge, mp4_bytes, panel_factor
@@ -149,6 +149,7 @@ def write_clip(run: Path, step: int, number: int, sides: Sequence[np.ndarray], c
     colours = [CONTEXT_COLOUR] * context + [PREDICTION_COLOUR] * (len(ours) - context)
     both = [_bordered(truth, [TRUTH_COLOUR] * len(truth)), _bordered(ours, colours)]
     path = run / SAMPLES / f"{step:08d}-{number}.mp4"
+    sweep(path.parent)
     write_atomically(path, mp4_bytes(np.concatenate(both, axis=2), fps))
 
 

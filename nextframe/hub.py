@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from nextframe.errors import UserError
-from nextframe.files import cache_folder, new_folder
-from nextframe.published.releases import REPOSITORY, release_of
+from nextframe.files import cache_folder, new_folder, sha256
+from nextframe.published.releases import REPOSITORY, name_and_hash, release_of
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.pth)(?<!\.safetensors)")
@@ -42,9 +42,9 @@ def local_run(name: Path | str) -> Path:
 
 def _converted(repository: str, file: str) -> Path:
     """The run made of a published file, and of the autoencoder that belongs to it."""
-    # The names of published files end in the hash of their content, so what is here stays right.
-    run = cache_folder() / repository.replace("/", "--") / Path(file).stem
-    if run.exists():
+    run = cache_folder() / repository.replace("/", "--") / file
+    hashed = name_and_hash(file)[1] is not None
+    if hashed and run.exists():  # as the names of published files are: what is here stays right
         return run
     release = release_of(file)
     files = [file] if release is None else [file, f"dcae/{release.autoencoder}"]
@@ -52,6 +52,10 @@ def _converted(repository: str, file: str) -> Path:
     for wanted in files:
         if not (folder / wanted).exists():
             raise UserError(f"{repository} has no {wanted}: look at https://huggingface.co/{repository}/tree/main")
+    if not hashed:
+        run /= sha256(folder / file)[:16]
+        if run.exists():
+            return run
 
     from nextframe.config import WorldModelConfig
     from nextframe.published.runs import add_autoencoder, read_published, write_run  # imports torch

@@ -8,13 +8,13 @@ from typing import Any
 
 from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
-from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
-from nextframe.data.production import Jobs, produce
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError
 from nextframe.examine import doubts, duplicates
-from nextframe.files import sha256, sole_writer, sweep, write_json
+from nextframe.files import sha256, sweep, write_json
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
@@ -82,8 +82,7 @@ def import_footage(
         action_kind=words.kind,
         label_names=names,
     )
-    with sole_writer(out):
-        dataset = EpisodeDataset.create(out, info)
+    with filling(out, info) as dataset:
         sweep(out)
         there = _by_source(dataset)
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
@@ -97,12 +96,8 @@ def import_footage(
         dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
         shared = {"cut": asdict(cut), "skip_bad": skip_bad}
         kept = len(sources) - len(jobs)
-        try:
-            bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
-            dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
-        finally:
-            if not dataset.episodes():  # nothing to go on with: other settings are welcome
-                (out / INDEX).unlink()
+        bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
+        dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
         skipped |= bad
         if skipped or (out / SKIPPED).exists():
             write_json(out / SKIPPED, skipped, indent=1)

@@ -4,10 +4,11 @@ The published code's way of training on DMLab and Minecraft: lists of `latent_pa
 autoencoder gives it, not scaled) and `action_path`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,8 @@ from nextframe.data.latents import (
 )
 from nextframe.data.sources import Source, classes, divided, find_sources, tables_of
 from nextframe.data.tensors import tensors_of
-from nextframe.encode import SCALE_EPISODES, SHARD, begin, check_weights
-from nextframe.errors import UserError
+from nextframe.encode import SCALE_EPISODES, begin, check_weights, kept, new_shards, remove_shards
+from nextframe.errors import UserError, reason_of
 from nextframe.files import sha256, sole_writer, sweep
 from nextframe.import_footage import USUAL_FPS, check_shares
 from nextframe.progress import progress
@@ -47,9 +48,10 @@ def import_latents(
 ) -> LatentIndex:
     """Import the latents that the list `place` names, made by the autoencoder in `run`, into the folder `out`.
 
-    They are scaled as `encode` scales its own, and `out` gets a copy of the autoencoder with that scale. Goes on
-    where an earlier call stopped. `split`, `test_share`, `use_actions`, `action_names`: as in `import_footage`.
-    Raises UserError when a file is missing, damaged, or not of this autoencoder's shape, or has not an action a frame.
+    They are scaled as `encode` scales its own, and `out` gets a copy of the autoencoder with that scale. Goes on where
+    an earlier call stopped, and takes latents again that have changed since. `split`, `test_share`, `use_actions`,
+    `action_names`: as in `import_footage`. Raises UserError when a file is missing, damaged, or not of this
+    autoencoder's shape, or has not an action a frame.
     """
     check_shares(fps, test_share)
     sources = find_sources(place)
@@ -83,29 +85,39 @@ def import_latents(
             )
         sweep(out)
         scale = load_autoencoder(out / AUTOENCODER, torch.device("cpu")).scale
-        known = {episode.name: episode.split for episode in index.episodes}
-        missing = [source for source in divided(sources, test_share, known) if source.name not in known]
+        listed, known = index, {episode.name: episode.split for episode in index.episodes}
+        sources = divided(sources, test_share, known)
+        now = {source.name: _now(source, split, numbers) for source in sources if source.name in known}
+        index = kept(listed, now, out)
+        done, names = {episode.name for episode in index.episodes}, new_shards(listed)
+        missing = [source for source in sources if source.name not in done]
         with progress(f"import {place.name}", len(sources), len(sources) - len(missing)) as advance:
             for first in range(0, len(missing), EPISODES_PER_SHARD):
-                shard = SHARD.format(len(index.shards))
+                shard = next(names)
                 content: dict[str, tuple[Tensor, Tensor]] = {}
                 entries = []
                 for source in missing[first : first + EPISODES_PER_SHARD]:
                     latents = _read(source, shape).float() * scale
                     actions = _actions(source, words, len(latents))
                     content[source.name] = (latents, torch.from_numpy(actions))
-                    assert source.split is not None and source.latents is not None
-                    digest = sha256(source.latents)
-                    entry = LatentEpisode(
-                        source.name, split or source.split, len(latents), shard, None, digest, numbers[source.label]
-                    )
-                    entries.append(entry)
+                    digest, among, label = _now(source, split, numbers)
+                    entries.append(LatentEpisode(source.name, among, len(latents), shard, None, digest, label))
                     advance()
                 write_shard(out / shard, content)
                 shards = {**index.shards, shard: (out / shard).stat().st_size}
                 index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
                 write_index(out, index)
+        remove_shards(listed.shards.keys() - index.shards.keys(), out)
     return index
+
+
+def _now(source: Source, split: str | None, numbers: Mapping[str | None, int | None]) -> tuple[str, str, int | None]:
+    """The digest, the split and the label of a source. Raises UserError when its latents are not there."""
+    assert source.split is not None and source.latents is not None
+    try:
+        return sha256(source.latents), split or source.split, numbers[source.label]
+    except OSError as error:
+        raise UserError(f"{source.latents} cannot be read ({reason_of(error)}): {WAY_OUT}") from error
 
 
 def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
@@ -126,8 +138,8 @@ def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
     return latents
 
 
-def _actions(source: Source, words: Vocabulary, frames: int) -> Any:
+def _actions(source: Source, words: Vocabulary, frames: int) -> np.ndarray:
     table = read_actions(source.actions) if words.kind != "none" and source.actions is not None else None
     if table is not None and len(table) != frames:
         raise UserError(f"{table.path} has {len(table)} rows, {source.latents} has {frames} frames: {WAY_OUT}")
-    return words.actions(table, torch.arange(frames).numpy())
+    return words.actions(table, np.arange(frames))

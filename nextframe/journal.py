@@ -116,13 +116,10 @@ def metrics_log(run: Path, step: int, config: TrainConfig) -> Iterator[Callable[
 
 
 def read_log(run: Path) -> list[Record]:
-    """The records of a run by step, those of one step together; a line that was cut short counts for nothing.
-
-    Raises UserError when there are none.
-    """
+    """The records of a run by step, those of one step together. Raises UserError when there are none."""
     path = run / METRICS
     try:
-        records = [record for line in _lines(path) if (record := _record(line))]
+        records = _records(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a run that has been trained") from error
     by_step: dict[float, Record] = {}
@@ -135,8 +132,13 @@ def read_log(run: Path) -> list[Record]:
 
 def last_timed(run: Path) -> Record:
     """The newest record that says how long a step took; empty where there is none."""
-    records = read_log(run) if (run / METRICS).exists() and (run / METRICS).stat().st_size else []
+    records = _records(run / METRICS) if (run / METRICS).exists() else []
     return next((record for record in reversed(records) if "seconds_per_step" in record), {})
+
+
+def _records(path: Path) -> list[Record]:
+    """Those of a log; a line that was cut short counts for nothing."""
+    return [record for line in _lines(path) if (record := _record(line))]
 
 
 def _lines(path: Path) -> list[str]:

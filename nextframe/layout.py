@@ -6,7 +6,7 @@ A layout is a run of segments, each a range of frames at one level. It is a plai
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,9 +75,8 @@ class Layout:
         return Layout(self.segments + other.segments, other.windows)
 
 
-@lru_cache(maxsize=256)
 def _rows(segment: Segment) -> Tensor:
-    """Those of one segment. Kept, because the layouts of a walk share most of theirs (docs/play.md)."""
+    """Those of one segment."""
     frames = torch.arange(segment.start, segment.stop, device="cpu")
     places = torch.arange(segment.side, device="cpu") * segment.stride
     return torch.cartesian_prod(frames, places, places, torch.tensor([segment.level], device="cpu"))
@@ -116,7 +115,8 @@ def segment(config: TransformerConfig, level: int, start: int, stop: int) -> Seg
 def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     """Frames [first, frames): in a long model the newest `window` are fine and all older ones coarse.
 
-    Fine and coarse are the paper's short-term and long-term context. A short model has one level. Frames beyond the `memory` of the model are left out.
+    Fine and coarse are the paper's short-term and long-term context. A short model has one level. Frames beyond the
+    `memory` of the model are left out.
     """
     first = max(first, forgotten(config, frames))
     split = max(first, _in_steps(frames - config.window, config.slide)) if config.coarse_patch is not None else first

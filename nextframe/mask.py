@@ -1,13 +1,13 @@
 """Who may look at whom: everything within a frame, and every earlier frame; in a Video DiT, everything."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
-from nextframe.layout import COARSE, Layout, layout_of
+from nextframe.layout import Layout, continued
 from nextframe.shapes import AttentionMask
 
 SPAN_TOKENS = 256
@@ -47,10 +47,12 @@ def views(layout: Layout, below: Layout, config: TransformerConfig, device: torc
     if layout.windows == 1:
         keys = below + layout
         return (View(0, ((0, keys.tokens),), visible_spans(layout, keys, config, device)),)
+    shared = layout.segments[: -layout.windows]
     found, start = [], 0
     for segment in layout.segments:
         own = Layout((segment,))
-        seen = own if segment.level == COARSE else layout_of(config, segment.stop)
+        earlier = [replace(one, stop=min(one.stop, segment.start)) for one in shared if one is not segment]
+        seen = continued(Layout(), [*earlier, segment])
         past, stop = seen.tokens - own.tokens, start + own.tokens
         rows = ((0, past), (start, stop)) if past else ((start, stop),)
         found.append(View(start, rows, visible_spans(own, seen, config, device)))

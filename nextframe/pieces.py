@@ -44,7 +44,7 @@ class Position:
 
     step: int = 0
     seconds: float = 0.0
-    """Time spent in training steps, over all runs that continued each other."""
+    """Time spent in training, the writing of checkpoints included, over all runs that continued each other."""
 
 
 @dataclass(frozen=True)

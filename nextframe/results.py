@@ -164,7 +164,12 @@ class Results:
     """Hardware, precision, versions."""
 
     @property
-    def metrics(self) -> list[str]:
+    def told(self) -> str:
+        """What the model was told of each frame, as in `TransformerConfig.condition`."""
+        return self.model["config"]["model"]["condition"] if self.sample.guidance else "none"
+
+    @property
+    def frame_metrics(self) -> list[str]:
         """Those of frames that were computed, in the order of FRAME_METRICS."""
         return [metric for metric in FRAME_METRICS if metric in self.by_seed]
 
@@ -194,9 +199,9 @@ class Results:
 
         It is the first metric's: PSNR, unless the protocol does without.
         """
-        if not self.metrics:
+        if not self.frame_metrics:
             return list(range(len(self.episodes)))
-        values, sign = self.scores["model"][self.metrics[0]].episodes, _sign(self.metrics[0])
+        values, sign = self.scores["model"][self.frame_metrics[0]].episodes, _sign(self.frame_metrics[0])
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
 
 

@@ -111,8 +111,8 @@ class Walk:
 
     @property
     def latents(self) -> Tensor:
-        """All frames so far, the clip's too, [f, c, h, w]."""
-        return self.session.latents[0]
+        """All frames so far, the clip's too, [f, c, h, w]: a copy, which later steps leave as it is."""
+        return self.session.latents[0].clone()
 
     @property
     def frames(self) -> int:
@@ -238,7 +238,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
 
 
 def export(run: Path, out: Path) -> None:
-    """Write what it takes to use a world model, and nothing of its training, with 16-bit weights, to `out`.
+    """Write what it takes to use a world model to `out`: nothing of its training, weights of 16 bits (two kinds: of 8).
 
     Raises UserError when `out` is there already.
     """

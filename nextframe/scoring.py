@@ -285,10 +285,10 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
     own = {metric: _model_and_others(metric, measured, firsts, shape) for metric in scorer.own}
     if "drift" in own:
         model, others = own["drift"]
-        true, seeds = others[:, -1], model.mean(2)
-        for method, predicted in zip(METHODS, [seeds.mean(1), *others[:, :-1].swapaxes(0, 1)], strict=True):
+        true, samples = others[:, -1], model.reshape(shape[0], -1, *model.shape[3:])
+        for method, predicted in zip(METHODS, [samples, *others[:, :-1, None].swapaxes(0, 1)], strict=True):
             scores[method]["drift"] = drift.drift(predicted, true)
-        by_seed["drift"] = spread(np.array([drift.overall(one, true) for one in seeds.swapaxes(0, 1)]))
+        by_seed["drift"] = spread(np.array([drift.overall(one, true) for one in model.swapaxes(0, 1)]))
     references: dict[str, Score] = {}
     if "control" in own:
         model, others = own["control"]

@@ -32,7 +32,7 @@ class Session:
     """Frames generated so far, and the cache of them.
 
     The stack of the cache is, bottom first, the coarse frames and the clean frames of the window. For each new frame
-    the sampler works out what the stack should be, pops to where it agrees, and pushes the rest in the pass that makes
+    the session works out what the stack should be, pops to where it agrees, and pushes the rest in the pass that makes
     the first step of the new frame. So a frame costs one clean frame, and where the window has slid, which it does by
     `slide` frames at a time, a pass over the window; nothing else has to know when it slides.
     """

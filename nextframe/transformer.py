@@ -1,6 +1,7 @@
 """The one transformer: tokens and their layout in, a velocity per fine token out.
 
-It has never heard of windows, data sets, devices or cache policy. The kinds of model are kinds of layout.
+It has never heard of data sets, devices or cache policy, nor of how long a window is. The kinds of model are kinds of
+layout.
 """
 
 import copy
@@ -159,7 +160,8 @@ class Transformer(nn.Module):
         for index, block in enumerate(blocks):
             parts = modulations[2 * index : 2 * index + 2]
             hidden = block(hidden, parts, levels, len(levels), rotary, seen, index)
-        # In the last block all but what is asked for is memory only: nothing else of it would reach the head.
+        # In the last block only the frames that are asked for have queries: nothing else of it would reach the head. So
+        # the layout is cut there, and `seen_last` is what those see.
         apart = newest_apart(layout, asked)
         levels = [segment.level for segment in apart.segments]
         *older, newest = hidden

@@ -12,7 +12,7 @@ from nextframe.errors import UserError
 from nextframe.evaluate import estimate_evaluation, evaluate
 from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.control import ActionReader
-from nextframe.metrics.drift import drift, frame_statistics
+from nextframe.metrics.drift import drift, frame_statistics, overall
 from nextframe.metrics.fvd import frechet_distance
 from nextframe.metrics.revisit import by_age, frames_since_shown, groups
 from nextframe.metrics.statistics import jackknife
@@ -26,10 +26,13 @@ WORLD = Protocol(context=5, frames=3, episodes=3, metrics=("psnr", "drift", "rev
 def test_drift_is_in_units_of_the_truth() -> None:
     random = np.random.default_rng(0)
     true = random.normal(100, 5, (400, 20, 4))
-    assert drift(true + 10, true).early.mean == pytest.approx(2, abs=0.05)
-    assert drift(true, true).early.mean == 0
-    other = drift(random.normal(100, 5, (400, 20, 4)), true)
+    assert drift(true[:, None] + 10, true).early.mean == pytest.approx(2, abs=0.05)
+    assert drift(true[:, None], true).early.mean == 0
+    other = drift(random.normal(100, 5, (400, 1, 20, 4)), true)
     assert other.late is not None and other.late.mean < 0.05  # what differs by chance cancels
+    samples = np.stack([true + 10, true - 10], axis=1)
+    assert drift(samples, true).early.mean == pytest.approx(2, abs=0.05)  # what two samples do, does not
+    assert overall(samples, true) == pytest.approx(2, abs=0.05)
 
 
 def test_each_statistic_sees_its_own_change() -> None:

@@ -79,9 +79,9 @@ def test_guidance_needs_a_model_that_was_told_nothing(name: str) -> None:
     assert isinstance(preset, WorldModelConfig) and preset.sample.guidance > 1
     for guidance in (preset.sample.guidance, 0.0):
         sample = replace(preset.sample, guidance=guidance)
-        with pytest.raises(ValueError, match="--sample.guidance 1"):
+        with pytest.raises(ValueError, match=r"--sample\.guidance 1"):
             replace(preset, sample=sample, condition_dropout=0.0)
-        with pytest.raises(ValueError, match="this model is told nothing: --sample.guidance 1"):
+        with pytest.raises(ValueError, match="this model is told nothing"):
             replace(preset, sample=sample, model=replace(preset.model, condition="none"))
 
 

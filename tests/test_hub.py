@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_convert import DCAE, published_autoencoder, recorded, saved
 
 import nextframe
-from nextframe.checkpoint import CONFIG
+from nextframe.checkpoint import CONFIG, WEIGHTS
 from nextframe.config import TokenizerConfig
 from nextframe.configfile import write_config
 from nextframe.errors import UserError
+from nextframe.files import sha256
 from nextframe.hub import local_run
 from nextframe.published.releases import REPOSITORY, TRANSFORMERS
 
@@ -49,6 +51,21 @@ def test_a_published_file_is_loaded_by_its_name_on_the_hub(hub: Path, monkeypatc
     assert nextframe.load(Path(REPOSITORY) / file.name, "cpu").sha256 == model.sha256
     with pytest.raises(UserError, match="holds many models"):
         local_run(REPOSITORY)
+
+
+def test_files_of_one_name_are_told_apart(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(hub))
+    names = ("one/model.pth", "two/model.pth")
+    for name in names:
+        network = published_autoencoder(DCAE)
+        (hub / name).parent.mkdir()
+        torch.save(network.state_dict(), hub / name)
+    one, two = (local_run(f"some/things/{name}") for name in names)
+    assert sha256(one / WEIGHTS) != sha256(two / WEIGHTS)
+    # A name that does not tell what is in it may stand for something else later.
+    assert local_run("some/things/one/model.pth") == one
+    (hub / names[1]).replace(hub / names[0])
+    assert sha256(local_run("some/things/one/model.pth") / WEIGHTS) == sha256(two / WEIGHTS)
 
 
 def test_a_file_that_is_not_on_the_hub(hub: Path) -> None:

@@ -174,6 +174,7 @@ def test_one_action_for_each_step_between_frames(tmp_path: Path) -> None:
         ("walk.csv", ",action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
         ("walk.jsonl", "1\n{]\n", "no table of actions"),
         ("walk.jsonl", '1\n"go"\n[1]\n0\n', "rows are of several kinds"),
+        ("walk.jsonl", "[[1, 2], [3, 4]]\n" * 4, "rows are of several kinds"),
         ("walk.jsonl", '{"a": 1}\n{"b": 1}\n', "not every line has the same names"),
         ("walk.npz", "no archive", "no table of actions"),
     ],
@@ -436,6 +437,19 @@ def test_published_latents(tmp_path: Path) -> None:
         torch.testing.assert_close(data.latents(episode, 0, 20).float(), true, atol=0.02, rtol=0.01)
         assert data.actions(episode).tolist() == [t % 3 for t in range(20)]
     assert import_latents(path, run, tmp_path / "out") == index
+    # What is other than it was, lost, or wanted elsewhere is taken again.
+    changed = torch.load(tmp_path / "latents/1.pt") / 2
+    torch.save(changed, tmp_path / "latents/1.pt")
+    import_latents(path, run, tmp_path / "out")
+    data = LatentDataset(tmp_path / "out")
+    for number, episode in enumerate(sorted(data.episodes("train"), key=lambda episode: episode.name)):
+        true = (changed if number == 1 else torch.load(tmp_path / f"latents/{number}.pt")) * scale
+        torch.testing.assert_close(data.latents(episode, 0, 20).float(), true, atol=0.02, rtol=0.01)
+    for shard in data.index.shards:
+        (tmp_path / "out" / shard).unlink()
+    again = import_latents(path, run, tmp_path / "out", split="test")
+    assert [episode.split for episode in again.episodes] == ["test"] * 3
+    assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == set(again.shards)
     with pytest.raises(UserError, match="give --autoencoder"):
         import_footage(path, tmp_path / "footage")
 
@@ -468,6 +482,30 @@ def test_numbered_labels_in_folders_with_other_numbers(tmp_path: Path) -> None:
     assert [info.label for info in dataset.episodes()] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"video_path": "b" * 300 + ".mp4"}, "which cannot be"),
+        ({"video_path": "walk.mp4", "label": "9" * 5000}, "there is a label '9+"),
+        ({"video_path": "walk.mp4", "label": 70000}, "there is a label '70000'"),
+    ],
+)
+def test_lists_that_are_strange(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
+    write_video(tmp_path / "walk.mp4", 4)
+    (tmp_path / "list.json").write_text(json.dumps([entry]))
+    with pytest.raises(UserError, match=said) as refused:
+        imported(tmp_path / "list.json", tmp_path / "out")
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_table_of_no_numbers_and_one_of_two(tmp_path: Path) -> None:
+    for name, numbers in (("a", 0), ("b", 2)):
+        write_video(tmp_path / f"in/{name}.mp4", 4)
+        np.savez(tmp_path / f"in/{name}.npz", actions=np.zeros((4, numbers), np.float32))
+    with pytest.raises(UserError, match="make them alike"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
 def test_what_was_imported_is_not_imported_again(tmp_path: Path) -> None:
     write_video(tmp_path / "walk.mp4", 4)
     (tmp_path / "walk.csv").write_text("action\n0\n1\n0\n1\n")
@@ -489,4 +527,7 @@ def test_after_a_failed_import_other_settings_are_welcome(tmp_path: Path) -> Non
     write_video(tmp_path / "in" / "walk.mp4", 4)
     with pytest.raises(UserError, match="least-frames"):
         imported(tmp_path / "in", tmp_path / "out", cut=Cut(least_frames=5))
+    (tmp_path / "list.json").write_text(json.dumps([{"video_path": "in/walk.mp4"}, {"video_path": "gone.mp4"}]))
+    with pytest.raises(UserError, match=r"gone\.mp4 is missing"):
+        imported(tmp_path / "list.json", tmp_path / "out", size=16)
     assert len(imported(tmp_path / "in", tmp_path / "out").dataset.episodes()) == 1

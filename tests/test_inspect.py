@@ -9,7 +9,7 @@ from tiny import ACTIONS, SIZE, TURN, tiny_episode, tiny_episodes
 
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo, write_episode
 from nextframe.errors import UserError
-from nextframe.examine import NumberUse, examine
+from nextframe.examine import NumberUse, examine, verdict
 from nextframe.inspect import inspect, summary
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -33,6 +33,13 @@ def test_actions_that_are_not_on_time(tmp_path: Path, capsys: pytest.CaptureFixt
     found = inspect(tiny_episodes(tmp_path / "data", count=1, frames=60, late=late).folder)
     assert found.best_offset == late
     assert f"warning: the actions are {said}" in capsys.readouterr().out
+
+
+def test_the_way_out_counts_rows_of_the_imported_file(tmp_path: Path) -> None:
+    found = inspect(tiny_episodes(tmp_path / "data", count=1, frames=60, late=1).folder)
+    assert "--offset" not in verdict(found)
+    # Every fourth frame, and two rows had been left out before: one frame late is four rows more.
+    assert verdict(replace(found, imported=(2, 4))).endswith("--offset 6")
 
 
 @pytest.mark.parametrize("late", [0, 1])

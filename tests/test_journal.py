@@ -25,7 +25,7 @@ from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, writ
 from nextframe.errors import UserError
 from nextframe.flops import training_flops
 from nextframe.held_out import watched_clips
-from nextframe.journal import Record, metrics_log, read_log
+from nextframe.journal import Record, last_timed, metrics_log, read_log
 from nextframe.learner import Learner, Task
 from nextframe.objective import LENGTHS, NOISE_BINS, Clips, FrameFlowMatching
 from nextframe.recipes import train_preset
@@ -194,6 +194,15 @@ def test_a_resumed_run_has_one_log(latents: Path, tmp_path: Path, monkeypatch: p
     train_preset(WORLD, latents, run)
     assert of(run, "step") == [1, 2, 3, 4, 5, 6] and 9.0 not in of(run, "loss")
     assert of(run, "seconds") == sorted(of(run, "seconds"))
+
+
+def test_a_log_whose_only_line_was_cut(latents: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "lo')
+    assert last_timed(run) == {} == last_timed(tmp_path)
+    train_preset(WORLD, latents, run)
+    assert of(run, "step") == [1, 2, 3, 4, 5, 6]
 
 
 class Wandb(SimpleNamespace):

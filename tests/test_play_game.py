@@ -254,6 +254,18 @@ def test_a_saved_episode_is_one_to_train_on(tmp_path: Path) -> None:
     assert listed.meta == {"start": "clip", "context": CONTEXT}
 
 
+def test_a_class_without_a_name_is_not_saved(tmp_path: Path) -> None:
+    """As of a model of classes that is played without its footage."""
+    config, sample = KINDS["labels"]
+    game = dreamed(world_of(config), start_of(config), sample)
+    game.step(action(config, 0))
+    info = DatasetInfo(10.0, SIZE, (), {"world": "dream", "model": "ab"}, "none")
+    with zipfile.ZipFile(save(game, game.history.path(), info, "episode", tmp_path)) as archive:
+        archive.extractall(tmp_path / "data")
+    (listed,) = EpisodeDataset.open(tmp_path / "data").episodes("train")
+    assert listed.label is None and listed.frames == CONTEXT + 1
+
+
 def test_what_is_dreamt_from_the_middle_of_the_clip_on_is_not_saved_as_shown(tmp_path: Path) -> None:
     game, info = walked([1])
     game.seek(CONTEXT - 3)

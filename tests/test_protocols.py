@@ -254,7 +254,7 @@ def test_missing_weights_are_reported_and_scores_made_good_later(
     results = evaluate(protocol, run, data, tmp_path / "out", "cpu")
     said = [line for line in capsys.readouterr().err.splitlines() if "is not computed" in line]
     assert [line.split()[0] for line in said] == ["lpips", "fvd"] and "no network here" in said[1]
-    assert set(results.missing) == {"lpips", "fvd"} and results.metrics == ["psnr"]
+    assert set(results.missing) == {"lpips", "fvd"} and results.frame_metrics == ["psnr"]
     assert "i3d_torchscript.pt is missing" in json.loads((tmp_path / "out" / RESULTS).read_text())["missing"]["fvd"]
     assert results.headline().endswith("LPIPS missing, FVD missing")
     page = "".join(by_seed(results))

@@ -82,7 +82,7 @@ def scored(results: Results, model: float, frames: int = 20, episodes: int = 5) 
     """The same, as if the model's scores were `model`, and those of the baselines 10 and 20 for certain."""
     values = np.array([model, 10.0, 20.0, 30.0])[:, None]
     random = np.random.default_rng(0)
-    noise = {metric: random.normal(0, 0.1, (episodes, len(METHODS), frames)) for metric in results.metrics}
+    noise = {metric: random.normal(0, 0.1, (episodes, len(METHODS), frames)) for metric in results.frame_metrics}
     scores, gains = summarise({metric: values + part for metric, part in noise.items()})
     protocol, names = replace(results.protocol, frames=frames), tuple(f"test_{index}" for index in range(episodes))
     return replace(results, protocol=protocol, episodes=names, scores=scores, gains=gains)

@@ -11,6 +11,7 @@ import pytest
 
 from nextframe.cli import run_command
 from nextframe.errors import UserError
+from nextframe.files import TEMPORARY
 from nextframe.pages.watch import MOST_POINTS, thinned, titles, watch_page
 from nextframe.web.address import listen
 from nextframe.web.watching import Watch
@@ -67,6 +68,7 @@ def test_the_newest_clips_are_shown(tmp_path: Path) -> None:
     for step in (20, 60):
         for number in range(3):
             (run / "samples" / f"{step:08d}-{number}.mp4").write_bytes(b"clip")
+    (run / "samples" / f"{TEMPORARY}x-00000080-0.mp4").write_bytes(b"cl")  # is being written
     page = watch_page([run], refreshed=False)
     assert page.count("data:video/mp4") == 3 and "run, step 60" in page and "step 20" not in page
 

@@ -1,6 +1,6 @@
 """How fast a model trains, samples and plays on this machine, and how much of the machine that is.
 
-Everything is measured on random latents, and on random weights unless a run is named: a bench needs no data.
+Everything is measured on random latents, and but for sampling from a run on random weights: a bench needs no data.
 """
 
 import json

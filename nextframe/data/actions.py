@@ -196,7 +196,8 @@ def _table(path: Path, rows: list[Any], names: tuple[str, ...]) -> ActionTable:
         return ActionTable(path, ids=_checked_ids(np.array(rows, np.int64)))
     if all(isinstance(row, int | float) for row in rows):
         rows = [[row] for row in rows]
-    if all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows) and rows[0]:
+    alike = all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows)
+    if alike and rows[0] and all(isinstance(number, int | float) for row in rows for number in row):
         return ActionTable(path, vectors=_checked_vectors(np.array(rows, np.float64)), names=names)
     raise ValueError("rows are of several kinds: give an id, a name or a list of numbers on each")
 
@@ -262,12 +263,13 @@ def vocabulary(tables: Sequence[ActionTable], names: tuple[str, ...] = ()) -> Vo
         if table.names != first.names:
             raise UserError(f"{table.path} and {first.path} name their actions differently: make them alike")
     if first.vectors is not None:
-        if not (size := first.vectors.shape[1]):
-            return Vocabulary()
+        size = first.vectors.shape[1]
         for table in tables:
             assert table.vectors is not None
             if (here := table.vectors.shape[1]) != size:
                 raise UserError(f"{table.path} has {here} numbers an action, {first.path} {size}: make them alike")
+        if not size:
+            return Vocabulary()
         found = names or first.names or tuple(map(str, range(size)))
         if len(found) != size:
             raise UserError(f"--action-names has {len(found)} names, actions have {size} numbers: name each")

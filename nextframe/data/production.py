@@ -20,13 +20,16 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, parse_episode_info
+from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo, parse_episode_info
 from nextframe.errors import UserError
+from nextframe.files import sole_writer
 from nextframe.progress import progress
 from nextframe.workers import end_with_parent, worker_command, worker_environment
 
 SAVE_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
+LONGEST_REASON = 600
+"""Characters of an error that a worker passes on: JSON may take six bytes for each, and a pipe takes 4096 at once."""
 
 Jobs = dict[str, dict[str, Any]]
 """What is to be made, by name: anything JSON can hold."""
@@ -43,6 +46,22 @@ class Finished:
 Work = Callable[[Path, DatasetInfo, dict[str, Any], Jobs, Path], Iterator[EpisodeInfo | Finished]]
 """(folder of the dataset, its info, what all jobs share, the jobs, scratch folder) -> every episode as soon as it is
 written, and after the last one of a job that it is finished."""
+
+
+@contextmanager
+def filling(out: Path, info: DatasetInfo) -> Iterator[EpisodeDataset]:
+    """The dataset in the folder `out`, to be added to by this process alone.
+
+    If it has no episode in the end, with whatever error, there is no dataset: other settings are welcome then. Raises
+    UserError as `EpisodeDataset.create` and `sole_writer` do.
+    """
+    with sole_writer(out):
+        dataset = EpisodeDataset.create(out, info)
+        try:
+            yield dataset
+        finally:
+            if not dataset.episodes():
+                (dataset.folder / INDEX).unlink()
 
 
 def produce(
@@ -100,7 +119,7 @@ def produce(
 def _workers(module: str, jobs: list[dict[str, Any]], clear: Callable[[Path], None]) -> Iterator[IO[str]]:
     """Run a worker per share of the jobs, and yield the lines they print. On leaving, all are ended."""
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
-    read_end, write_end = os.pipe()  # shared: a line is shorter than what a pipe takes at once, so lines never mix
+    read_end, write_end = os.pipe()  # shared: no line is longer than what a pipe takes at once, so lines never mix
     results = os.fdopen(read_end)
     try:
         for job in jobs:
@@ -144,10 +163,13 @@ def work(do: Work) -> None:
         job = json.loads((scratch / "job.json").read_bytes())
         end_with_parent(job["parent"])
         for made in do(Path(job["folder"]), DatasetInfo(**job["dataset"]), job["shared"], job["jobs"], scratch):
-            entry = asdict(made)
-            print(json.dumps({"episode": entry} if isinstance(made, EpisodeInfo) else entry), file=results)
+            if isinstance(made, EpisodeInfo):
+                entry: dict[str, Any] = {"episode": asdict(made)}
+            else:
+                entry = {"job": made.job, "refused": made.refused[:LONGEST_REASON]}
+            print(json.dumps(entry), file=results)
     except UserError as error:
-        print(json.dumps({"error": str(error)}), file=results)
+        print(json.dumps({"error": str(error)[:LONGEST_REASON]}), file=results)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
         shutil.rmtree(scratch)

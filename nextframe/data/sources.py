@@ -195,8 +195,11 @@ def _of_entry(path: Path, number: int, entry: dict[str, Any], split: str | None)
 def _resolved(path: Path, named: str) -> Path:
     """Published lists name files from the folder their code runs in: that of the list, or one above it."""
     for folder in path.resolve().parents:
-        if (folder / named).exists():
-            return folder / named
+        try:
+            if (folder / named).exists():
+                return folder / named
+        except OSError as error:  # a name that no file system takes
+            raise UserError(f"{path} names {short(named)}, which cannot be ({error.strerror}): mend it") from error
     return path.parent / named
 
 
@@ -231,9 +234,9 @@ def classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], dict[str | None
     if not labels or not all(label.isdecimal() for label in labels):
         words = tuple(sorted(labels))
         return words, {None: None, **{label: number for number, label in enumerate(words)}}
+    if long := [label for label in labels if len(label) > 9 or int(label) >= 2**16]:
+        raise UserError(f"there is a label {short(long[0])}: number the classes from 0")
     count = max(map(int, labels)) + 1
-    if count > 2**16:
-        raise UserError(f"there is a label {count - 1}: number the classes from 0")
     folders: dict[str, set[str]] = {}
     for source in sources:
         if source.label is not None:

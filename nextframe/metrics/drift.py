@@ -9,7 +9,7 @@ import numpy as np
 
 from nextframe.metrics.statistics import Score, score
 
-VERSION = "drift 1"
+VERSION = "drift 2"
 FLAT = 0.5
 """Levels of 255: true frames that lie less far apart than that count as lying so far apart, not as never changing."""
 
@@ -28,8 +28,9 @@ def frame_statistics(video: np.ndarray) -> np.ndarray:
 def drift(predicted: np.ndarray, true: np.ndarray) -> Score:
     """0: on average predicted frames look like true ones; 1: as far away as true frames lie apart. Lower is better.
 
-    `predicted`, `true`: `frame_statistics` [episodes, frames, 4]. The mean over the four of the distance between the
-    averages over episodes. Few episodes leave some of it by chance, whatever the prediction; the same is left to all
+    `frame_statistics`: `predicted` [episodes, samples, frames, 4], `true` [episodes, frames, 4]. The mean over the four
+    of the distance between the averages over episodes; of several samples of each the mean of theirs, so that opposite
+    ones do not cancel. Few episodes leave some of it by chance, whatever the prediction; the same is left to all
     methods. Of a single episode it is the distance of its own averages over time.
     """
     return score(_moved(predicted, true), _far)
@@ -41,9 +42,10 @@ def overall(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def _moved(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """[episodes, frames, samples, 4]"""
     apart = np.maximum(true.std((0, 1), dtype=np.float64), FLAT)
-    return (predicted.astype(np.float64) - true) / apart
+    return (predicted.swapaxes(1, 2).astype(np.float64) - true[:, :, None]) / apart
 
 
 def _far(moved: np.ndarray) -> np.ndarray:
-    return np.abs(moved).mean(-1)
+    return np.abs(moved).mean((-2, -1))

@@ -65,12 +65,12 @@ def predictions(results: Results, out: Path, dataset: EpisodeDataset) -> Iterato
     median = clips[len(clips) // 2]
     yield from _opening(results, median)
     yield from _clips(results, clips)
-    if results.metrics:
+    if results.frame_metrics:
         yield from errors(results)
     yield from behaviour(results)
     yield from by_seed(results)
     yield from beside_published(results)
-    if results.metrics:
+    if results.frame_metrics:
         yield from _reconstruction(results, median)
 
 
@@ -91,7 +91,7 @@ class Clip:
 def chosen_clips(results: Results, out: Path, dataset: EpisodeDataset) -> list[Clip]:
     """The best, the median and the worst episode (fewer where there are fewer); by name, where none is scored alone."""
     order = results.best_to_worst()
-    first, middle, last = ("Best", "Median", "Worst") if results.metrics else ("First", "Middle", "Last")
+    first, middle, last = ("Best", "Median", "Worst") if results.frame_metrics else ("First", "Middle", "Last")
     places = {0: first, len(order) - 1: last, len(order) // 2: middle}
     return [_clip(results, out, dataset, order[place], places[place]) for place in sorted(places)]
 
@@ -120,8 +120,8 @@ def _clip(results: Results, out: Path, dataset: EpisodeDataset, index: int, rank
 def _score_of(results: Results, index: int) -> str:
     """`, 21.3 dB over 156 frames; shown: seed 0, prediction 17 of 100`"""
     protocol, text = results.protocol, ""
-    if results.metrics:
-        metric = results.metrics[0]
+    if results.frame_metrics:
+        metric = results.frame_metrics[0]
         value = results.scores["model"][metric].episodes[index]
         amount = f"{value:.1f} dB" if metric == "psnr" else f"{name_of(metric)} {value:.{DIGITS[metric]}f}"
         text = f", {amount} over {protocol.frames} frames"
@@ -146,7 +146,7 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
     protocol, fps = results.protocol, results.fps
     yield html.paragraph("nextframe: a world model, measured", "over")
     yield html.heading("Can it tell what happens next?", 1)
-    condition = results.model["config"]["model"]["condition"] if results.sample.guidance else "none"
+    condition = results.told
     then = {"none": "nothing", "label": "nothing but its class"}.get(
         condition, "nothing but the actions that were taken"
     )
@@ -170,8 +170,9 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
     others = [clip for clip in clips if clip is not clips[len(clips) // 2]]
     if others:
-        metric = name_of(results.metrics[0]) if results.metrics else ""
-        yield html.heading("The best and the worst" if metric else "The first and the last")
+        metric = name_of(results.frame_metrics[0]) if results.frame_metrics else ""
+        first, last = ("best", "worst") if metric else ("first", "last")
+        yield html.heading(f"The {first} and the {last}" if len(others) > 1 else f"The {first}")
         by = f"by {metric} over all predicted frames, as the median above" if metric else "by name, as the one above"
         yield html.paragraph(f"Not picked by hand: {by}.", "soft")
         yield html.grid(*(_player(results, clip) for clip in others))
@@ -193,7 +194,7 @@ def _player(results: Results, clip: Clip) -> str:
 def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
     rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
-    means = {metric: figure_of(results, "reconstruction", metric, False).mean for metric in results.metrics}
+    means = {metric: figure_of(results, "reconstruction", metric, False).mean for metric in results.frame_metrics}
     texts = [f"{mean:.1f} dB" if name == "psnr" else f"{name_of(name)} {mean:.3f}" for name, mean in means.items()]
     yield html.heading("What the autoencoder alone loses")
     yield html.paragraph(
@@ -269,7 +270,9 @@ def _method(results: Results) -> Iterator[str]:
         "It depends on how many clips there are: compare it at the same number only. "
     )
     text = chosen + pixels
-    text += (frames if results.metrics else "") + (videos if "fvd" in results.by_seed else "") + combination(results)
+    text += (
+        (frames if results.frame_metrics else "") + (videos if "fvd" in results.by_seed else "") + combination(results)
+    )
     yield html.heading("How this was measured")
     yield html.paragraph(text.strip(), "soft")
 

@@ -19,9 +19,9 @@ PLAYED, IN_STRIPS, FRAMES = 3, 8, 8
 
 def samples(results: Results, out: Path, dataset: EpisodeDataset) -> Iterator[str]:
     """The first samples, which nobody has picked, over true clips. Raises UserError when a file is missing."""
-    protocol, conditions = results.protocol, results.model["config"]["model"]["condition"]
+    protocol, condition = results.protocol, results.told
     told = {"none": "", "label": " and nothing but a class, each in its turn"}.get(
-        conditions, " and nothing but actions"
+        condition, " and nothing but actions"
     )
     yield html.paragraph("nextframe: a video model, measured", "over")
     yield html.heading("What does it make from nothing?", 1)
@@ -65,7 +65,7 @@ def _rows(names: list[str], videos: list[np.ndarray]) -> str:
 
 def _name(results: Results, dataset: EpisodeDataset, index: int) -> str:
     number = f"sample {index + 1}"
-    if not results.labels:
+    if not results.labels or results.told == "none":
         return number
     return f"{number}: {label_name(dataset.info.label_names, results.labels[index])}"
 

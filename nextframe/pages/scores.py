@@ -21,7 +21,7 @@ def combination(results: Results) -> str:
     """How several predictions of an episode became one score, in a sentence; "" where there was one."""
     seeds, trajectories = results.protocol.seeds, results.protocol.trajectories
     parts = []
-    if trajectories > 1 and results.metrics:
+    if trajectories > 1 and results.frame_metrics:
         parts.append(f"by each metric the best of {trajectories} predictions of an episode counts")
     if trajectories > 1 and "fvd" in results.by_seed:
         parts.append(f"the FVD is the mean over {trajectories} predictions of all episodes")
@@ -37,11 +37,12 @@ def verdict(results: Results, late: bool) -> str:
     It is better or worse than one only where the 95 % confidence interval of the difference lies on one side of zero,
     and neither with fewer than `FEWEST` episodes. "" too where PSNR was not asked for.
     """
-    if "psnr" not in results.metrics:
+    if "psnr" not in results.frame_metrics:
         return ""
     last = "late" if late else "early"
     leads: dict[Method, dict[str, Figure]] = {
-        name: {metric: getattr(results.gains[name][metric], last) for metric in results.metrics} for name in BASELINES
+        name: {metric: getattr(results.gains[name][metric], last) for metric in results.frame_metrics}
+        for name in BASELINES
     }
     if any(figure is None for by_metric in leads.values() for figure in by_metric.values()):
         return ""
@@ -56,7 +57,7 @@ def verdict(results: Results, late: bool) -> str:
     elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
         smaller = 10 ** (min(by_metric["psnr"].mean for by_metric in leads.values()) / 10)
         said = (
-            f"it beats both {baselines}, on {' and on '.join(name_of(metric) for metric in results.metrics)}: "
+            f"it beats both {baselines}, on {' and on '.join(name_of(metric) for metric in results.frame_metrics)}: "
             f"{means['model']} dB against {against}. Its squared error is about {smaller:.1f} times smaller than the "
             "better one's."
         )
@@ -102,16 +103,17 @@ def tiles(results: Results) -> Iterator[tuple[str, str, str]]:
         rest.append(("Tokens to remember it all", f"{tokens.uniform / tokens.total:.1f}× fewer", saved))
     rest.append(("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {speed.hardware}"))
     for late in _spans(results):
-        for metric in results.metrics:
+        for metric in results.frame_metrics:
             digits, unit = (1, " dB") if metric == "psnr" else (2, "") if metric == "ssim" else (3, "")
             means = {method: f"{figure_of(results, method, metric, late).mean:.{digits}f}" for method in METHODS}
             baselines = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']}"
             below = f"{baselines} · ceiling {means['reconstruction']}"
             yield f"{name_of(metric)}, frames {span_name(results, late)}", means["model"] + unit, below
-        if len(results.metrics) == 2 and rest:
+        if len(results.frame_metrics) == 2 and rest:
             yield rest.pop(0)
     if "fvd" in results.by_seed:
-        yield "FVD, all predicted frames", results.figure("fvd"), "0: like the true clips, as a whole; lower is better"
+        compared = "predicted frames" if results.protocol.fvd_frames == "predicted" else "context and prediction"
+        yield f"FVD, {compared}", results.figure("fvd"), "0: like the true clips, as a whole; lower is better"
     yield from rest
 
 
@@ -120,7 +122,7 @@ def errors(results: Results) -> Iterator[str]:
     yield html.heading("Error per predicted frame")
     yield html.paragraph(
         "PSNR counts squared error, in decibels: 3 dB more is half of it. SSIM compares structure: 1 is identical. "
-        + ("LPIPS compares what a network sees: 0 is identical. " if "lpips" in results.metrics else "")
+        + ("LPIPS compares what a network sees: 0 is identical. " if "lpips" in results.frame_metrics else "")
         + "Repeating the last frame and the mean frame of the context are what one can do without any model; the "
         "autoencoder alone, given the true frames, is the best this model could reach. The band is the 95 % "
         f"confidence interval of the model's mean; frames 1-{min(EARLY, results.protocol.frames)} are shaded."
@@ -128,8 +130,8 @@ def errors(results: Results) -> Iterator[str]:
         "soft",
     )
     yield legend()
-    yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in results.metrics))
-    columns = [(metric, late) for metric in results.metrics for late in _spans(results)]
+    yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in results.frame_metrics))
+    columns = [(metric, late) for metric in results.frame_metrics for late in _spans(results)]
     units = {"psnr": "PSNR (dB)"}
     head = [f"{units.get(metric, name_of(metric))} {span_name(results, late)}" for metric, late in columns]
     rows = []
@@ -142,20 +144,20 @@ def errors(results: Results) -> Iterator[str]:
         gains = results.gains[baseline]
         figures = [gains[metric].late if late else gains[metric].early for metric, late in columns]
         cells = [interval(figure, metric, "+") for figure, (metric, _) in zip(figures, columns, strict=True) if figure]
-        won = " / ".join(f"{gains[metric].won}" for metric in results.metrics)
+        won = " / ".join(f"{gains[metric].won}" for metric in results.frame_metrics)
         leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
-    names = " / ".join(name_of(metric) for metric in results.metrics)
+    names = " / ".join(name_of(metric) for metric in results.frame_metrics)
     yield html.table(["the model's lead, episode by episode (+: better)", *head, f"episodes won ({names})"], leads)
 
 
 def by_seed(results: Results) -> Iterator[str]:
-    """Every metric over all predicted frames, with each seed; and those that are missing."""
+    """Every metric over all frames that it counts, with each seed; and those that are missing."""
     for metric, reason in results.missing.items():
         yield html.paragraph(f"{name_of(metric)} is missing: {reason}", "bad")
     seeds = results.protocol.seeds
     if len(seeds) == 1 and "fvd" not in results.by_seed:
         return
-    yield html.heading("Over all predicted frames")
+    yield html.heading("Over all frames")
     several = len(seeds) > 1
     if several:
         text = "Mean ± standard deviation over the seeds, and each of them. Every seed makes all predictions anew."

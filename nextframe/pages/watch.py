@@ -160,7 +160,7 @@ def thinned(points: np.ndarray) -> np.ndarray:
 
 
 def _clips(runs: Mapping[str, Path]) -> Iterator[str]:
-    newest = {name: sorted((run / "samples").glob("*.mp4"))[-1:] for name, run in runs.items()}
+    newest = {name: sorted((run / "samples").glob("[0-9]*.mp4"))[-1:] for name, run in runs.items()}
     if any(newest.values()):
         yield html.heading("Held-out clips")
         yield html.paragraph(

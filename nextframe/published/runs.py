@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, misfits, read_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_weights, write_weights
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.tensors import tensors_of
@@ -114,9 +114,7 @@ def published_weights(run: Path) -> dict[str, Tensor]:
         network: nn.Module = (
             Autoencoder(config.model) if isinstance(config, TokenizerConfig) else Transformer(config.model)
         )
-    problem = misfits(weights, network.state_dict())
-    if problem:
-        raise UserError(f"{run / WEIGHTS} does not fit {run / CONFIG}: {problem}")
+    check_fit(network, weights, run / WEIGHTS)
     if isinstance(config, TokenizerConfig):
         return autoencoder_to_published(weights)
     foreign = _without_counterpart(config.model)

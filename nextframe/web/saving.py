@@ -38,8 +38,8 @@ def save(game: Game, path: Sequence[Step], info: DatasetInfo, format: str, folde
             file.write(mp4_bytes(video, info.fps))
         elif format == "npz":
             arrays: dict[str, Any] = {"video": video, "context": _given(game, path)}
-            truths = [game.truth(step) for step in path]
             if any(step.truth_place is not None for step in path):
+                truths = [game.truth(step) for step in path]
                 arrays["truth"] = np.stack([np.zeros_like(video[0]) if truth is None else truth for truth in truths])
             np.savez_compressed(file, actions=_actions(path, info), **arrays)
         else:
@@ -68,7 +68,8 @@ def _write_episode(folder: Path, game: Game, path: Sequence[Step], video: np.nda
         meta["seed"] = game.start.maze.seed
         extras["grid"] = game.start.maze.maze.grid.astype(np.uint8)
     dataset = EpisodeDataset.create(folder, info)
-    dataset.add("walk", "train", Episode(video[first:], _actions(kept, info), extras), meta, game.start.label)
+    label = game.start.label if info.label_names else None  # without footage a model's classes have no names
+    dataset.add("walk", "train", Episode(video[first:], _actions(kept, info), extras), meta, label)
     dataset.save()
 
 

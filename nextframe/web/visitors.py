@@ -111,9 +111,9 @@ class Visitors:
         visitor = self.visitor(name)
         async with visitor.door:
             self.visitor(name)  # it may have been given up while we waited
-            if visitor.outbox is None:
+            if visitor.outbox is None or visitor.resting:
                 self._check_sessions()
-            else:  # on another socket, which is dead or will be
+            if visitor.outbox is not None:  # on another socket, which is dead or will be
                 await visitor.detach()
             visitor.attach(outbox, failed)
         return visitor

@@ -1,14 +1,13 @@
 """Recording worlds: which episodes there shall be, each from its own seed; and of them, mazes."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset
-from nextframe.data.production import Jobs, produce
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset
+from nextframe.data.production import Jobs, filling, produce
 from nextframe.errors import UserError
-from nextframe.files import sole_writer, sweep
+from nextframe.files import sweep
 from nextframe.worlds.maze.engine import clear_after_kill, load_vizdoom
 from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
 
@@ -41,23 +40,18 @@ def record_episodes(
     jobs: Jobs,
     split: str,
     workers: int,
-    clear: Callable[[Path], None],
 ) -> tuple[EpisodeDataset, dict[str, str]]:
     """Have those of `jobs` done by the worker module `film` whose episodes the dataset folder `out` lacks.
 
     The rest is as in `production.produce`. Returns the dataset, and why jobs were refused, by name.
     """
-    with sole_writer(out):
-        dataset = EpisodeDataset.create(out, info)
+    with filling(out, info) as dataset:
         for folder in (dataset.folder, *(dataset.folder / name for name in SPLITS)):
             sweep(folder)  # only now: `create` has refused what is no dataset
         there = {info.name for info in dataset.episodes(split) if dataset.is_there(info)}
         left = {name: job for name, job in jobs.items() if name not in there}
-        try:
-            refused = produce(f"record {split}", dataset, film, shared, left, len(jobs) - len(left), workers, clear)
-        finally:
-            if not dataset.episodes():  # nothing to go on with: other settings are welcome
-                (dataset.folder / INDEX).unlink()
+        done = len(jobs) - len(left)
+        refused = produce(f"record {split}", dataset, film, shared, left, done, workers, clear_after_kill)
     return dataset, refused
 
 
@@ -84,5 +78,5 @@ def record_maze(
     source = {**source_of(settings), "seed": seed}
     info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
     shared = {"split": split, "settings": asdict(settings)}
-    dataset, _ = record_episodes(Path(out), info, FILM, shared, jobs, split, workers, clear_after_kill)
+    dataset, _ = record_episodes(Path(out), info, FILM, shared, jobs, split, workers)
     return dataset

@@ -8,7 +8,6 @@ from nextframe.errors import UserError
 from nextframe.worlds.gym.policy import find_policy
 from nextframe.worlds.gym.settings import RANDOM, GymSettings
 from nextframe.worlds.gym.world import GymWorld
-from nextframe.worlds.maze.engine import clear_after_kill
 from nextframe.worlds.record import SEEDS, SPLITS, episode_jobs, record_episodes
 
 FILM = "nextframe.worlds.gym.film"
@@ -46,7 +45,7 @@ def record_gym(
     source = {"world": "gym", **asdict(settings), "fps": fps, "seed": seed}
     info = DatasetInfo(fps, settings.size, actions.names, source, actions.kind)
     shared = {"split": split, "settings": asdict(settings)}
-    dataset, short = record_episodes(Path(out), info, FILM, shared, jobs, split, workers, clear_after_kill)
+    dataset, short = record_episodes(Path(out), info, FILM, shared, jobs, split, workers)
     kept = dataset.episodes(split)
     if short:
         line = f"{len(short)} of {episodes} episodes ended before frame {settings.least_frames} and are kept out"

@@ -18,7 +18,9 @@ OVERSAMPLE = (4, 3)  # rendered pixels per frame pixel, across and down: a 4:3 v
 TICS = 2  # in the very tic of a warp the eye is on the floor, so a frame takes two
 
 INSTANCE = "instance"  # the file with the name of an engine's shared memory
-LAUNCHER = """#!{python}
+LAUNCHER = """#!/bin/sh
+'''exec' "{python}" "$0" "$@" # for Python this line and the next are a string: a path may have spaces
+' '''
 # The engine must not outlive the process that uses it, however that ends: the kernel kills it (PR_SET_PDEATHSIG = 1).
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
