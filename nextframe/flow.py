@@ -99,3 +99,8 @@ def evaluated_levels(solver: str, steps: int) -> list[float]:
 
     SOLVERS[solver](note, torch.zeros(1), steps)
     return levels
+
+
+def noise_levels(solver: str, steps: int) -> list[float]:
+    """The same, each once and the noisiest first."""
+    return sorted(set(evaluated_levels(solver, steps)), reverse=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import SampleConfig
-from nextframe.flow import evaluated_levels
+from nextframe.flow import noise_levels
 from nextframe.layers import Seen
 from nextframe.layout import Layout, newest_apart
 from nextframe.mask import Span, View, added_to_logits, frame_mask
@@ -99,7 +99,7 @@ class _Recording:
     ) -> None:
         self.model, self.sample, self.cache, self.layout, self.keys = model, sample, cache, layout, keys
         self.device = model.head.weight.device
-        self.noise_levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
+        self.noise_levels = noise_levels(sample.solver, sample.steps)
         self.read = layout.frames - 1
         *_, last = layout.segments
         self.tokens_read = layout.tokens - last.tokens_per_frame

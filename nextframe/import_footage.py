@@ -64,7 +64,7 @@ def import_footage(
     Raises UserError when something about the footage is wrong, and when `out` is something else.
     """
     _check(size, cut)
-    check_shares(fps, test_share)
+    check_fps_and_share(fps, test_share)
     sources = find_sources(place, labelled, out)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
@@ -128,7 +128,7 @@ def _described(
     return jobs, refused
 
 
-def check_shares(fps: float | None, test_share: float) -> None:
+def check_fps_and_share(fps: float | None, test_share: float) -> None:
     """Raises UserError for a frame rate or a share that there is not."""
     if not 0 <= test_share <= 1:
         raise UserError(f"--test-share is {test_share}: give a share, from 0 to 1")

@@ -29,7 +29,7 @@ from nextframe.data.tensors import tensors_of
 from nextframe.encode import SCALE_EPISODES, begin, check_weights, kept, new_shards, remove_shards
 from nextframe.errors import UserError, reason_of
 from nextframe.files import sha256, sole_writer, sweep
-from nextframe.import_footage import USUAL_FPS, check_shares
+from nextframe.import_footage import USUAL_FPS, check_fps_and_share
 from nextframe.progress import progress
 from nextframe.runs import load_autoencoder
 
@@ -53,7 +53,7 @@ def import_latents(
     `action_names`: as in `import_footage`. Raises UserError when a file is missing, damaged, or not of this
     autoencoder's shape, or has not an action a frame.
     """
-    check_shares(fps, test_share)
+    check_fps_and_share(fps, test_share)
     sources = find_sources(place)
     if without := [source for source in sources if source.latents is None]:
         raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")

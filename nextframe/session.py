@@ -12,7 +12,7 @@ from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig
-from nextframe.flow import Velocity, evaluated_levels
+from nextframe.flow import Velocity, noise_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layout import COARSE, FINE, Layout, continued, layout_of
 from nextframe.sampler import (
@@ -231,10 +231,10 @@ class _Reading:
     def shape(self) -> tuple[tuple[int, int], ...]:
         return tuple((segment.level, segment.frames) for segment in self.missing.segments)
 
-    def times_and_conditions(self, noise_levels: list[float]) -> tuple[Tensor, Tensor | None]:
+    def times_and_conditions(self, levels: list[float]) -> tuple[Tensor, Tensor | None]:
         """Times and conditions of the frames that are read and of the new frame at every noise level, row after row."""
-        times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in noise_levels)])
-        conditions = self.session.conditions_at(self.missing, len(noise_levels))
+        times = torch.tensor([*layout_times(self.missing), *(1000 * s for s in levels)])
+        conditions = self.session.conditions_at(self.missing, len(levels))
         return times.expand(self.rows, -1).flatten(), None if conditions is None else conditions.flatten(0, 1)
 
 
@@ -242,8 +242,8 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
     """Velocity of the new frames; its first evaluation also reads whatever of the past the caches lack."""
     model, sample, branches = sessions[0].model, sessions[0].sample, len(sessions[0].branches)
     readings = [_Reading(session) for session in sessions]
-    noise_levels = sorted(set(evaluated_levels(sample.solver, sample.steps)), reverse=True)
-    modulations = _modulations(model, readings, noise_levels)
+    levels = noise_levels(sample.solver, sample.steps)
+    modulations = _modulations(model, readings, levels)
     sizes = [len(session.seeds) for session in sessions]
 
     def velocity(x: Tensor, s: float) -> Tensor:
@@ -251,7 +251,7 @@ def _velocity(sessions: Sequence[Session]) -> Velocity:
         answers = list(parts)
         for places in alike([reading.shape for reading in readings]):  # as much to read: one pass
             group = [(readings[place], modulations[place], parts[place].flatten(0, 1)) for place in places]
-            found = _evaluate(model, group, noise_levels.index(s))
+            found = _evaluate(model, group, levels.index(s))
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer.unflatten(0, (branches, -1))
         return concatenated(answers, dim=1).flatten(0, 1)
@@ -289,9 +289,9 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
     return model.latents(out)[:, 0].float().split([one.count for one in rows])
 
 
-def _modulations(model: Transformer, readings: list[_Reading], noise_levels: list[float]) -> list[Modulations]:
+def _modulations(model: Transformer, readings: list[_Reading], levels: list[float]) -> list[Modulations]:
     """Of the frames that are to be read and of the new frames at every noise level, all in one go."""
-    both = [reading.times_and_conditions(noise_levels) for reading in readings]
+    both = [reading.times_and_conditions(levels) for reading in readings]
     conditions = [condition for _, condition in both if condition is not None]
     times = to_device(concatenated([time for time, _ in both], dim=0), model.head.weight.device)
     parts = model.modulations(times[None], concatenated(conditions, dim=0)[None] if conditions else None)

@@ -22,7 +22,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
 from nextframe.presets import PRESETS
-from nextframe.worlds.maze.engine import MazeCamera
+from nextframe.worlds.maze.engine import INSTANCE, MazeCamera, launcher
 from nextframe.worlds.maze.explorer import explore, move
 from nextframe.worlds.maze.map import Maze, cell_centre, free_cells, make_maze
 from nextframe.worlds.maze.settings import (
@@ -376,3 +376,12 @@ def test_arguments_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="pip install vizdoom"):
         record_maze(tmp_path / "data", 1)
     assert not (tmp_path / "data").exists()
+
+
+def test_the_path_to_python_may_have_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "a b" / "python"))
+    script = launcher(Path("/bin/echo"), tmp_path)
+    said = subprocess.run([script, "+viz_instance_id", "x"], capture_output=True, text=True, check=True)
+    assert said.stdout == "+viz_instance_id x\n" and (tmp_path / INSTANCE).read_text() == "x"

@@ -84,11 +84,11 @@ def import_footage(
         fps,
         split,
         test_share,
-        label_folders,
-        actions,
-        action_names,
-        skip_bad,
-        workers,
+        labelled=label_folders,
+        use_actions=actions,
+        action_names=action_names,
+        skip_bad=skip_bad,
+        workers=workers,
     )
     print("\n".join(summary(imported)))
     print(alignment(imported.dataset))
