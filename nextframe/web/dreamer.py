@@ -32,7 +32,6 @@ class Made:
     again: Callable[[], np.ndarray]
     """Gives the frame too, should that fail."""
     latents: Any = None
-    pose: tuple[int, int, int] | None = None
     transformer_ms: float = 0.0
     end: str | None = None
 
@@ -152,9 +151,9 @@ def _decoded_alone(world: WorldModel, latents: Tensor) -> np.ndarray:
     return _decoded(world, latents[None])[0]
 
 
-def at_once(frame: np.ndarray, pose: tuple[int, int, int] | None = None, end: str | None = None) -> Made:
+def at_once(frame: np.ndarray, end: str | None = None) -> Made:
     """A frame that nobody has to wait for."""
-    return Made(finished(frame), lambda: frame, None, pose, end=end)
+    return Made(finished(frame), lambda: frame, end=end)
 
 
 def finished(frame: np.ndarray) -> Future[np.ndarray]:

@@ -38,7 +38,7 @@ class MazeWalk:
 
     def step(self, history: History, action: Action) -> Made:
         pose = self.place.move(history.current().pose, action)
-        return at_once(self.reality.ask({"pose": pose})[1], pose)
+        return at_once(self.reality.ask({"pose": pose})[1])
 
     def rest(self) -> None:
         self.reality.close()

@@ -51,9 +51,8 @@ class Game:
 
     def take(self, action: Action, made: Made) -> Made:
         """The frame that `action` leads to is made."""
-        pose = made.pose
-        if pose is None and self.start.maze is not None:
-            pose = self.start.maze.move(self.history.current().pose, action)
+        maze = self.start.maze
+        pose = None if maze is None else maze.move(self.history.current().pose, action)
         place, kept = self.film.expect(made.frame, made.again)
         self.history.append(Step(action, place, made.latents, pose))
         if isinstance(self.source, Dreamer):
