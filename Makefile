@@ -28,7 +28,8 @@ test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
 # A model like the one in nextframe/pretrained/maze (its card says how that one came to be). It goes on where it stopped.
-# The window of 64 frames comes last: it remembers, and a step with it costs twice as much.
+# The window of 64 frames comes late: it remembers, and a step with it costs twice as much. Last, it learns to go on from
+# its own frames, over clips as long as the episodes.
 default-model: setup
 	$(NEXTFRAME) record maze --episodes 1024 --linger 0.2 --out $(DEFAULT)/footage
 	$(NEXTFRAME) train autoencoder-maze --data $(DEFAULT)/footage --out $(DEFAULT)/autoencoder
@@ -36,7 +37,9 @@ default-model: setup
 	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/short-window
 	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/world --train.steps 5000 --model.window 64 \
 	    --initial $(DEFAULT)/short-window/weights.safetensors
-	$(NEXTFRAME) export --model $(DEFAULT)/world --out $(DEFAULT)/maze
+	$(NEXTFRAME) train maze --data $(DEFAULT)/latents --out $(DEFAULT)/long-walks --train.steps 3500 --model.window 64 \
+	    --clip.frames 300 --clean-context 0.5 --resampled-context 0.35 --initial $(DEFAULT)/world/weights.safetensors
+	$(NEXTFRAME) export --model $(DEFAULT)/long-walks --out $(DEFAULT)/maze
 
 clean:
 	rm -rf .venv

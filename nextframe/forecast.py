@@ -40,7 +40,8 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
         have = (
             f"{folder} has {len(infos)} episodes of the split {protocol.split!r}{long_enough}, {wanted} are asked for"
         )
-        way_out = "lower --episodes" if infos else f"import some with --split {protocol.split}"
+        there = ", ".join(sorted({info.split for info in dataset.episodes()}))
+        way_out = "lower --episodes" if infos else f"give footage that has them (this has {there})"
         raise UserError(f"{have}: record or import more of them, or {way_out}")
     infos = infos[:wanted]
     for info in infos:

@@ -77,6 +77,8 @@ def choose(
         print(f"\n{command} {what.upper()} --help lists the settings of one.")
         if not arguments:
             raise UserError(f"name a {what}: {', '.join(choices)}")
+    elif arguments[0].startswith("-"):
+        raise UserError(f"name a {what} before {arguments[0]}: {command} {what.upper()} {arguments[0]} ...")
     elif arguments[0] not in choices:
         raise UserError(unknown(what, arguments[0], choices))
     else:

@@ -65,8 +65,8 @@ def train_preset(
     """Train what `config` describes on `data` (episodes for an autoencoder, latents for a world model).
 
     A run that has a checkpoint is gone on with, and must be of the same model; other settings may change, and are
-    written anew. `initial`: a weight file for a new run to start from. Raises UserError, before anything is written,
-    when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
+    written anew. `initial`: a run, or a weight file, for a new run to start from. Raises UserError, before anything is
+    written, when configuration, data and run do not fit together, or (unless one insists) memory does not suffice.
     """
     with process_group(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
         ready = prepared(config, data, run, initial)
@@ -123,8 +123,10 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
         examine = world_model_examination(config, opened, run) if wanted else None
         refuse_another_autoencoder(opened.folder / AUTOENCODER, run / AUTOENCODER, begun=before is not None)
     if initial is not None and before is None:
-        load_weights(task.product, initial)
+        load_weights(task.product, initial / WEIGHTS if initial.is_dir() else initial)
     if rank() == 0:
+        if initial is not None and before is not None:
+            say([f"{run} goes on from its own weights: --initial is for a new run"])
         say(notes(config, before, opened, run))
         if wanted and examine is None:
             what = f"no long enough episode of the split {' or '.join(SPLITS)}"

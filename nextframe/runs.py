@@ -78,6 +78,8 @@ class WorldModel:
     def encode(self, video: Tensor) -> Tensor:
         """uint8 [f, height, width, 3] -> scaled latents [f, c, h, w]. Raises ValueError for another size."""
         size = self.autoencoder.config.frame_size
+        if not isinstance(video, Tensor):
+            raise ValueError(f"expected a torch tensor, not {type(video).__name__}: torch.from_numpy(...) makes one")
         if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
             raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
         with self.at_work():

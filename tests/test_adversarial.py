@@ -213,7 +213,7 @@ def test_what_is_left_is_a_plain_autoencoder(footage: EpisodeDataset, tmp_path: 
     average = kept(tmp_path / "run/checkpoints/00000004").average
     assert average.keys() == autoencoder.state_dict().keys()
     # And another run can start from it.
-    train_preset(JUDGED, footage.folder, tmp_path / "second", initial=tmp_path / "run" / WEIGHTS)
+    train_preset(JUDGED, footage.folder, tmp_path / "second", initial=tmp_path / "run")
 
 
 def test_a_discriminator_is_not_added_to_a_run_that_has_begun(footage: EpisodeDataset, tmp_path: Path) -> None:

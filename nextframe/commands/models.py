@@ -25,7 +25,7 @@ def _train_preset(name: str, arguments: list[str]) -> None:
     fields = [
         ("data", Annotated[Path, tyro.conf.arg(help="Episodes (for an autoencoder) or latents (for a world model).")]),
         ("out", Annotated[Path, tyro.conf.arg(help="The run: made, or gone on with.")]),
-        ("initial", Annotated[Path | None, tyro.conf.arg(help="Weight file to start a new run from.")], None),
+        ("initial", Annotated[Path | None, tyro.conf.arg(help="Run, or weight file, to start a new run from.")], None),
         ("estimate", Annotated[Flag, tyro.conf.arg(help=ESTIMATE)], False),
         (
             "insist",
