@@ -191,7 +191,7 @@ class WorldModelConfig:
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
         if not 0 <= self.clean_context < 1:
-            raise ValueError(f"clean_context {self.clean_context} is a share of the frames: set it from 0 to below 1")
+            raise ValueError(f"clean_context {self.clean_context} is a share: set --clean-context below 1")
         if not 0 <= self.resampled_context <= 1:
             raise ValueError(f"resampled_context {self.resampled_context} is a share: set it from 0 to 1")
         if self.resampled_context and not self.clean_context:

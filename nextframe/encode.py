@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
+from nextframe.data.episodes import INDEX as EPISODES
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import (
     EPISODES_PER_SHARD,
@@ -53,6 +54,8 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
     latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
     latents of others, or was made with another `mirrored`.
     """
+    if (out / EPISODES).exists():
+        raise UserError(f"{out} holds episodes: choose another --out for their latents")
     dataset, devices = EpisodeDataset.open(data), resolve_devices(device)
     target = devices[0]
     autoencoder = load_autoencoder(run, target)

@@ -14,7 +14,9 @@ from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, load
 from nextframe.clips import clip_batches, frame_batches, long_enough, videos_kept
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.data.episodes import INDEX as EPISODES
 from nextframe.data.episodes import EpisodeDataset
+from nextframe.data.latents import INDEX as LATENTS
 from nextframe.data.latents import LatentDataset
 from nextframe.devices import enough_room, resolve_device
 from nextframe.discriminator import Discriminator
@@ -41,7 +43,7 @@ from nextframe.soundness import (
     note_data,
     other_data,
 )
-from nextframe.train import Position, train
+from nextframe.train import Position, fraction_done, train
 from nextframe.transformer import Transformer
 
 
@@ -70,8 +72,10 @@ def train_preset(
     """
     with process_group(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
         ready = prepared(config, data, run, initial)
-        if ready.position.step < config.train.steps:
+        if fraction_done(config.train, ready.position) < 1:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
+        elif rank() == 0:
+            say([f"{run} is done: to go on with it raise --train.steps, or --train.minutes where it has one"])
         if rank() == 0:
             if isinstance(ready.data, LatentDataset) and not checkpoints(run):
                 keep_autoencoder(ready.data.folder / AUTOENCODER, run / AUTOENCODER)
@@ -104,6 +108,8 @@ def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | No
 def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> Prepared:
     """Says on stderr what a person should know. Raises UserError when configuration, data and run do not fit."""
     check_wandb(config.train)
+    if (run / EPISODES).exists() or (run / LATENTS).exists():
+        raise UserError(f"{run} holds what to train on: choose another --out for the run")
     found = checkpoints(run)
     before = read_config(run / CONFIG) if found else None
     if before is not None:

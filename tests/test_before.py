@@ -183,7 +183,7 @@ def test_tiny_data_are_named() -> None:
 
 
 def test_episodes_shorter_than_a_clip_are_counted(latents: Path, tmp_path: Path) -> None:
-    longer = replace(WORLD, clip=ClipConfig(23, min_frames=8))
+    longer = replace(WORLD, clip=ClipConfig(24, min_frames=8))
     assert "3 of 5 training episodes are shorter" in "\n".join(notes(longer, None, LatentDataset(latents), tmp_path))
 
 

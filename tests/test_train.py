@@ -253,6 +253,13 @@ def test_too_short_footage_is_refused(latents: Path, tmp_path: Path) -> None:
     train_preset(just, latents, tmp_path / "run")  # clips have fewer than 13 frames, episodes 12
 
 
+def test_a_run_is_not_made_among_what_it_learns_from(latents: Path) -> None:
+    before = sorted(latents.iterdir())
+    with pytest.raises(UserError, match="choose another --out"):
+        train_preset(WORLD, latents, latents)
+    assert sorted(latents.iterdir()) == before
+
+
 def test_latents_of_another_shape_are_refused(latents: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="set --model"):
         train_preset(replace(WORLD, model=replace(LONG, latent_channels=5)), latents, tmp_path / "run")
