@@ -56,7 +56,8 @@ def lives(folder: Path, kills: int) -> int:
 
 def live(config: WorldModelConfig, folder: Path) -> None:
     """Train until it is done, or asked to end; does not return."""
-    signal.signal(signal.SIGTERM, _give_way)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _give_way)
     try:
         torch.set_num_threads(1)
         train_preset(config, folder / "latents", folder / "killed")
@@ -69,6 +70,8 @@ def live(config: WorldModelConfig, folder: Path) -> None:
 
 
 def _give_way(_signal: int, _frame: Any) -> None:
+    # What is raised while something is deleted, Python prints and forgets: so once more, unless this life has ended.
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     raise Stopped
 
 
