@@ -4,7 +4,7 @@ The published code's way of training on DMLab and Minecraft: lists of `latent_pa
 autoencoder gives it, not scaled) and `action_path`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,8 +58,7 @@ def import_latents(
     if without := [source for source in sources if source.latents is None]:
         raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")
     autoencoder = load_autoencoder(run, torch.device("cpu"))
-    config = autoencoder.config
-    shape = config.latent_shape
+    shape = autoencoder.config.latent_shape
     try:
         words = vocabulary(tables_of(sources), action_names) if use_actions else Vocabulary()
     except UserError as error:
@@ -67,27 +66,28 @@ def import_latents(
     if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):
         raise UserError(f"{place} names no `action_path` of {bare[0]}, others have one: add it, or give --no-actions")
     labels, numbers = classes(sources)
-    info = DatasetInfo(fps or USUAL_FPS, config.frame_size, words.names, {}, words.kind, labels)
+    info = DatasetInfo(fps or USUAL_FPS, autoencoder.config.frame_size, words.names, {}, words.kind, labels)
     with sole_writer(out):
         if not (out / INDEX).exists():
             if autoencoder.scale == 1:
-                sample = sources[:: max(1, len(sources) // SCALE_EPISODES)]
-                found = torch.cat([_read(source, shape)[::8].flatten() for source in sample])
-                autoencoder.scale.fill_(float(1 / found.std()))
+                autoencoder.scale.fill_(_measured_scale(sources, shape))
             begin(autoencoder, run, info, out, mirrored=False)
         index = read_index(out)
         check_weights(index, run, out)
         if (index.action_names, index.action_kind, index.label_names) != (words.names, words.kind, labels):
             raise UserError(f"{out} holds latents of other actions or labels: use another --out")
-        if fps is not None and fps != index.fps:
+        if fps not in (None, index.fps):
             raise UserError(
                 f"{out} holds latents of {index.fps:g} frames a second: leave out --fps, or use another --out"
             )
         sweep(out)
         scale = load_autoencoder(out / AUTOENCODER, torch.device("cpu")).scale
         listed, known = index, {episode.name: episode.split for episode in index.episodes}
-        sources = divided(sources, test_share, known)
-        now = {source.name: _now(source, split, numbers) for source in sources if source.name in known}
+        sources = [
+            replace(source, split=split or known.get(source.name) or source.split)  # it keeps the side it was given
+            for source in divided(sources, test_share, known)
+        ]
+        now = {source.name: _now(source, numbers) for source in sources if source.name in known}
         index = kept(listed, now, out)
         done, names = {episode.name for episode in index.episodes}, new_shards(listed)
         missing = [source for source in sources if source.name not in done]
@@ -98,9 +98,8 @@ def import_latents(
                 entries = []
                 for source in missing[first : first + EPISODES_PER_SHARD]:
                     latents = _read(source, shape).float() * scale
-                    actions = _actions(source, words, len(latents))
-                    content[source.name] = (latents, torch.from_numpy(actions))
-                    digest, among, label = _now(source, split, numbers)
+                    content[source.name] = (latents, _actions(source, words, len(latents)))
+                    digest, among, label = _now(source, numbers)
                     entries.append(LatentEpisode(source.name, among, len(latents), shard, None, digest, label))
                     advance()
                 write_shard(out / shard, content)
@@ -111,11 +110,17 @@ def import_latents(
     return index
 
 
-def _now(source: Source, split: str | None, numbers: Mapping[str | None, int | None]) -> tuple[str, str, int | None]:
+def _measured_scale(sources: Sequence[Source], shape: tuple[int, int, int]) -> float:
+    """1 / standard deviation of the latents, over a sample of them."""
+    sample = sources[:: max(1, len(sources) // SCALE_EPISODES)]
+    return float(1 / torch.cat([_read(source, shape)[::8].flatten() for source in sample]).std())
+
+
+def _now(source: Source, numbers: Mapping[str | None, int | None]) -> tuple[str, str, int | None]:
     """The digest, the split and the label of a source. Raises UserError when its latents are not there."""
     assert source.split is not None and source.latents is not None
     try:
-        return sha256(source.latents), split or source.split, numbers[source.label]
+        return sha256(source.latents), source.split, numbers[source.label]
     except OSError as error:
         raise UserError(f"{source.latents} cannot be read ({reason_of(error)}): {WAY_OUT}") from error
 
@@ -138,8 +143,8 @@ def _read(source: Source, shape: tuple[int, int, int]) -> Tensor:
     return latents
 
 
-def _actions(source: Source, words: Vocabulary, frames: int) -> np.ndarray:
+def _actions(source: Source, words: Vocabulary, frames: int) -> Tensor:
     table = read_actions(source.actions) if words.kind != "none" and source.actions is not None else None
     if table is not None and len(table) != frames:
         raise UserError(f"{table.path} has {len(table)} rows, {source.latents} has {frames} frames: {WAY_OUT}")
-    return words.actions(table, np.arange(frames))
+    return torch.from_numpy(words.actions(table, np.arange(frames)))

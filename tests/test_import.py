@@ -450,6 +450,7 @@ def test_published_latents(tmp_path: Path) -> None:
     again = import_latents(path, run, tmp_path / "out", split="test")
     assert [episode.split for episode in again.episodes] == ["test"] * 3
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == set(again.shards)
+    assert import_latents(path, run, tmp_path / "out") == again  # they keep the side they were given
     with pytest.raises(UserError, match="give --autoencoder"):
         import_footage(path, tmp_path / "footage")
 
