@@ -5,8 +5,6 @@ Every stage is a verb that can be called alone, and goes on where it stopped; so
 
 import os
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from nextframe.encode import encode
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.files import read_json, write_json
+from nextframe.options import program
 from nextframe.pages.report import write_report
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PRETRAINED, PROTOCOLS
 from nextframe.progress import clock
@@ -173,11 +172,3 @@ def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str
         ("", score),
         ("Train everything yourself, in an hour", f"{here} demo --train --budget 1h --out runs/mine"),
     ]
-
-
-def program() -> str:
-    """How nextframe is called from here."""
-    if shutil.which("nextframe"):
-        return "nextframe"
-    called = Path(sys.argv[0])
-    return shlex.quote(os.path.relpath(called)) if called.stem == "nextframe" else f"{sys.executable} -m nextframe"

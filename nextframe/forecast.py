@@ -1,5 +1,6 @@
 """A model goes on from the first frames of episodes, under the actions that were really taken; or begins from none."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,6 +14,7 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.devices import now
 from nextframe.errors import UserError
+from nextframe.metadata import Metadata, unlike
 from nextframe.progress import Advance
 from nextframe.protocol import MOST_EPISODES, MOST_TRAJECTORIES, Protocol
 from nextframe.runs import WorldModel
@@ -28,6 +30,8 @@ def noise_seed(seed: int, episode: int, trajectory: int) -> int:
 def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) -> list[EpisodeInfo]:
     """The protocol's episodes. Raises UserError when they are too few, or do not fit the model or the protocol."""
     _check_kind(dataset, world, protocol)
+    if differs := unlike(Metadata.of(dataset.info, world.config.model.condition), world.metadata):
+        print(f"{dataset.folder} is unlike what the model learnt from: {differs}", file=sys.stderr)
     folder, wanted = dataset.folder, protocol.episodes
     interval, frames = world.config.clip.interval, protocol.context + protocol.frames
     needed = (frames - 1) * interval + 1

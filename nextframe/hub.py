@@ -32,7 +32,9 @@ def local_run(name: Path | str) -> Path:
         return _converted(file[1], file[2])
     if name == REPOSITORY:
         raise UserError(f"{name} holds many models: name a file in it, {name}/FOLDER/FAR_....pth")
-    folder = _download(name, ["config.yaml", "weights.safetensors", "autoencoder/*"], "name the folder it is in")
+    folder = _download(
+        name, ["config.yaml", "weights.safetensors", "metadata.json", "autoencoder/*"], "name the folder it is in"
+    )
     if not (folder / "config.yaml").exists():
         raise UserError(
             f"{name} is not a run: the repository has no config.yaml; published files are converted one by one"

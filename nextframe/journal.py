@@ -130,10 +130,10 @@ def read_log(run: Path) -> list[Record]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def last_timed(run: Path) -> Record:
-    """The newest record that says how long a step took; empty where there is none."""
+def newest_with(figure: str, run: Path) -> Record:
+    """The newest record that has a figure; empty where there is none."""
     records = _records(run / METRICS) if (run / METRICS).exists() else []
-    return next((record for record in reversed(records) if "seconds_per_step" in record), {})
+    return next((record for record in reversed(records) if figure in record), {})
 
 
 def _records(path: Path) -> list[Record]:

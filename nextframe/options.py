@@ -1,5 +1,9 @@
 """What several commands share: options, each declared once, and how a word of the command line is understood."""
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +64,19 @@ def changed(protocol: Protocol, **given: Any) -> Protocol:
         return replace(protocol, **given)
     except ValueError as error:
         raise UserError(f"protocol: {error}") from None
+
+
+def program() -> str:
+    """How nextframe is called from here."""
+    if shutil.which("nextframe"):
+        return "nextframe"
+    called = Path(sys.argv[0])
+    return shlex.quote(os.path.relpath(called)) if called.stem == "nextframe" else f"{sys.executable} -m nextframe"
+
+
+def say_next(what: str, *command: str | Path) -> None:
+    """What one may want to do now, as a line to type: `look at them: nextframe inspect DATA`."""
+    print(f"{what}: {program()} {shlex.join(map(str, command))}")
 
 
 def choose(

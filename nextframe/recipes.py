@@ -25,8 +25,9 @@ from nextframe.files import sha256, sole_writer, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
-from nextframe.journal import Examination, check_wandb, last_timed
+from nextframe.journal import Examination, check_wandb, newest_with
 from nextframe.learner import Learner, Task
+from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
@@ -80,6 +81,8 @@ def train_preset(
             if isinstance(ready.data, LatentDataset) and not checkpoints(run):
                 keep_autoencoder(ready.data.folder / AUTOENCODER, run / AUTOENCODER)
             write_config(config, run / CONFIG)
+            if isinstance(ready.data, LatentDataset) and isinstance(config, WorldModelConfig):
+                write_metadata(Metadata.of(ready.data.index, config.model.condition), run)
             note_data(run, learnt_from(config, ready.data))
         return train(ready.learner, run, ready.examine)
 
@@ -137,7 +140,7 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
         if wanted and examine is None:
             what = f"no long enough episode of the split {' or '.join(SPLITS)}"
             say([f"{data} has {what}: there will be no held-out loss and no samples"])
-    last = last_timed(run)
+    last = newest_with("seconds_per_step", run)
     position = Position(int(found[-1].name), last.get("seconds", 0.0)) if found else Position()
     seconds = last.get("seconds_per_step") if found else None
     with enough_room(f"the weights alone do not fit on {config.train.device}: train a smaller model"):

@@ -1,12 +1,12 @@
 """Run folders: a trained model with its configuration, ready to use."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from numbers import Integral
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,12 @@ from nextframe.devices import matrix_precision, prepare_for_inference, resolve_p
 from nextframe.errors import UserError, reason_of
 from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
+from nextframe.metadata import Metadata, read_metadata, write_metadata
 from nextframe.session import Session, alike, step_together
 from nextframe.transformer import Transformer
 
+Action = SupportsIndex | str | Sequence[float]
+"""A number, a name where the model knows names (`Metadata`), or a vector of numbers."""
 C = TypeVar("C", bound=RunConfig)
 N = TypeVar("N", bound=nn.Module)
 
@@ -39,6 +42,7 @@ class WorldModel:
     """Of the transformer's weights."""
     precision: torch.dtype = torch.float32
     """Of the matrix products; the weights that go into them are kept in it."""
+    metadata: Metadata = field(default_factory=Metadata)
 
     @property
     def device(self) -> torch.device:
@@ -124,15 +128,14 @@ class Walk:
     def most_frames(self) -> int:
         return self.session.capacity
 
-    def step(self, action: int | Sequence[float] = 0) -> Tensor:
+    def step(self, action: Action = 0) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
 
-        `action`: an id, or a vector of numbers; models without actions pay no heed to it. Raises ValueError for an
-        action the model does not have.
+        Models without actions pay no heed to it. Raises ValueError for an action the model does not have.
         """
         return self.model.decode(self.imagine(action)[None])[0]
 
-    def imagine(self, action: int | Sequence[float] = 0) -> Tensor:
+    def imagine(self, action: Action = 0) -> Tensor:
         """The same, not decoded: latents [c, h, w]."""
         return imagine_together([self], [action])[0]
 
@@ -141,7 +144,7 @@ class Walk:
         with self.model.at_work():
             self.session.read_ahead()
 
-    def tell(self, action: int | Sequence[float]) -> Tensor | None:
+    def tell(self, action: Action) -> Tensor | None:
         """Note what is done at the newest frame, where a model is told that (`departure`); returns what the next is
         conditioned on when `action` leads to it. Raises ValueError as `step` does.
         """
@@ -150,7 +153,7 @@ class Walk:
             return None
         if config.condition == "label":
             return torch.tensor([self._label])
-        condition = action_tensor(config, action)[None]
+        condition = action_tensor(config, action, self.model.metadata.action_names)[None]
         if config.action_of == "arrival":
             return condition
         # The last frame was made when nobody knew what would be done in it; now that is known.
@@ -173,7 +176,7 @@ class Walk:
 
 
 @torch.no_grad()
-def imagine_together(walks: Sequence[Walk], actions: Sequence[int | Sequence[float]]) -> list[Tensor]:
+def imagine_together(walks: Sequence[Walk], actions: Sequence[Action]) -> list[Tensor]:
     """`Walk.imagine` of each, for walks of one model: those with equal settings in one pass, wherever they are."""
     told = [walk.tell(action) for walk, action in zip(walks, actions, strict=True)]
     made: dict[int, Tensor] = {}
@@ -207,16 +210,23 @@ def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | No
     return actions_for_frames(config, torch.cat([known, one[None]]))
 
 
-def action_tensor(config: TransformerConfig, action: int | Sequence[float]) -> Tensor:
+def action_tensor(config: TransformerConfig, action: Action, names: Sequence[str] = ()) -> Tensor:
     """An action as a condition: int64 [] or float32 [a]. Raises ValueError for one the model does not have."""
+    none_such = f"action {action!r} is none of the model's"
     if config.condition == "vector":
-        vector = torch.as_tensor(action, dtype=torch.float32)
+        vector = torch.empty(0) if isinstance(action, str) else torch.as_tensor(action, dtype=torch.float32)
         if vector.shape != (config.action_size,):
-            raise ValueError(f"action {action} is none of the model's: give {config.action_size} numbers")
+            raise ValueError(f"{none_such}: give {config.action_size} numbers")
         return vector
-    index = int(action) if isinstance(action, Integral) else -1
+    index = -1
+    if isinstance(action, str):
+        index = names.index(action) if action in names else -1
+    elif isinstance(action, SupportsIndex):  # integers of numpy and torch too
+        with suppress(TypeError):  # a tensor of another kind
+            index = operator.index(action)
     if not 0 <= index <= config.classes:
-        raise ValueError(f"action {action} is none of the model's: choose 0 to {config.classes - 1}")
+        named = f", or {', '.join(names)}" if names else ""
+        raise ValueError(f"{none_such}: choose 0 to {config.classes - 1}{named}")
     return torch.tensor(index)
 
 
@@ -236,7 +246,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     dtype = resolve_precision(precision, torch.device(device))
     for network in (transformer, autoencoder):
         prepare_for_inference(network, dtype, torch.device(device))
-    return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype)
+    return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype, read_metadata(run))
 
 
 def export(run: Path, out: Path) -> None:
@@ -254,6 +264,7 @@ def export(run: Path, out: Path) -> None:
             weights = {name: _small(name, x) if name in trained else x for name, x in network.state_dict().items()}
             write_weights(folder / part / WEIGHTS, weights)
             write_config(read_config(run / part / CONFIG), folder / part / CONFIG)
+        write_metadata(model.metadata, folder)
 
 
 def _small(name: str, weight: Tensor) -> Tensor:

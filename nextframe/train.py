@@ -18,7 +18,7 @@ from nextframe.config import TrainConfig
 from nextframe.devices import enough_room, synchronise, thread_start
 from nextframe.distributed import local_tensor
 from nextframe.errors import Stopped, UserError
-from nextframe.journal import Examination, Meter, Record, metrics_log
+from nextframe.journal import Examination, Meter, Record, metrics_log, newest_with
 from nextframe.learner import Learner
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress, silent
@@ -79,12 +79,14 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
             if due or done or stop:
                 save(saver, learner, position)
                 saved = time.monotonic()
-            if examine is not None and (look or done) and not stop:
+            if examine is not None and look and not (done or stop):
                 seen = examined(examine, learner, position.step)
                 log(seen)
                 held_out = seen.get("held_out_loss")
                 looked = time.monotonic()
                 last += seen["examine_seconds"]  # is no time of training
+        if examine is not None and not stop and not looked_at(run, position.step):
+            log(examined(examine, learner, position.step))
     (stop,) = ranks.largest(max(stop, interrupted()))
     if stop:
         raise Stopped if stop == ASKED[signal.SIGTERM] else KeyboardInterrupt
@@ -108,6 +110,13 @@ def examined(examine: Examination, learner: Learner, step: int) -> Record:
         figures = examine(weights, step) if ranks.rank() == 0 else {}
     ranks.largest(0)  # nobody goes on before the first has looked
     return {"step": step, **figures, "examine_seconds": time.monotonic() - started}
+
+
+def looked_at(run: Path, step: int) -> bool:
+    """Whether the log says so, to all processes: a run may have been killed while it was looked at when it was done."""
+    first = ranks.rank() == 0
+    (missing,) = ranks.largest(first and newest_with("examine_seconds", run).get("step") != step)
+    return not missing
 
 
 def save(saver: Saver, learner: Learner, position: Position) -> None:

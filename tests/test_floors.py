@@ -14,6 +14,7 @@ FLOORS = {
         "errors",
         "files",
         "memory",
+        "metadata",
         "presets",
         "progress",
         "protocol",
@@ -75,6 +76,7 @@ WITHIN_A_FLOOR = {
     "presets": {"architecture", "config", "protocol"},
     "protocol": {"architecture", "config"},
     "configfile": {"config", "errors", "files"},
+    "metadata": {"architecture", "errors", "files"},
     "files": {"errors"},
     "cache": {"layout"},
     "mask": {"layout"},
@@ -103,6 +105,7 @@ WITHIN_A_FLOOR = {
     "__main__": {"cli"},
     "cli": {"commands"},
     "bench": {"train"},
+    "demo": {"options"},
     "evaluate": {"estimate"},
     "commands": {"demo", "doctor", "options", "web"},
 }

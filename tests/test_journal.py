@@ -25,7 +25,7 @@ from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, writ
 from nextframe.errors import UserError
 from nextframe.flops import training_flops
 from nextframe.held_out import watched_clips
-from nextframe.journal import Record, last_timed, metrics_log, read_log
+from nextframe.journal import Record, metrics_log, newest_with, read_log
 from nextframe.learner import Learner, Task
 from nextframe.objective import LENGTHS, NOISE_BINS, Clips, FrameFlowMatching
 from nextframe.recipes import train_preset
@@ -180,6 +180,27 @@ def test_examining_is_no_training_time(latents: Path, tmp_path: Path, monkeypatc
     assert position.seconds < -1000  # all that was said to be spent looking is taken off
 
 
+def test_a_run_killed_while_it_was_looked_at_in_the_end_is_looked_at_again(
+    latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nextframe.train
+
+    def killed(*arguments: Any) -> Record:
+        raise KeyboardInterrupt
+
+    config, run = replace(WORLD, train=replace(STEPS, examine_minutes=10.0)), tmp_path / "run"
+    monkeypatch.setattr(nextframe.train, "examined", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_preset(config, latents, run)
+    assert not of(run, "held_out_loss")
+    monkeypatch.undo()
+    train_preset(config, latents, run)
+    made = {path.name: path.stat().st_mtime_ns for path in (run / "samples").iterdir()}
+    assert len(of(run, "held_out_loss")) == 1 and len(made) == 3
+    train_preset(config, latents, run)  # once is enough
+    assert made == {path.name: path.stat().st_mtime_ns for path in (run / "samples").iterdir()}
+
+
 def test_a_resumed_run_has_one_log(latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     stop_after(3, monkeypatch)
@@ -200,7 +221,7 @@ def test_a_log_whose_only_line_was_cut(latents: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "lo')
-    assert last_timed(run) == {} == last_timed(tmp_path)
+    assert newest_with("seconds_per_step", run) == {} == newest_with("seconds_per_step", tmp_path)
     train_preset(WORLD, latents, run)
     assert of(run, "step") == [1, 2, 3, 4, 5, 6]
 

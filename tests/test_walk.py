@@ -12,7 +12,7 @@ from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.devices import matrix_precision, prepare_for_inference
-from nextframe.runs import Walk, WorldModel, action_tensor
+from nextframe.runs import Action, Walk, WorldModel, action_tensor
 from nextframe.session import Session
 
 CPU = torch.device("cpu")
@@ -43,8 +43,15 @@ def test_an_action_changes_the_next_frame(
     assert not torch.equal(frames[0], frames[2])
 
 
-def test_an_action_may_be_a_number_of_numpys() -> None:
-    assert action_tensor(MODEL, np.int64(1)).tolist() == 1  # pyright: ignore[reportArgumentType]
+def test_an_action_may_be_a_number_of_numpys_or_torchs_or_a_name() -> None:
+    for action in (np.int64(1), torch.tensor(1), "jump"):
+        assert action_tensor(MODEL, action, ("wait", "jump")).tolist() == 1
+
+
+@pytest.mark.parametrize("action", ["hop", 1.0, torch.tensor(1.0), [1], 7])
+def test_an_action_that_there_is_not_is_refused(action: Action) -> None:
+    with pytest.raises(ValueError, match=r"is none of the model's: choose 0 to 4, or wait, jump"):
+        action_tensor(MODEL, action, ("wait", "jump"))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Literal
 
 import tyro
 
+from nextframe.data.episodes import EpisodeDataset
 from nextframe.hub import local_run
-from nextframe.options import choose
+from nextframe.options import choose, say_next
 
 GYM = "gym:"
 WORLDS = {
@@ -60,7 +61,7 @@ def record_maze(
     from nextframe.worlds.maze.settings import MazeSettings
     from nextframe.worlds.record import record_maze as run
 
-    run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size, linger=linger), workers)
+    _recorded(run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size, linger=linger), workers))
 
 
 def record_play(
@@ -136,7 +137,13 @@ def record_gym(
     from nextframe.worlds.gym.settings import GymSettings
 
     settings = GymSettings(environment, frames, least_frames, size, fit, fps, action_repeat, policy, hold)
-    run(out, episodes, settings, split, seed, workers)
+    _recorded(run(out, episodes, settings, split, seed, workers))
+
+
+def _recorded(dataset: EpisodeDataset) -> None:
+    infos = dataset.episodes()
+    print(f"{len(infos):,} episodes, {sum(info.frames for info in infos):,} frames in {dataset.folder}")
+    say_next("look at them", "inspect", dataset.folder)
 
 
 def inspect(data: tyro.conf.Positional[Path], out: Path | None = None) -> None:
@@ -163,4 +170,8 @@ def encode(autoencoder: Path, data: Path, out: Path, mirrored: bool = False, dev
     """
     from nextframe.encode import encode as run
 
-    run(local_run(autoencoder), data, out, device, mirrored)
+    index = run(local_run(autoencoder), data, out, device, mirrored)
+    psnr = [episode.psnr for episode in index.episodes if episode.psnr is not None]
+    like = f", decoded at {sum(psnr) / len(psnr):.1f} dB" if psnr else ""
+    print(f"{len(index.episodes):,} episodes, {sum(one.frames for one in index.episodes):,} frames of latents{like}")
+    say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")

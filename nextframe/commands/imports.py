@@ -7,6 +7,7 @@ import tyro
 
 from nextframe.errors import UserError
 from nextframe.hub import local_run
+from nextframe.options import say_next
 
 
 def import_footage(
@@ -69,7 +70,7 @@ def import_footage(
 
         index = import_latents(place, local_run(autoencoder), out, fps, split, test_share, actions, action_names)
         print(f"{len(index.episodes)} episodes of latents, {sum(one.frames for one in index.episodes):,} frames")
-        print(f"train on them: nextframe train PRESET --data {out} --out RUN")
+        say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")
         return
     from nextframe.data.cutting import Cut
     from nextframe.examine import alignment
@@ -92,4 +93,4 @@ def import_footage(
     )
     print("\n".join(summary(imported)))
     print(alignment(imported.dataset))
-    print(f"look at it: nextframe inspect {out}")
+    say_next("look at it", "inspect", out)

@@ -72,7 +72,8 @@ def sample(
     from nextframe.sample import sample as run
 
     protocol = changed(Protocol(), context=context, frames=frames, episodes=episodes, split=split)
-    run(protocol, model, data, out, device, sampling.settings(protocol, model))
+    videos = run(protocol, model, data, out, device, sampling.settings(protocol, model))
+    print(f"{len(videos)} videos, and their frames as npz: {videos[0]}{' ...' if len(videos) > 1 else ''}")
 
 
 def evaluate(arguments: list[str]) -> None:

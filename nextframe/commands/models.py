@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from nextframe.config import TokenizerConfig
+from nextframe.configfile import RunConfig
 from nextframe.errors import UserError
-from nextframe.options import choose
+from nextframe.options import choose, say_next
 from nextframe.presets import PRESETS, preset_summary
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -42,6 +44,7 @@ def _train_preset(name: str, arguments: list[str]) -> None:
     except ValueError as error:  # settings that do not go together; tyro itself only catches those of one part
         raise UserError(f"train {name}: {error}") from None
 
+    from nextframe.ranks import rank
     from nextframe.recipes import estimate_preset, train_preset
 
     what = (chosen.config, chosen.data, chosen.out, chosen.initial)
@@ -49,6 +52,18 @@ def _train_preset(name: str, arguments: list[str]) -> None:
         print("\n".join(estimate_preset(*what)))
     else:
         train_preset(*what, chosen.insist)
+        if rank() == 0:
+            _trained(chosen.config, chosen.data, chosen.out)
+
+
+def _trained(config: RunConfig, data: Path, run: Path) -> None:
+    say_next("look at how it went", "watch", run)
+    if isinstance(config, TokenizerConfig):
+        say_next("then", "encode", "--autoencoder", run, "--data", data, "--out", "LATENTS")
+    elif config.model.attention == "full":
+        say_next("then", "sample", "--model", run, "--data", "FOOTAGE", "--context", "0", "--out", "OUT")
+    else:
+        say_next("walk in it", "play", "--model", run, "--data", "FOOTAGE")
 
 
 def export(model: Path, out: Path) -> None:
@@ -61,6 +76,9 @@ def export(model: Path, out: Path) -> None:
     from nextframe.runs import export as run
 
     run(model, out)
+    bytes_of_it = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {bytes_of_it / 1e6:,.1f} MB")
+    say_next("walk in it", "play", "--model", out, "--data", "FOOTAGE")
 
 
 def convert(

@@ -9,6 +9,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import ActionKind, DatasetInfo
 from nextframe.flow import SOLVERS
+from nextframe.metadata import Metadata
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
 from nextframe.session import seen_next
@@ -34,17 +35,19 @@ class ModelStage:
         self.sample = replace(sample, memory=memory)
         self.real = real and library.real
         self.size = world.autoencoder.config.frame_size
-        info = None if library.dataset is None else library.dataset.info
-        self.fps = (USUAL_FPS if info is None else info.fps) / world.config.clip.interval
+        known = world.metadata
+        if library.dataset is not None:
+            known = Metadata.of(library.dataset.info, config.condition)
+        self.fps = (known.fps or USUAL_FPS) / world.config.clip.interval
         self.window = config.window if config.coarse_patch is not None else memory
         self._sees = at_sampling(config, self.sample, 1)
-        given = () if info is None else info.action_names
+        given = known.action_names
         # A model may have room for more actions than its footage has, and has never learnt what those do.
         classes = min(config.classes, len(given)) if given else config.classes
         kinds = {"action": ("id", classes), "vector": ("vector", config.action_size)}
         self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
         self.names = [given[place] if place < len(given) else f"action {place}" for place in range(self.actions.count)]
-        self.labels = [] if info is None or config.condition != "label" else list(info.label_names)
+        self.labels = list(known.label_names)
         action_kind: ActionKind = "none"
         if self.actions.kind in ("id", "vector"):
             action_kind = "id" if self.actions.kind == "id" else "vector"
