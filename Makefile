@@ -25,7 +25,7 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
+	.venv/bin/python -m pytest --numprocesses 2
 
 # A model like the one in nextframe/pretrained/maze (its card says how that one came to be). It goes on where it stopped.
 # The window of 64 frames comes late: it remembers, and a step with it costs twice as much. Last, it learns to go on from

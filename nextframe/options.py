@@ -70,8 +70,8 @@ def program() -> str:
     """How nextframe is called from here."""
     if shutil.which("nextframe"):
         return "nextframe"
-    called = Path(sys.argv[0])
-    return shlex.quote(os.path.relpath(called)) if called.stem == "nextframe" else f"{sys.executable} -m nextframe"
+    called = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
+    return shlex.quote(called) if Path(called).stem == "nextframe" else f"{sys.executable} -m nextframe"
 
 
 def say_next(what: str, *command: str | Path) -> None:

@@ -31,6 +31,8 @@ METHODS: dict[Method, str] = {
     "context_mean": "mean frame of the context",
     "reconstruction": "autoencoder alone (ceiling)",
 }
+REFERENCES = {"truth": "the true frames", "guess": "the commonest action"}
+"""What control is measured of beside the methods."""
 BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
 FRAME_METRICS = ("psnr", "ssim", "lpips")
 """Those that score every predicted frame."""
@@ -183,9 +185,22 @@ class Results:
         """The model counts every n-th frame of the footage."""
         return self.model["config"]["clip"]["interval"]
 
-    def headline(self) -> str:
-        """In one line, what the metrics say: `PSNR 22.31 ± 0.02, SSIM 0.687 ± 0.001, FVD missing`."""
-        return ", ".join(f"{name_of(metric)} {self.figure(metric)}" for metric in self.protocol.metrics)
+    def summary(self) -> list[str]:
+        """In lines, what the metrics say over all predicted frames, and beside it what they say of others than the
+        model; first of all `the model  PSNR 22.31 ± 0.02  SSIM 0.687 ± 0.001  FVD missing`.
+        """
+        metrics = self.protocol.metrics
+        rows = [[METHODS["model"], *(f"{name_of(metric)} {self.figure(metric)}" for metric in metrics)]]
+        others = {METHODS[method]: self.scores.get(method, {}) for method in METHODS if method != "model"}
+        others |= {REFERENCES[name]: {"control": score} for name, score in self.control.items()}
+        for name, scores in others.items():
+            cells = [_cell(metric, scores[metric]) if metric in scores else "" for metric in metrics]
+            rows += [[name, *cells]] if any(cells) else []
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        return lines + [f"{name_of(metric)} is missing: {reason}" for metric, reason in self.missing.items()]
 
     def figure(self, metric: str) -> str:
         """The model by one metric, over all predicted frames, and how far the seeds lie apart."""
@@ -203,6 +218,11 @@ class Results:
             return list(range(len(self.episodes)))
         values, sign = self.scores["model"][self.frame_metrics[0]].episodes, _sign(self.frame_metrics[0])
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
+
+
+def _cell(metric: str, scored: Score) -> str:
+    """`PSNR 15.31`, over all predicted frames."""
+    return f"{name_of(metric)} {np.mean(scored.episodes):.{DIGITS[metric]}f}"
 
 
 def name_of(metric: str) -> str:

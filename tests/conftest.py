@@ -1,5 +1,6 @@
 """Small things many tests need; and shapes are checked while tests run."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,10 @@ with jaxtyping.install_import_hook(
 ):
     from nextframe import flow  # noqa: F401
     from nextframe.transformer import Transformer
+
+# Tests run side by side. With more threads, here or in what they start, they would wait for each other.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))
 LONG = replace(SHORT, coarse_patch=2, window=4, condition="action", classes=3)

@@ -256,7 +256,8 @@ def test_missing_weights_are_reported_and_scores_made_good_later(
     assert [line.split()[0] for line in said] == ["lpips", "fvd"] and "no network here" in said[1]
     assert set(results.missing) == {"lpips", "fvd"} and results.frame_metrics == ["psnr"]
     assert "i3d_torchscript.pt is missing" in json.loads((tmp_path / "out" / RESULTS).read_text())["missing"]["fvd"]
-    assert results.headline().endswith("LPIPS missing, FVD missing")
+    lines = results.summary()
+    assert lines[0].split()[-4:] == ["LPIPS", "missing", "FVD", "missing"] and lines[-1].startswith("FVD is missing: ")
     page = "".join(by_seed(results))
     for metric, file in (("FVD", r"i3d_torchscript\.pt"), ("LPIPS", r"\S+\.pth")):
         assert re.search(rf"{metric} is missing: \S+{file} is missing", page)
@@ -274,7 +275,7 @@ def test_missing_weights_are_reported_and_scores_made_good_later(
     wanted = np.abs(first.video.astype(float) - truth).mean((1, 2, 3)) / 127.5
     np.testing.assert_allclose(first.measured.scores["lpips"][0], wanted, atol=1e-5)
     page = write_report(tmp_path / "report.html", later, tmp_path / "out", data).read_text()
-    assert f"FVD {later.by_seed['fvd'].mean:.1f}" in later.headline() and "LPIPS (lower is better)" in page
+    assert f"FVD {later.by_seed['fvd'].mean:.1f}" in later.summary()[0] and "LPIPS (lower is better)" in page
     assert "by each metric the best of 2 predictions" in page.lower()
 
 

@@ -139,7 +139,7 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         results = run(asked, model, data, out, device, batch, settings)
         again = [("Measure it again", shlex.join(["nextframe", "evaluate", name, *arguments]))]
         report = write_report(out / "report.html", results, out, data, commands=again)
-        print(f"{results.headline()}\nreport: {report}")
+        print("\n".join([*results.summary(), f"report: {report}"]))
 
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
 

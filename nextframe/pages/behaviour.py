@@ -8,7 +8,7 @@ from nextframe.pages.charts import error_curves, legend
 from nextframe.pages.scores import interval
 from nextframe.presets import PROTOCOLS
 from nextframe.published.tables import PUBLISHED, Row
-from nextframe.results import DIGITS, METHODS, Results, name_of
+from nextframe.results import DIGITS, METHODS, REFERENCES, Results, name_of
 
 TEXTS = {
     "drift": "How far predicted frames move away from the look of true ones (brightness, contrast, colour, sharpness), "
@@ -32,10 +32,7 @@ def behaviour(results: Results) -> Iterator[str]:
         yield from (html.paragraph(texts[metric], "soft") for metric in curves)
         yield legend()
         yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in curves))
-        names = {
-            **METHODS,
-            **({"truth": "the true frames", "guess": "the commonest action"} if results.control else {}),
-        }
+        names = {**METHODS, **(REFERENCES if results.control else {})}
         rows = []
         for method, name in names.items():
             scores = {"control": results.control[method]} if method not in METHODS else results.scores[method]

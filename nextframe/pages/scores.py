@@ -174,6 +174,6 @@ def by_seed(results: Results) -> Iterator[str]:
 
 
 def interval(figure: Figure, metric: str, sign: str = "") -> str:
-    """A mean and its interval."""
+    """A mean and its interval, where there is one: of a single episode there is none."""
     numbers = [f"{value:{sign}.{DIGITS[metric]}f}" for value in (figure.mean, figure.low, figure.high)]
-    return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
+    return numbers[0] + (f" ({numbers[1]} to {numbers[2]})" if figure.low < figure.high else "")
