@@ -1,5 +1,6 @@
 """Training batches from footage: each a pure function of (seed, step)."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -34,8 +35,10 @@ def frame_batches(
     episodes, train, size = dataset.episodes(split), config.train, config.model.frame_size
     if not episodes:
         raise UserError(f"there are no episodes of the split {split!r} to learn from: record or import some")
-    if dataset.info.size != size:
-        raise UserError(f"the footage has {dataset.info.size} pixels a side, the preset {size}: set --model.frame-size")
+    if (side := dataset.info.size) != size:
+        multiple = config.model.compression
+        fits = f"set --model.frame-size {side}" if side % multiple == 0 else f"import it at a multiple of {multiple}"
+        raise UserError(f"the footage has {side} pixels a side, the preset {size}: {fits}")
 
     @lru_cache(videos_kept(episodes, size))
     def video(index: int) -> np.ndarray:
@@ -71,7 +74,7 @@ def clip_batches(
     if dataset.index.shape != model.latent_shape:
         raise UserError(
             f"the latents are {dataset.index.shape} (channels, rows, columns), the preset wants {model.latent_shape}: "
-            "set --model.latent-channels and --model.latent-size"
+            f"set {_latent_options(dataset.index.shape, model)}"
         )
     check_conditions(dataset.index, model)
     if clip.mirror:
@@ -101,6 +104,18 @@ def clip_batches(
         return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths, share)
 
     return batch
+
+
+def _latent_options(shape: tuple[int, int, int], model: TransformerConfig) -> str:
+    """What to set for a model of latents of another shape; patches that do not divide its sides change too."""
+    channels, rows, _ = shape
+    patch = math.gcd(model.patch, rows)
+    options = {"latent-channels": (model.latent_channels, channels), "latent-size": (model.latent_size, rows)}
+    options["patch"] = (model.patch, patch)
+    if model.coarse_patch is not None:
+        fits = rows % model.coarse_patch == 0
+        options["coarse-patch"] = (model.coarse_patch, model.coarse_patch if fits else rows)
+    return " ".join(f"--model.{name} {now}" for name, (before, now) in options.items() if before != now)
 
 
 def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "train") -> list[LatentEpisode]:

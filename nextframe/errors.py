@@ -1,7 +1,7 @@
 """The one error a user is meant to see, and words that such lines share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -19,6 +19,12 @@ class Stopped(KeyboardInterrupt):
 def reason_of(error: Exception) -> str:
     """What a library says is wrong, on one line, and not too long a one."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """`a, b and 3 more`"""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
-from nextframe.errors import UserError
+from nextframe.errors import UserError, some_of
 from nextframe.metrics.motion import TELLING, explained_by_actions, motion
 from nextframe.progress import progress
 
@@ -191,11 +191,6 @@ def duplicates(infos: Sequence[EpisodeInfo]) -> tuple[tuple[str, ...], ...]:
 
 def doubts(still: Sequence[str], duplicates: Sequence[Sequence[str]]) -> list[str]:
     """What is whole, but not worth learning from, in lines."""
-    lines = [f"nothing moves in {len(still)}: {_some(still)}"] if still else []
-    lines += [f"the same pictures: {_some(names)}" for names in duplicates[:SOME]]
+    lines = [f"nothing moves in {len(still)}: {some_of(still, SOME)}"] if still else []
+    lines += [f"the same pictures: {some_of(names, SOME)}" for names in duplicates[:SOME]]
     return lines + ([f"{len(duplicates) - SOME} more such groups"] if len(duplicates) > SOME else [])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
-    return ", ".join(names[:SOME]) + more

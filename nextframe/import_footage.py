@@ -8,13 +8,13 @@ from typing import Any
 
 from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
-from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
-from nextframe.errors import UserError
-from nextframe.examine import doubts, duplicates
-from nextframe.files import sha256, sweep, write_json
+from nextframe.errors import UserError, some_of
+from nextframe.examine import SOME, doubts, duplicates
+from nextframe.files import read_json, sha256, sweep, write_json
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
@@ -72,7 +72,7 @@ def import_footage(
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
-        sources, words = _with_actions(sources, action_names, skip_bad, skipped)
+        sources, words = _with_actions(sources, action_names, _names_kept(place), skip_bad, skipped)
     names, numbers = classes(sources)
     info = DatasetInfo(
         fps=fps or _fps(sources) / cut.every,
@@ -150,9 +150,12 @@ def _check(size: int, cut: Cut) -> None:
 
 
 def _with_actions(
-    sources: list[Source], names: tuple[str, ...], skip_bad: bool, skipped: dict[str, str]
+    sources: list[Source], names: tuple[str, ...], kept: tuple[str, ...], skip_bad: bool, skipped: dict[str, str]
 ) -> tuple[list[Source], Vocabulary]:
-    """The sources whose actions can be read, and what these have in common. No source needs any, but then none may."""
+    """The sources whose actions can be read, and what these have in common. No source needs any, but then none may.
+
+    `names`: given by the user; `kept`: for actions that come without any.
+    """
     if not any(source.actions for source in sources):
         if names:
             raise UserError("--action-names is given, but no video has a file of actions beside it: see --help")
@@ -170,7 +173,18 @@ def _with_actions(
             skipped[source.name] = without_way_out(error)
         else:
             good.append(source)
-    return good, vocabulary(tables, names)
+    nameless = not any(table.names or table.words for table in tables)
+    return good, vocabulary(tables, names or (kept if nameless else ()))
+
+
+def _names_kept(place: Path) -> tuple[str, ...]:
+    """Of the actions of a dataset of ours, where `place` is one; a file of that name may also be somebody else's."""
+    try:
+        document = read_json(place / INDEX)
+    except (OSError, ValueError):
+        return ()
+    names = document.get("action_names") if isinstance(document, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _fps(sources: list[Source]) -> float:
@@ -238,10 +252,25 @@ def summary(imported: Imported) -> list[str]:
         f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
         _told(info),
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
+        *_rates(infos),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]
+
+
+def _rates(infos: Sequence[EpisodeInfo]) -> list[str]:
+    """Warnings of videos that do not all run at one rate: an action, and a model, counts frames, not seconds."""
+    firsts = [info for info in infos if not info.meta.get("part")]
+    rates = Counter(f"{rate:.4g}" for info in firsts if isinstance(rate := info.meta.get("fps"), float))
+    lines = []
+    if len(rates) > 1:
+        several = ", ".join(f"{count} at {rate}" for rate, count in rates.most_common())
+        lines.append(f"warning: frames a second differ, {several}: import each rate by itself, or bring all to one")
+    if changing := [info.meta.get("source", info.name) for info in firsts if info.meta.get("uneven")]:
+        constant = "make it constant: ffmpeg -i IN -vf fps=10 OUT"
+        lines.append(f"warning: the time between frames varies in {some_of(changing, SOME)}: {constant}")
+    return lines
 
 
 def _told(info: DatasetInfo) -> str:

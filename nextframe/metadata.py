@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nextframe.architecture import Condition
-from nextframe.errors import UserError, reason_of
+from nextframe.errors import UserError, reason_of, some_of
 from nextframe.files import read_json, write_json
 
 METADATA = "metadata.json"
@@ -60,13 +60,9 @@ def unlike(now: Metadata, learnt: Metadata) -> str:
     for what in ("action", "label"):
         names, before = (getattr(one, f"{what}_names") for one in (now, learnt))
         if before and names != before:
-            differ.append(f"{what}s {_some(names)}, where it learnt {_some(before)}")
+            called = some_of(names, SOME) or "without names"
+            differ.append(f"{what}s {called}, where it learnt {some_of(before, SOME)}")
     return "; ".join(differ)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
-    return (", ".join(names[:SOME]) or "without names") + more
 
 
 def write_metadata(metadata: Metadata, run: Path) -> None:

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_run
+from tiny import tiny_episodes, tiny_run
 
 from nextframe.data.actions import read_actions, vocabulary
 from nextframe.data.cutting import Cut
@@ -98,6 +101,9 @@ def test_frames_are_resized_as_the_paper_does() -> None:
         (".csv", "frame,action\n0,2\n1,0\n2,1\n", "id", ("0", "1", "2"), [2, 0, 1]),
         (".csv", "t,dx,dy\n0,1,0\n0.1,0.5,2\n0.2,0,-1e-1\n", "vector", ("dx", "dy"), [[1, 0], [0.5, 2], [0, -0.1]]),
         (".csv", "1,0\n0,1\n1,1\n", "vector", ("0", "1"), [[1, 0], [0, 1], [1, 1]]),
+        (".csv", "frame,action,note\n0,go,a\n1,stay,b\n2,go,\n", "id", ("go", "stay"), [0, 1, 0]),
+        (".csv", "jump,duck\nTrue,false\nFalse,1\nTRUE,0\n", "vector", ("jump", "duck"), [[1, 0], [0, 1], [1, 0]]),
+        (".csv", "steer\n-1.0\n0.5\n1\n", "vector", ("steer",), [[-1], [0.5], [1]]),
         (".jsonl", '0\n1\n1\n', "id", ("0", "1"), [0, 1, 1]),
         (".jsonl", '{"action": "go"}\n{"action": "stop"}\n{"action": "go"}\n', "id", ("go", "stop"), [0, 1, 0]),
         (".jsonl", '{"w": true, "a": 0}\n' * 3, "vector", ("w", "a"), [[1, 0], [1, 0], [1, 0]]),
@@ -163,7 +169,8 @@ def test_one_action_for_each_step_between_frames(tmp_path: Path) -> None:
         ("walk.csv", "1\n0\n1\n0\n0\n", "has 5 rows"),
         ("walk.csv", "frame,action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
         ("walk.csv", "frame,action\n7,1\n8,1\n9,0\n10,0\n", "begins at 7"),
-        ("walk.csv", "1\n-2\n1\n0\n", "number actions from 0"),
+        ("walk.csv", "1\n-2\n1\n0\n", r"number actions from 0, or write amounts as -1\.0"),
+        ("walk.csv", "x,note\n1,a\n1,b\n1,a\n0,b\n", "column 'note' is not of numbers: leave it out, or call"),
         ("walk.csv", "a,b\n1,2\n1\n1,2\n1,2\n", "row 1 has 1 cells"),
         ("walk.csv", "x\nnan\n1\n1\n0.5\n", "no table of actions"),
         ("walk.csv", "", "it is empty"),
@@ -306,6 +313,48 @@ def test_still_and_repeated_videos_are_reported(tmp_path: Path) -> None:
     found = imported(tmp_path / "in", tmp_path / "out")
     assert found.still == ("c",) and found.duplicates == (("a", "b"),)
     assert "warning: nothing moves in 1: c" in summary(found) and "warning: the same pictures: a, b" in summary(found)
+
+
+def test_rates_that_differ_or_change_are_reported(tmp_path: Path) -> None:
+    video = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
+    for name, fps in (("slow", 10.0), ("slower", 10.0), ("fast", 30.0)):
+        write_bytes(tmp_path / f"in/{name}.mp4", lossless_mp4(video, fps))
+    lines = summary(imported(tmp_path / "in", tmp_path / "out"))
+    assert any("frames a second differ, 2 at 10, 1 at 30: import each" in line for line in lines)
+    assert not any("the time between frames varies" in line for line in lines)
+    times = np.cumsum([1 if number % 3 else 7 for number in range(len(video))])
+    write_bytes(tmp_path / "uneven/screen.mp4", mp4_shown_at(video, times))
+    lines = summary(imported(tmp_path / "uneven", tmp_path / "other"))
+    assert any("the time between frames varies in screen: make it constant" in line for line in lines)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def mp4_shown_at(video: np.ndarray, times: np.ndarray) -> bytes:
+    """An mp4 of frames that are shown at these thirtieths of a second."""
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width = video.shape[1:3]
+        stream.codec_context.time_base = Fraction(1, 30)
+        for frame, time_shown in zip(video, times.tolist(), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = time_shown, Fraction(1, 30)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_our_own_footage_keeps_the_names_of_its_actions(tmp_path: Path) -> None:
+    data = tiny_episodes(tmp_path / "data")
+    again = imported(data.folder, tmp_path / "again", size=data.info.size)
+    assert again.dataset.info.action_names == data.info.action_names
+    (data.folder / "dataset.json").write_text('["somebody else\'s"]')
+    other = imported(data.folder, tmp_path / "other", size=data.info.size)
+    assert other.dataset.info.action_names == tuple(map(str, range(len(other.dataset.info.action_names))))
 
 
 def test_splits(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
 COUNTS = ("frame", "index", "")
 CLOCKS = (*COUNTS, "t", "time", "timestamp")
 """Columns that count frames or seconds; they are no actions. One without a name is the index that tables come with."""
+ACTION = ("action", "actions")
+"""Columns that are the actions, whatever is beside them."""
+TRUTH = {"false": 0.0, "true": 1.0}
 MEND = "mend it, or leave the video out with --skip-bad"
 """How the reason ends for which a video cannot be imported."""
 
@@ -54,8 +57,8 @@ class ActionTable:
 def read_actions(path: Path) -> ActionTable:
     """Read a file by its suffix. Raises UserError when it is missing, damaged, or no table of actions.
 
-    csv: a column of ids or of names; or several columns of numbers, under a line with their names. A column `frame`
-    must count the rows, from 0 or 1.
+    csv: a column of ids or of names; or several columns of numbers, under a line with their names. Where one of several
+    is called `action`, it alone counts. A column `frame` must count the rows, from 0 or 1.
     jsonl: on each line an id, a name, a list of numbers, or an object: of numbers by name, or with such an `action`.
     npz, npy: the array `actions` (or the only one), integers or names [f] or numbers [f, a]; maybe `action_names`.
     """
@@ -81,7 +84,7 @@ def _from_csv(path: Path) -> ActionTable:
     # A column of names may have no header: only `action` and the like, or a header over numbers, is one.
     titles = [cell.strip().lower() for cell in rows[0]]
     several = len(rows[0]) > 1
-    if titles[0] in ("action", "actions") or (not _all_numbers(rows[0]) and (several or _all_numbers(rows[-1]))):
+    if titles[0] in ACTION or (not _all_numbers(rows[0]) and (several or _all_numbers(rows[-1]))):
         header, rows = [cell.strip() for cell in rows[0]], rows[1:]
     width = len(header) or len(rows[0])
     for number, row in enumerate(rows):
@@ -94,12 +97,25 @@ def _from_csv(path: Path) -> ActionTable:
         raise ValueError("two columns have one name")
     for name in [name for name in columns if name.lower() in CLOCKS]:
         _check_clock(name, columns.pop(name))
+    if header:
+        columns = {name: cells for name, cells in columns.items() if name.lower() in ACTION} or columns
+    names = tuple(columns) if header else ()
     if len(columns) == 1:
         (cells,) = columns.values()
         _check_words(cells, titled=bool(header))
-        return _table(path, [_scalar(cell) for cell in cells], ())
-    numbers = [[float(cell) for cell in cells] for cells in zip(*columns.values(), strict=True)]
-    return _table(path, numbers, tuple(columns) if header else ())
+        return _table(path, [_scalar(cell) for cell in cells], names)
+    columns_of_numbers = [_numbers(name, cells) for name, cells in columns.items()]
+    return _table(path, [list(row) for row in zip(*columns_of_numbers, strict=True)], names)
+
+
+def _numbers(name: str, cells: Sequence[str]) -> list[float]:
+    """One column of several. Raises ValueError where it is not of numbers."""
+    try:
+        return [TRUTH[cell.lower()] if cell.lower() in TRUTH else float(cell) for cell in cells]
+    except ValueError:
+        raise ValueError(
+            f"column {name!r} is not of numbers: leave it out, or call the one that has the actions `action`"
+        ) from None
 
 
 def _check_words(cells: Sequence[str], titled: bool) -> None:
@@ -138,7 +154,7 @@ def _from_jsonl(path: Path) -> ActionTable:
         raise ValueError(f"line {lines.index('') + 1} is blank: a row is missing, or one too many is there")
     rows: list[Any] = [json.loads(line) for line in lines]
     if rows and all(isinstance(row, dict) for row in rows):
-        key = next((key for key in ("action", "actions") if all(key in row for row in rows)), None)
+        key = next((key for key in ACTION if all(key in row for row in rows)), None)
         if key is not None:
             rows = [row[key] for row in rows]
     if rows and all(isinstance(row, dict) for row in rows):
@@ -151,7 +167,7 @@ def _from_jsonl(path: Path) -> ActionTable:
 
 def _from_arrays(path: Path) -> ActionTable:
     arrays = load_arrays(path, unread=("video",))
-    for key in ("actions", "action"):
+    for key in reversed(ACTION):
         if key in arrays:
             break
     else:
@@ -204,7 +220,7 @@ def _table(path: Path, rows: list[Any], names: tuple[str, ...]) -> ActionTable:
 
 def _checked_ids(ids: np.ndarray) -> np.ndarray:
     if len(ids) and not 0 <= ids.min() <= ids.max() < 2**16:
-        raise ValueError(f"ids from {ids.min()} to {ids.max()}: number actions from 0")
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}: number actions from 0, or write amounts as -1.0")
     return ids
 
 

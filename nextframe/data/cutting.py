@@ -1,7 +1,7 @@
 """A worker process that makes episodes of videos: `python -m nextframe.data.cutting`, see `import_footage.py`."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from nextframe.data.actions import MEND, ActionTable, Vocabulary, load_arrays, read_actions, without_way_out
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeInfo, write_episode
 from nextframe.data.production import Finished, Jobs, work
-from nextframe.data.video import VIDEO_ERRORS, Fit, decoded, fitted, unreadable, video_facts
+from nextframe.data.video import VIDEO_ERRORS, Fit, decoded, fitted, uneven, unreadable, video_facts
 from nextframe.errors import UserError
 
 STILL = 2
@@ -31,6 +31,17 @@ class Cut:
     """Row t + offset of the action file is taken at frame t."""
     fit: Fit = "crop"
     """How frames are made square."""
+
+
+@dataclass
+class Clock:
+    """How fast a video says it is, and when its frames so far are shown, in seconds; nothing of one that says neither.
+
+    It is filled while the video is read.
+    """
+
+    fps: float | None = None
+    times: list[float] = field(default_factory=list)
 
 
 def cut_jobs(
@@ -57,11 +68,13 @@ def episodes_of(
     The first has the name of the video, further ones a number behind it. Raises UserError when the video cannot be
     read to its end, is too short, or its actions are not one per frame.
     """
-    path = Path(job["video"])
+    path, clock = Path(job["video"]), Clock()
     table = read_actions(Path(job["actions"])) if job["actions"] else None
-    for part, (rows, pictures, last) in enumerate(_parts(_frames(path, dataset.size, table, cut), path, cut)):
+    for part, (rows, pictures, last) in enumerate(_parts(_frames(path, dataset.size, table, cut, clock), path, cut)):
         clip = np.stack(pictures)
         meta: dict[str, Any] = {**job["meta"], "part": part, "last": last}
+        meta |= {"fps": clock.fps} if clock.fps else {}
+        meta |= {"uneven": True} if uneven(clock.times) else {}
         if int(np.abs(clip.astype(np.int16) - clip[:1]).max()) <= STILL:
             meta["still"] = True
         own = f"{name}.{part:04d}" if part else name
@@ -69,11 +82,13 @@ def episodes_of(
         yield write_episode(folder, dataset, own, job["split"], Episode(clip, actions), meta, job["label"])
 
 
-def _frames(path: Path, size: int, table: ActionTable | None, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
+def _frames(
+    path: Path, size: int, table: ActionTable | None, cut: Cut, clock: Clock
+) -> Iterator[tuple[int, np.ndarray]]:
     """(row of the action file, frame at its size) of every frame that is kept."""
     count = 0
     rows = None if table is None else len(table)
-    for count, picture in enumerate(_pictures(path), start=1):
+    for count, picture in enumerate(_pictures(path, clock), start=1):
         row = count - 1 + cut.offset
         # A file with an action for each step between frames has one row less than there are frames: at the last
         # frame nothing was done any more, and the last action stands there in its place.
@@ -85,7 +100,7 @@ def _frames(path: Path, size: int, table: ActionTable | None, cut: Cut) -> Itera
         raise UserError(f"{table.path} has {rows} rows, {path.name} has {count} frames: give one row per frame; {MEND}")
 
 
-def _pictures(path: Path) -> Iterator[np.ndarray]:
+def _pictures(path: Path, clock: Clock) -> Iterator[np.ndarray]:
     """Frames, uint8 [h, w, 3]. Raises UserError when there are none, or fewer than the file says there are."""
     if path.suffix.lower() == ".npz":
         try:
@@ -99,9 +114,10 @@ def _pictures(path: Path) -> Iterator[np.ndarray]:
         return
     count = 0
     try:
-        promised = video_facts(path).frames
+        facts = video_facts(path)
+        promised, clock.fps = facts.frames, facts.fps
         with path.open("rb") as file:
-            for picture in decoded(file):
+            for picture in decoded(file, clock.times):
                 count += 1
                 yield picture
     except (*VIDEO_ERRORS, OSError) as error:

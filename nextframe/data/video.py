@@ -18,6 +18,8 @@ Fit = Literal["crop", "squeeze"]
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 MOST_PIXELS = 8192 * 8192
 """Of a frame, as the file says before any is decoded."""
+FEWEST_TIMES, FEW = 16, 0.05
+"""Frames, and share of the distances between them, from which a rate counts as uneven."""
 VIDEO_ERRORS = (av.error.FFmpegError, IndexError, ValueError, AttributeError, MemoryError)
 """What a broken file makes of reading it. IndexError: there is no video in it; AttributeError: none with a size."""
 # Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
@@ -43,8 +45,8 @@ def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[st
     return file.getvalue()
 
 
-def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
-    """The frames of a video file, uint8 [h, w, 3], one after the other.
+def decoded(file: IO[bytes], times: list[float] | None = None) -> Iterator[np.ndarray]:
+    """The frames of a video file, uint8 [h, w, 3], one after the other; `times`: gets the second each is shown at.
 
     Raises one of `VIDEO_ERRORS` for what is no video. The decoder is given an open file, not a name, so
     that a playlist in disguise cannot make it open other files.
@@ -57,6 +59,8 @@ def decoded(file: IO[bytes]) -> Iterator[np.ndarray]:
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise ValueError("a frame is damaged")
+            if times is not None and frame.time is not None:
+                times.append(frame.time)
             planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
             picture = frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24")
             yield np.rot90(picture, frame.rotation // 90) if frame.rotation % 360 else picture
@@ -79,6 +83,16 @@ def video_facts(path: Path) -> VideoFacts:
         if stream.duration and stream.time_base:  # an edit list may hide frames, and shortens this too
             frames = min(frames, round(float(stream.duration * stream.time_base) * rate))
         return VideoFacts(rate if 0 < rate < math.inf else None, frames)
+
+
+def uneven(times: list[float]) -> bool:
+    """Whether frames follow each other at several rates: more than a few at half the usual distance, or half as far
+    again."""
+    if len(times) < FEWEST_TIMES:
+        return False
+    distances = np.diff(times)
+    usual = np.median(distances)
+    return bool((np.abs(distances - usual) > usual / 2).mean() > FEW)
 
 
 def unreadable(path: Path, error: Exception) -> str:
