@@ -21,6 +21,8 @@ SKIPPED = "skipped.json"
 USUAL_FPS = 30.0
 """Of videos that do not say how fast they are."""
 USUAL_CUT = Cut()
+FEW = 0.05
+"""Share of the videos that may be on another side than a share would have them now: adding some moves a few."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Imported:
     """How many files in the folder were taken for no video, by their endings."""
     unheeded: list[str]
     """Folders that are called like splits, and were not taken as such."""
+    unmoved: int
+    """Videos that were imported before, and would be on another side (train, test) if they had not been."""
 
 
 def import_footage(
@@ -85,7 +89,11 @@ def import_footage(
     with filling(out, info) as dataset:
         sweep(out)
         there = _by_source(dataset)
+        anew = divided(sources, test_share, {})
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
+        unmoved = (
+            sum(one.split != other.split for one, other in zip(sources, anew, strict=True)) if split is None else 0
+        )
         described, refused = _described(sources, place, numbers, split, use_actions, skip_bad)
         skipped |= refused
         dataset.remove([info for name in skipped for info in there.get(name, [])])
@@ -104,7 +112,7 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded)
+    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded, unmoved)
 
 
 def _described(
@@ -248,11 +256,13 @@ def summary(imported: Imported) -> list[str]:
     frames = sum(one.frames for one in infos)
     episodes = "1 episode" if len(infos) == 1 else f"{len(infos)} episodes"
     others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
+    few = FEW * len({one.meta.get("source") for one in infos})
     return [
         f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
         _told(info),
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *_rates(infos),
+        *([_unmoved(imported.unmoved)] if imported.unmoved > few else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
@@ -280,6 +290,11 @@ def _told(info: DatasetInfo) -> str:
     shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
     count = len(info.action_names)
     return f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {count} numbers: {shown}"
+
+
+def _unmoved(videos: int) -> str:
+    keep = "1 video keeps the side it was" if videos == 1 else f"{videos} videos keep the side they were"
+    return f"{keep} first given, train or test: another --test-share wants a new --out"
 
 
 def _unheeded(folders: list[str]) -> str:

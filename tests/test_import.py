@@ -348,6 +348,18 @@ def mp4_shown_at(video: np.ndarray, times: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def test_another_share_moves_nothing_and_says_so(tmp_path: Path) -> None:
+    for name in "abc":
+        write_video(tmp_path / f"in/{name}.mp4", 3, ord(name))
+    assert not any("keeps the side" in line for line in summary(imported(tmp_path / "in", tmp_path / "out")))
+    again = imported(tmp_path / "in", tmp_path / "out", test_share=0.34)
+    assert {info.split for info in again.dataset.episodes()} == {"train"}
+    assert (
+        "1 video keeps the side it was first given, train or test: another --test-share wants a new --out"
+        in summary(again)
+    )
+
+
 def test_our_own_footage_keeps_the_names_of_its_actions(tmp_path: Path) -> None:
     data = tiny_episodes(tmp_path / "data")
     again = imported(data.folder, tmp_path / "again", size=data.info.size)
