@@ -21,12 +21,13 @@ from nextframe.files import write_atomically
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 AUTOENCODER = "autoencoder"
+CHECKPOINTS = "checkpoints"
 N = TypeVar("N", bound=nn.Module)
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("[0-9]" * 8))
+    return sorted((run / CHECKPOINTS).glob("[0-9]" * 8))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from nextframe import ranks
-from nextframe.checkpoint import WEIGHTS, checkpoints, write_weights
+from nextframe.checkpoint import CHECKPOINTS, WEIGHTS, checkpoints, write_weights
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY, plain_name, read_json, sha256, writing
 
@@ -90,7 +90,7 @@ def write_checkpoint(
 
 
 def _path(run: Path, position: Position) -> Path:
-    return run / "checkpoints" / f"{position.step:08d}"
+    return run / CHECKPOINTS / f"{position.step:08d}"
 
 
 def _write_pieces(folder: Path, state: dict[str, Tensor], group: dist.ProcessGroup | None) -> str:

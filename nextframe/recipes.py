@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, load_weights
+from nextframe.checkpoint import AUTOENCODER, CHECKPOINTS, CONFIG, WEIGHTS, checkpoints, load_weights
 from nextframe.clips import clip_batches, frame_batches, long_enough, videos_kept
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
@@ -21,7 +21,7 @@ from nextframe.data.latents import LatentDataset
 from nextframe.devices import enough_room, resolve_device
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
-from nextframe.files import sha256, sole_writer, write_atomically
+from nextframe.files import TEMPORARY, sha256, sole_writer, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
@@ -35,7 +35,6 @@ from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, process_group, rank, together
 from nextframe.reconstruction import AutoencoderWithDiscriminator, Frames, Reconstruction, is_judged
 from nextframe.soundness import (
-    DATA,
     assumed,
     changed_settings,
     few_episodes,
@@ -176,7 +175,8 @@ def notes(
 def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
     """Raises UserError when the checkpoints of a run do not fit the networks of a configuration, or its optimizer."""
     if before.model != config.model:
-        raise UserError(f"{run} holds a run of another model ({run / CONFIG} differs): use another --out")
+        differs = changed_settings(before.model, config.model) if type(before) is type(config) else "of another kind"
+        raise UserError(f"{run} holds a run of another model ({differs}): use another --out, or those settings")
     algorithms = [one.train.optimizer.algorithm for one in (before, config)]
     if algorithms[0] != algorithms[1]:
         words = f"{run} was begun with {algorithms[0]}, not {algorithms[1]}"
@@ -190,11 +190,12 @@ def refuse_another(before: RunConfig, config: RunConfig, run: Path) -> None:
 
 
 def refuse_to_lose(run: Path) -> None:
-    """Of a folder with weights, but no checkpoint. Raises UserError when they are not those of a run that has only
-    begun: a converted or exported model."""
-    if not (run / DATA).exists():
+    """Of a folder with weights, but no checkpoint. Raises UserError when they are not those of a run that was killed
+    while it wrote its first one: a model that was converted or exported, or whose checkpoints somebody has deleted."""
+    if not any((run / CHECKPOINTS).glob(f"{TEMPORARY}*")):
         raise UserError(
-            f"{run} holds a model that is finished: use another --out, with --initial {run / WEIGHTS} to train it on"
+            f"{run} holds a model that is finished, without a checkpoint to go on from: use another --out, with "
+            f"--initial {run} to train it on"
         )
     if rank() == 0:
         say([f"{run} has weights but no checkpoint: it begins anew"])

@@ -9,6 +9,7 @@ import torch
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
 from nextframe import ranks
+from nextframe.checkpoint import CHECKPOINTS
 from nextframe.devices import thread_start
 from nextframe.files import sweep
 from nextframe.pieces import Position, State, write_checkpoint
@@ -34,7 +35,7 @@ class Saver:
         if position.step == self._newest.step:
             return
         if ranks.rank() == 0:
-            sweep(self._run / "checkpoints")
+            sweep(self._run / CHECKPOINTS)
         ranks.largest(0)  # nobody writes before what was left by a kill is swept away
         copy = self._copier.stage(state)
         assert isinstance(copy, dict)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.clips import long_enough
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, dotted
@@ -18,6 +19,7 @@ from nextframe.errors import UserError
 from nextframe.files import read_json, write_json
 from nextframe.places import length_range
 
+Settings = RunConfig | TransformerConfig | AutoencoderConfig
 Episodes = Sequence[EpisodeInfo] | Sequence[LatentEpisode]
 MOST_SHOWINGS = 1000
 """Of each training frame, in the mean, in a run; the presets on the paper's data sets have hundreds."""
@@ -82,7 +84,7 @@ def latents_off(data: LatentDataset, episodes: Sequence[LatentEpisode]) -> Itera
         yield f"channel {constant[0]} of the latents in {data.folder} is constant ({len(constant)} are): look at them"
 
 
-def changed_settings(before: RunConfig, now: RunConfig) -> str:
+def changed_settings(before: Settings, now: Settings) -> str:
     """`train.batch 16 -> 32, clean_context 0.1 -> 0.4`, or nothing."""
     old, new = (dict(dotted(dataclasses.asdict(config))) for config in (before, now))
     return ", ".join(f"{name} {old[name]} -> {value}" for name, value in new.items() if old[name] != value)

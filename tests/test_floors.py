@@ -100,7 +100,7 @@ WITHIN_A_FLOOR = {
     "recipes": {"footprint", "held_out", "outlook", "soundness", "train"},
     "inspect": {"pages"},
     "sample": {"pages"},
-    "saver": {"devices", "pieces"},
+    "saver": {"checkpoint", "devices", "pieces"},
     "scoring": {"results", "runs"},
     "__main__": {"cli"},
     "cli": {"commands"},

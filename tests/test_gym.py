@@ -76,14 +76,17 @@ class Little(gymnasium.Env):
         assert self.action_space.contains(action), action
         self.place += int(action) if isinstance(self.action_space, spaces.Discrete) else 1
         self.lifetime -= 1
+        if self.view == "rotten":
+            raise KeyError("a bug")
         return self.observation(), self.place, self.lifetime == 0, False, {"lifetime": self.lifetime}
 
     def render(self):
-        return self.picture() if self.view == "render" else None
+        return self.picture() if self.view in ("render", "rotten") else None
 
 for space in ACTIONS:
     register(f"Little/{space}-v0", Little, kwargs={"space": space})
 register("Little/Seen-v0", Little, kwargs={"space": "Line", "view": "observe"})
+register("Little/Rotten-v0", Little, kwargs={"space": "Line", "view": "rotten"})
 register("Little/Blind-v0", Little, kwargs={"space": "Line", "view": "none"})
 '''
 POLICIES = """
@@ -293,6 +296,17 @@ def test_frames_without_a_renderer(tmp_path: Path) -> None:
         blind.reset(3)
 
 
+def test_an_environment_that_fails_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"gym:.*Rotten-v0 failed \(little_worlds.py, line \d+: KeyError: 'a bug'\): mend"
+    ):
+        record_gym(tmp_path / "out", 1, GymSettings("little_worlds:Little/Rotten-v0", frames=4, least_frames=1))
+    with GymWorld(GymSettings("little_worlds:Little/Line-v0"), tmp_path) as world:
+        world.reset(0)
+        with pytest.raises(ValueError, match="there is no action 99: choose 0 to"):
+            world.step(99)
+
+
 def test_pixels_are_averaged() -> None:
     board = np.indices((120, 90)).sum(0) % 2 * np.uint8(255)
     frame = fitted(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 45, "crop")
@@ -308,6 +322,7 @@ def test_pixels_are_averaged() -> None:
     ("environment", "says"),
     [
         ("CartPol-v1", "did you mean 'CartPole-v1'"),
+        ("MyMaze-v0", "there is no environment 'MyMaze-v0': if a package registers it"),
         ("ALE/Pog-v5", "did you mean 'ALE/Pong-v5'"),
         ("VizdoomBasic", "did you mean 'VizdoomBasic-v1'"),
         ("Zork", "if a package registers it, write gym:PACKAGE:Zork"),

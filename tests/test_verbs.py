@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -180,6 +181,11 @@ def test_bad_data_gets_one_line(
     )
     again = f"train maze --data {loop}/latents --out {loop}/world {' '.join(TINY_WORLD)}"
     assert "was begun with muon" in say(f"{again} --train.optimizer.algorithm adamw")
+    assert "of another model (layers 1 -> 3): use" in say(f"{again} --model.layers 3")
+    kept = tmp_path / "kept"
+    subprocess.run(["cp", "-r", str(loop / "world"), str(kept)], check=True)
+    shutil.rmtree(kept / "checkpoints")  # to save room; nothing may be trained over the weights that are left
+    assert "holds a model that is finished" in say(again.replace(f"{loop}/world", str(kept)))
     run_command(["export", "--model", f"{loop}/world", "--out", f"{tmp_path}/small"])
     assert "holds a model that is finished" in say(f"train maze --data {loop}/latents --out {tmp_path}/small")
     weights = tmp_path / "copy" / "weights.safetensors"

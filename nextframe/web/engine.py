@@ -101,7 +101,7 @@ class EngineStage:
             self.name = f"gym:{settings.environment}"
             walk = _new_environment(settings)
             header, _ = walk.first()
-            source = {"world": "gym", **asdict(settings), "fps": header["fps"], "seed": BY_HAND}
+            source = {"world": "gym", **asdict(settings), "policy": "by hand", "fps": header["fps"], "seed": BY_HAND}
             self.info = DatasetInfo(header["fps"], settings.size, tuple(header["names"]), source, header["kind"])
             walk.rest()
         self.fps = self.info.fps

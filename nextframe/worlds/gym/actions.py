@@ -34,8 +34,10 @@ class Actions:
             raise UserError(f"its actions are {len(names)} numbers: choose an environment with 1 to {LONGEST}")
 
     def given(self, action: int | np.ndarray) -> Any:
-        """What the environment is given for a recorded action."""
+        """What the environment is given for a recorded action. Raises ValueError for an id that there is not."""
         if self.kind == "id":
+            if not 0 <= action < len(self.names):
+                raise ValueError(f"there is no action {action}: choose 0 to {len(self.names) - 1}")
             return int(action) + int(self.space.start)
         flat = self._spaces.flatten_space(self.space)
         # Rounding to float32 must not lead over a bound.

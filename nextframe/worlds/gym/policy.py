@@ -1,14 +1,12 @@
 """Who chooses the actions: chance, or a function of the user's."""
 
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nextframe.errors import UserError
-from nextframe.worlds.gym.registry import import_by_name, one_line
+from nextframe.worlds.gym.registry import import_by_name, where_and_why
 from nextframe.worlds.gym.settings import RANDOM
 from nextframe.worlds.gym.world import GymWorld
 
@@ -59,9 +57,7 @@ class GivenPolicy:
         try:
             return function(*arguments)
         except Exception as error:
-            inside = traceback.extract_tb(error.__traceback__)[1:]  # the first is this function
-            where = f"{Path(inside[-1].filename).name}, line {inside[-1].lineno}: " if inside else ""
-            raise UserError(f"policy {self.name} failed ({where}{one_line(error)}): mend it") from error
+            raise UserError(f"policy {self.name} failed ({where_and_why(error, own=1)}): mend it") from error
 
 
 def find_policy(name: str) -> Callable[..., Any]:

@@ -1,8 +1,10 @@
 """Environments by their IDs: found and made, or one line that says why not."""
 
+import difflib
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,9 @@ REGISTRARS = {
 """How IDs begin -> the module that registers them when it is imported, and what to install for it. Of others, the
 module is written before the ID: `module:ID`."""
 
+LIKENESS = 0.75
+"""Of a name that is offered in place of one there is not; 1 is the same."""
+
 
 def load_gymnasium() -> Any:
     """The gymnasium module. Raises UserError when it is not installed."""
@@ -31,6 +36,13 @@ def load_gymnasium() -> Any:
         ) from error
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # each worker would advise about versions again
     return gymnasium
+
+
+def where_and_why(error: BaseException, own: int) -> str:
+    """`maze.py, line 12: ValueError: ...`, of an error in somebody else's code that `own` functions of ours called."""
+    inside = traceback.extract_tb(error.__traceback__)[own:]
+    where = f"{Path(inside[-1].filename).name}, line {inside[-1].lineno}: " if inside else ""
+    return where + one_line(error)
 
 
 def one_line(error: BaseException) -> str:
@@ -73,7 +85,12 @@ def find(environment: str) -> str:
         if name.startswith(beginning):
             raise UserError(f"gym:{environment}: {reason}")
     otherwise = f": if a package registers it, write gym:PACKAGE:{name}"
-    raise UserError(f"there is no environment {name!r}{did_you_mean(name, registry, otherwise)}")
+    # Without their versions, by which all are alike.
+    by_stem = {known.rpartition("-v")[0]: known for known in registry}
+    near = difflib.get_close_matches(name.rpartition("-v")[0] or name, by_stem, cutoff=LIKENESS)
+    raise UserError(
+        f"there is no environment {name!r}{did_you_mean(name, [by_stem[stem] for stem in near], otherwise)}"
+    )
 
 
 def _quieten() -> None:

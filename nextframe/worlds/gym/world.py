@@ -1,6 +1,7 @@
 """An environment as a world: reset it, give it an action, and it is a frame further."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ import numpy as np
 from nextframe.data.video import fitted
 from nextframe.errors import UserError
 from nextframe.worlds.gym.actions import Actions
-from nextframe.worlds.gym.registry import make
+from nextframe.worlds.gym.registry import make, where_and_why
 from nextframe.worlds.gym.settings import GymSettings
 from nextframe.worlds.maze.engine import launcher
 
@@ -58,30 +59,36 @@ class GymWorld:
     def reset(self, seed: int) -> np.ndarray:
         """Begin an episode; its first frame, uint8 [size, size, 3]."""
         _lead_vizdoom(self.environment.unwrapped, self.folder)
-        self.observation, self.info = self.environment.reset(seed=seed)
+        self.observation, self.info = self._asked(self.environment.reset, seed=seed)
         self.reward, self.terminated = 0.0, False
         return self._frame()
 
     def step(self, action: int | np.ndarray) -> tuple[np.ndarray, bool]:
         """Take an action, as recorded; the frame it leads to, and whether the episode has ended.
 
-        Some environments have nothing to show any more when it has: that frame may be black.
+        Some environments have nothing to show any more when it has: that frame may be black. Raises ValueError for an
+        action that there is not.
         """
         self.reward, ended = 0.0, False
         for _ in range(self.settings.action_repeat):
-            outcome = self.environment.step(self.actions.given(action))
+            outcome = self._asked(self.environment.step, self.actions.given(action))
             self.observation, reward, self.terminated, truncated, self.info = outcome
             self.reward += float(reward)
             if ended := bool(self.terminated or truncated):
                 break
         return self._frame(), ended
 
+    def _asked(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What the environment answers. Raises UserError where it fails: it is anybody's code."""
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            failed = f"gym:{self.settings.environment} failed ({where_and_why(error, own=1)})"
+            raise UserError(f"{failed}: mend it, or choose another environment") from error
+
     def _frame(self) -> np.ndarray:
         name = f"gym:{self.settings.environment}"
-        try:
-            picture = self.environment.render()
-        except NotImplementedError:  # gymnasium's word for an environment that draws nothing
-            picture = None
+        picture = self._asked(_drawn, self.environment)
         if picture is None:
             picture = _image_in(self.observation)
         if picture is None:
@@ -94,6 +101,13 @@ class GymWorld:
             raise UserError(f"{name} renders {kind}, not uint8 [height, width, 3]: choose another environment")
         rgb = picture[:, :, :3] if picture.shape[2] > 1 else np.repeat(picture, 3, axis=2)
         return fitted(rgb, self.settings.size, self.settings.fit)
+
+
+def _drawn(environment: Any) -> Any:
+    try:
+        return environment.render()
+    except NotImplementedError:  # gymnasium's word for an environment that draws nothing
+        return None
 
 
 def _image_in(observation: Any) -> np.ndarray | None:
