@@ -1,3 +1,18 @@
-from nextframe.cli import main
+"""Where `nextframe` begins."""
 
-main()
+import signal
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it without a traceback from its first moment on."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nobody could catch what is raised while modules are imported
+    from nextframe import cli
+
+    signal.signal(signal.SIGINT, handler)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -146,6 +146,8 @@ def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:
         raise UserError(f"the footage has {labels} classes, the preset {model.classes}: set --model.classes")
     if model.condition in ("action", "vector") and index.action_kind == "none":
         way_out = f"set --model.condition none{preset}, or import it with its actions"
+        if labels:
+            way_out = f"set --model.condition label --model.classes {labels}{preset}"
         raise UserError(f"the footage has no actions: {way_out}")
     if model.condition == "action" and index.action_kind == "vector":
         way_out = f"set --model.condition vector --model.action-size {actions}{preset}"

@@ -23,10 +23,11 @@ from nextframe.files import new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.metadata import Metadata, read_metadata, write_metadata
 from nextframe.session import Session, alike, step_together
-from nextframe.transformer import Transformer
+from nextframe.transformer import Transformer, parameters_of
 
 Action = SupportsIndex | str | Sequence[float]
 """A number, a name where the model knows names (`Metadata`), or a vector of numbers."""
+WHAT = {WorldModelConfig: "a world model", TokenizerConfig: "an autoencoder"}
 C = TypeVar("C", bound=RunConfig)
 N = TypeVar("N", bound=nn.Module)
 
@@ -43,6 +44,11 @@ class WorldModel:
     precision: torch.dtype = torch.float32
     """Of the matrix products; the weights that go into them are kept in it."""
     metadata: Metadata = field(default_factory=Metadata)
+
+    def __repr__(self) -> str:
+        """Short: by itself a dataclass shows every layer."""
+        size, weights = self.autoencoder.config.frame_size, parameters_of(self.transformer)
+        return f"<WorldModel of {weights:,} weights, frames of {size} x {size} pixels, on {self.device}>"
 
     @property
     def device(self) -> torch.device:
@@ -277,7 +283,7 @@ def _small(name: str, weight: Tensor) -> Tensor:
 def load_autoencoder(run: Path | str, device: str | torch.device = "cpu") -> Autoencoder:
     """The autoencoder of a run, its averaged weights. Raises UserError when `run` is none."""
     run = Path(run)
-    config = _config(run, TokenizerConfig, "an autoencoder")
+    config = _config(run, TokenizerConfig)
     return _filled(lambda: Autoencoder(config.model), run / WEIGHTS).to(device).eval()
 
 
@@ -296,11 +302,13 @@ def _filled(network: Callable[[], N], path: Path) -> N:
 
 def world_config(run: Path) -> WorldModelConfig:
     """The settings of a world model's run. Raises UserError when it is none."""
-    return _config(run, WorldModelConfig, "a world model")
+    return _config(run, WorldModelConfig)
 
 
-def _config(run: Path, kind: type[C], what: str) -> C:
+def _config(run: Path, kind: type[C]) -> C:
     config = read_config(run / CONFIG)
     if not isinstance(config, kind):
-        raise UserError(f"{run} is not {what}: its {CONFIG} says otherwise")
+        inside = run / AUTOENCODER
+        way_out = f"name that in it, {inside}" if kind is TokenizerConfig and inside.exists() else "name another run"
+        raise UserError(f"{run} is {WHAT[type(config)]}, not {WHAT[kind]}: {way_out}")
     return config

@@ -39,7 +39,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     """
     config = learner.config
     position = restore(run, learner)
-    stop, held_out = 0.0, None
+    stop, held_out, told = 0.0, None, ""
     less = "add --train.accumulate 2 (the same batch, in parts) or --train.recompute, or lower --train.batch"
     with (
         enough_room(f"{learner.device} has no room for a step: {less}"),
@@ -62,6 +62,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
             look = first and config.examine_minutes is not None and now - looked > 60 * config.examine_minutes
             seconds = position.seconds + now - last if first else 0.0
             seconds, due, look, stop = ranks.largest(seconds, due, look, interrupted())
+            before = fraction_done(config, position)
             position, last = Position(position.step + 1, seconds), now
             done = fraction_done(config, position) >= 1
             if position.step % config.log_every == 0 or done:
@@ -74,8 +75,8 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
                 measured = meter.figures(position, logged)
                 record = {"step": position.step, **figures, "learning_rate": rate, **measured}
                 log(record)
-                advance(fraction_done(config, position) - fraction_done(config, logged), shown(record, held_out))
-                logged = position
+                told, logged = shown(record, held_out), position
+            advance(fraction_done(config, position) - before, f"step {position.step}{told}")
             if due or done or stop:
                 save(saver, learner, position)
                 saved = time.monotonic()
@@ -94,10 +95,10 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
 
 
 def shown(record: Record, held_out: float | None) -> str:
-    """A line of the log for a person."""
+    """A line of the log for a person, after its step."""
     loss = f"{record['loss']:.4f}" if "loss" in record else "not a number"
     further = "" if held_out is None else f"  held out {held_out:.4f}"
-    return f"step {record['step']:.0f}  loss {loss}{further}  {record['seconds_per_step']:.2f} s/step"
+    return f"  loss {loss}{further}  {record['seconds_per_step']:.2f} s/step"
 
 
 def examined(examine: Examination, learner: Learner, step: int) -> Record:

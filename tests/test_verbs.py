@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,7 +176,9 @@ def test_bad_data_gets_one_line(
     assert "lower --context or --frames" in say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
     assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
     assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
-    assert "is not a world model" in say(f"export --model {loop}/autoencoder --out o")
+    assert "is an autoencoder, not a world model" in say(f"export --model {loop}/autoencoder --out o")
+    encode = say(f"encode --autoencoder {loop}/world {data} --out o")
+    assert f"is a world model, not an autoencoder: name that in it, {loop}/world/autoencoder" in encode
     assert "set --model.frame-size" in say(
         f"train autoencoder-maze {data} --out {tmp_path}/r --model.frame-size 128 --train.device cpu"
     )
@@ -206,6 +209,16 @@ def test_help_is_quick_and_knows_every_verb() -> None:
     )
     assert shown.stdout.strip() == overview()
     assert "torch" not in {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
+
+
+def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")  # imported first
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a test may run without
+        f"sys.path.insert(0, {str(tmp_path)!r}); from nextframe.__main__ import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("kind", ["other ids", "vectors", "none"])

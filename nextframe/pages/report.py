@@ -287,10 +287,10 @@ def _settings(results: Results) -> Iterator[str]:
         ["autoencoder", f"{model['autoencoder_parameters'] / 1e6:.2f} M parameters"],
         ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
-        ["made by", ", ".join(f"{name} {value}" for name, value in data["source"].items())],
+        ["made by", _listed(data["source"])],
         *([name_of(metric), text] for metric, text in results.how.items()),
-        ["protocol", ", ".join(f"{name} {value}" for name, value in asdict(protocol).items())],
-        ["sampling", ", ".join(f"{name} {value}" for name, value in asdict(results.sample).items())],
+        ["protocol", _listed(asdict(protocol))],
+        ["sampling", _listed(asdict(results.sample))],
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode{further}"],
         *([name, str(value)] for name, value in results.environment.items()),
     ]
@@ -301,3 +301,9 @@ def _settings(results: Results) -> Iterator[str]:
         "every setting of model and training",
         html.table(["", ""], [[name, str(value)] for name, value in dotted(everything)]),
     )
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    """`context 144, seeds 0 1 2`: those that are set."""
+    words = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in words.items() if value not in (None, ""))

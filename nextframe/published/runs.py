@@ -152,7 +152,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path} wants to run {code[1]} while it is read, which nextframe never does: "
                 "have it saved again as a state dict of tensors alone"
             ) from None
-        raise UserError(f"{path} is damaged, cut off or no file of torch.save ({error}): {again}") from None
+        ours = isinstance(error.__cause__, ValueError | None)  # torch's words are of Python, and long
+        reason = f" ({error})" if ours else ""
+        raise UserError(f"{path} is damaged, cut off or no file of torch.save{reason}: {again}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
