@@ -13,8 +13,8 @@ from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError, some_of
-from nextframe.examine import SOME, doubts, duplicates
 from nextframe.files import read_json, sha256, sweep, write_json
+from nextframe.inspection import SOME, doubts, duplicates
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"

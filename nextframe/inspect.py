@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.examine import SAMPLE, Inspection, damaged, doubts, evenly_spaced, examine, offset_name, verdict
+from nextframe.inspection import SAMPLE, Inspection, damaged, doubts, evenly_spaced, inspection_of, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.footage import contact_sheet
 from nextframe.progress import clock
@@ -29,7 +29,7 @@ def inspect(data: Path, out: Path | None = None) -> Inspection:
     problems = damaged(dataset, infos)
     sample = evenly_spaced([info for info in infos if info.name not in problems], SAMPLE)
     episodes = [dataset.read(info) for info in sample]
-    found = examine(dataset, infos, episodes, tuple(problems.values()))
+    found = inspection_of(dataset, infos, episodes, tuple(problems.values()))
     print("\n".join(summary(dataset, found)))
     path = html.write_page(
         (out or Path(data)) / PAGE, contact_sheet(dataset, _facts(dataset, found), found, sample, episodes)

@@ -29,7 +29,7 @@ FLOORS = {
         "checkpoint",
         "clips",
         "distributed",
-        "examine",
+        "inspection",
         "flops",
         "forecast",
         "graphs",

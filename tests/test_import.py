@@ -26,9 +26,9 @@ from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
 from nextframe.data.video import decoded, fitted, lossless_mp4
 from nextframe.errors import UserError
-from nextframe.examine import alignment
 from nextframe.import_footage import Imported, import_footage, summary
 from nextframe.import_latents import import_latents
+from nextframe.inspection import alignment
 
 SAMPLES = Path(__file__).parent / "samples"
 UCF = SAMPLES / "ucf101_v_CliffDiving_g08_c03.mp4"

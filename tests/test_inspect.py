@@ -9,8 +9,8 @@ from tiny import ACTIONS, SIZE, TURN, tiny_episode, tiny_episodes
 
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo, write_episode
 from nextframe.errors import UserError
-from nextframe.examine import NumberUse, examine, verdict
 from nextframe.inspect import inspect, summary
+from nextframe.inspection import NumberUse, inspection_of, verdict
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -151,7 +151,7 @@ def test_many_classes_fit_on_a_line(tmp_path: Path) -> None:
     dataset = EpisodeDataset.create(tmp_path, DatasetInfo(10.0, SIZE, ACTIONS, {}, label_names=names))
     labels = [number for number in range(10) for _ in range(10 - number)]
     infos = [EpisodeInfo(f"test_{index}", "test", 4, {}, {}, label=label) for index, label in enumerate(labels)]
-    lines = list(summary(dataset, examine(dataset, infos, [])))
+    lines = list(summary(dataset, inspection_of(dataset, infos, [])))
     assert lines[2].endswith(
         "10 of 12 classes: " + ", ".join(f"{10 - n} class_{n}" for n in range(8)) + ", 3 of 2 others (1 to 2 each)"
     )

@@ -2,13 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from nextframe.data.episodes import EpisodeDataset
 from nextframe.hub import local_run
 from nextframe.options import choose, say_next
+
+if TYPE_CHECKING:
+    from nextframe.data.episodes import EpisodeDataset
 
 GYM = "gym:"
 WORLDS = {
@@ -140,7 +142,7 @@ def record_gym(
     _recorded(run(out, episodes, settings, split, seed, workers))
 
 
-def _recorded(dataset: EpisodeDataset) -> None:
+def _recorded(dataset: "EpisodeDataset") -> None:
     infos = dataset.episodes()
     print(f"{len(infos):,} episodes, {sum(info.frames for info in infos):,} frames in {dataset.folder}")
     say_next("look at them", "inspect", dataset.folder)

@@ -73,9 +73,9 @@ def import_footage(
         say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")
         return
     from nextframe.data.cutting import Cut
-    from nextframe.examine import alignment
     from nextframe.import_footage import import_footage as run
     from nextframe.import_footage import summary
+    from nextframe.inspection import alignment
 
     imported = run(
         place,

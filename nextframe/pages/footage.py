@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
-from nextframe.examine import Inspection, doubts, evenly_spaced, offset_name, verdict
+from nextframe.inspection import Inspection, doubts, evenly_spaced, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.drawing import action_clip, action_strip, words
 

@@ -81,7 +81,7 @@ class Inspection:
 def alignment(dataset: EpisodeDataset) -> str:
     """In a line, whether the actions of a data set are on time, by a sample of its episodes."""
     infos = evenly_spaced(dataset.episodes(), SAMPLE if dataset.info.action_kind != "none" else 0)
-    return verdict(examine(dataset, infos, [dataset.read(info) for info in infos]))
+    return verdict(inspection_of(dataset, infos, [dataset.read(info) for info in infos]))
 
 
 def damaged(dataset: EpisodeDataset, infos: list[EpisodeInfo]) -> dict[str, str]:
@@ -97,7 +97,7 @@ def damaged(dataset: EpisodeDataset, infos: list[EpisodeInfo]) -> dict[str, str]
     return problems
 
 
-def examine(
+def inspection_of(
     dataset: EpisodeDataset, infos: list[EpisodeInfo], episodes: list[Episode], problems: tuple[str, ...] = ()
 ) -> Inspection:
     """Everything about a data set, given the episodes sampled from it."""
