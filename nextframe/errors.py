@@ -21,6 +21,11 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 episode`, `1,024 episodes`"""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def some_of(names: Sequence[str], most: int) -> str:
     """`a, b and 3 more`"""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -80,9 +80,10 @@ def evaluate(
 
     `protocol`: one of PROTOCOLS by name, or your own. `batch`: trajectories predicted side by side; it changes speed
     and memory only. `sample`: if not given, the model's own settings with the protocol's in their place; its seed is
-    added to those of all noise. Finished trajectories are kept unless the weights, the protocol, the footage or the
-    sampling settings have changed. Raises UserError when footage, model and protocol do not fit together, or when none
-    of the metrics can be computed; where something is missing for some of them, `Results.missing` says so.
+    added to those of all noise. Finished trajectories are kept unless the weights of either network, context
+    or frames, the footage, the sampling settings or the precision have changed. Raises UserError when footage, model
+    and protocol do not fit together, or when none of the metrics can be computed; where something is missing for some
+    of them, `Results.missing` says so.
     """
     plan = prepare(protocol, model, data, out, device, batch, sample, keep=True)
     with sole_writer(out):

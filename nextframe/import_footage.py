@@ -12,7 +12,7 @@ from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeI
 from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
-from nextframe.errors import UserError, some_of
+from nextframe.errors import UserError, counted, some_of
 from nextframe.files import read_json, sha256, sweep, write_json
 from nextframe.inspection import SOME, doubts, duplicates
 
@@ -254,11 +254,11 @@ def summary(imported: Imported) -> list[str]:
     infos, info = imported.dataset.episodes(), imported.dataset.info
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(one.split for one in infos).items()))
     frames = sum(one.frames for one in infos)
-    episodes = "1 episode" if len(infos) == 1 else f"{len(infos)} episodes"
     others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
     few = FEW * len({one.meta.get("source") for one in infos})
     return [
-        f"{episodes} ({splits}), {frames:,} frames of {info.size} x {info.size} at {info.fps:g} fps",
+        f"{counted(len(infos), 'episode')} ({splits}), {counted(frames, 'frame')} of {info.size} x {info.size} "
+        f"at {info.fps:g} fps",
         _told(info),
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *_rates(infos),
@@ -293,7 +293,7 @@ def _told(info: DatasetInfo) -> str:
 
 
 def _unmoved(videos: int) -> str:
-    keep = "1 video keeps the side it was" if videos == 1 else f"{videos} videos keep the side they were"
+    keep = f"{counted(videos, 'video')} {'keeps the side it was' if videos == 1 else 'keep the side they were'}"
     return f"{keep} first given, train or test: another --test-share wants a new --out"
 
 

@@ -23,13 +23,13 @@ class SamplingOptions:
     """How frames are drawn; what is not given is for the protocol, or else the model's own settings, to say."""
 
     steps: int | None = None
-    """Steps per frame. What is not given is as the protocol says, if it does, or else as the model's own settings."""
+    """Steps per frame. What is not given is as the model's own settings say (in evaluate, as its protocol does)."""
     solver: Solver | None = None
     """How a step is made; euler in the published models."""
     guidance: float | None = None
     """1 is none, 0 without the condition."""
     seed: int | None = None
-    """Of the noise; with several seeds it is added to each."""
+    """Of the noise; in evaluate it is added to each of --seeds."""
     memory: int | None = None
     """Frames the model sees at once, at most: a sliding window; in play the length it was trained on if not given."""
     slide: int | None = None

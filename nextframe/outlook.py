@@ -6,7 +6,7 @@ import sys
 from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import blocks_of
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.footprint import (
     Demand,
     Footprint,
@@ -77,9 +77,9 @@ def way_out(learner: Learner, demand: Demand, footprint: Footprint, room: float)
 
 
 def duration(config: TrainConfig, position: Position, seconds: float) -> str:
-    """`about 1.9 s a step: 2,750 steps are 1h27m`"""
+    """`about 1.9 s a step: 2,750 steps take 1h27m`"""
     left = config.steps - position.step
-    took, rest = f"about {seconds:.2g} s a step", f"{left:,} steps are {clock(left * seconds)}"
+    took, rest = f"about {seconds:.2g} s a step", f"{counted(left, 'step')} take {clock(left * seconds)}"
     if config.minutes is not None and (until := 60 * config.minutes - position.seconds) < left * seconds:
         return f"{took}: {max(0, until) / seconds:,.0f} steps in the {clock(max(0, until))} that are left"
     return f"{took}: {rest}"

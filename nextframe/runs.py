@@ -51,6 +51,10 @@ class WorldModel:
         return f"<WorldModel of {weights:,} weights, frames of {size} x {size} pixels, on {self.device}>"
 
     @property
+    def _latents(self) -> str:
+        return ", ".join(map(str, self.config.model.latent_shape))
+
+    @property
     def device(self) -> torch.device:
         return self.autoencoder.scale.device
 
@@ -70,7 +74,8 @@ class WorldModel:
 
         `video`: uint8 [f, height, width, 3], f >= 1. `actions`: those that led from each frame to the next, int64
         [f - 1], or float32 [f - 1, a] where they are vectors. `most_frames`: room for so many frames, the clip
-        included. `label`: what the clip shows, for a model of labels.
+        included. `label`: what the clip shows, for a model of labels. Raises ValueError for frames of another size, for
+        actions or a label that the model does not have, and for too little room.
         """
         return self.walk_on(self.encode(video), actions, sample, most_frames, label)
 
@@ -82,7 +87,9 @@ class WorldModel:
         most_frames: int = 600,
         label: int | None = None,
     ) -> "Walk":
-        """The same for a clip that is latents already, [f, c, h, w]: those of another walk, say."""
+        """The same for a clip that is latents already, [f, c, h, w], f >= 1: those of another walk, say."""
+        if latents.ndim != 4 or not len(latents) or tuple(latents.shape[1:]) != self.config.model.latent_shape:
+            raise ValueError(f"expected latents [f >= 1, {self._latents}], not {list(latents.shape)}")
         return Walk(self, latents, actions, label, sample or self.config.sample, most_frames)
 
     def encode(self, video: Tensor) -> Tensor:
@@ -96,7 +103,9 @@ class WorldModel:
             return encode_video(self.autoencoder, video)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU."""
+        """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU. Raises ValueError for other shapes."""
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != self.config.model.latent_shape:
+            raise ValueError(f"expected latents [f, {self._latents}], not {list(latents.shape)}")
         with self.at_work():
             return decode_video(self.autoencoder, latents)
 
@@ -137,7 +146,8 @@ class Walk:
     def step(self, action: Action = 0) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
 
-        Models without actions pay no heed to it. Raises ValueError for an action the model does not have.
+        Models without actions pay no heed to it. Raises ValueError for an action the model does not have, and when
+        there is no room left (`grow` makes more).
         """
         return self.model.decode(self.imagine(action)[None])[0]
 
@@ -170,7 +180,7 @@ class Walk:
         """Go back to the time when there were `frames` frames, at least 1, the clip's included; go on from there.
 
         What was done at the last of them is open again: the next step says it, and whatever is told what was done
-        *at* a frame (`departure`) is told anew.
+        *at* a frame (`departure`) is told anew. Raises ValueError for a number of frames that there is not.
         """
         if not 1 <= frames <= self.frames:
             raise ValueError(f"cannot go back to {frames} of {self.frames} frames")

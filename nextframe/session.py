@@ -135,7 +135,9 @@ class Session:
     def begin(self, condition: Tensor | None) -> Tensor:
         """Note what the next frame is told; returns the noise it is made of. Raises ValueError as `step` does."""
         if self.frames >= self.capacity:
-            raise ValueError(f"this session has room for {self.capacity} frames: make more with `grow`, or at first")
+            raise ValueError(
+                f"this session has room for {self.capacity} frames: make more with `grow`, or give more `most_frames`"
+            )
         config = self.model.config
         if config.condition != "none":
             if condition is None or self._conditions is None:

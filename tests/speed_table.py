@@ -2,7 +2,7 @@
 
 Every row (0, 1 ...; all, if none is named) is measured as it is and in other ways: training not compiled, by
 FlexAttention, and by that in 8-bit floats, sampling by CUDA graphs. A table in Markdown, line after line as they are
-done; times in milliseconds.
+done; times in milliseconds. What is published and aimed at came with the aims: no GPU was at hand here.
 """
 
 import json

@@ -137,7 +137,7 @@ def test_the_largest_batch_is_tried(latents: Path, monkeypatch: pytest.MonkeyPat
 def test_an_estimate_writes_nothing(latents: Path, tmp_path: Path) -> None:
     lines = estimate_preset(replace(WORLD, train=replace(TRAIN, steps=100)), latents, tmp_path / "run")
     assert [line.split(":")[0] for line in lines] == ["memory", "largest batch in one part", "time"]
-    assert int(lines[1].split()[-1]) >= 4 and "100 steps are" in lines[2]
+    assert int(lines[1].split()[-1]) >= 4 and "100 steps take" in lines[2]
     assert not (tmp_path / "run").exists()
 
 
@@ -158,7 +158,7 @@ def test_time_is_that_of_the_mean_step(latents: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(learner, "differentiate", timed)
     true = sum(demand.flops_at(step) for step in range(1000)) / 1000 / 1e9
     assert seconds_a_step(learner, demand, Footprint(0, 0, 0, 1, 0.001), 0) == pytest.approx(true, rel=0.1)
-    assert duration(replace(TRAIN, steps=2750), Position(0), 1.9) == "about 1.9 s a step: 2,750 steps are 1h27m"
+    assert duration(replace(TRAIN, steps=2750), Position(0), 1.9) == "about 1.9 s a step: 2,750 steps take 1h27m"
 
 
 def test_a_container_may_have_less_than_its_machine(tmp_path: Path) -> None:

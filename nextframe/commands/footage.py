@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from nextframe.errors import counted
 from nextframe.hub import local_run
 from nextframe.options import choose, say_next
 
@@ -144,7 +145,7 @@ def record_gym(
 
 def _recorded(dataset: "EpisodeDataset") -> None:
     infos = dataset.episodes()
-    print(f"{len(infos):,} episodes, {sum(info.frames for info in infos):,} frames in {dataset.folder}")
+    print(f"{counted(len(infos), 'episode')}, {sum(info.frames for info in infos):,} frames in {dataset.folder}")
     say_next("look at them", "inspect", dataset.folder)
 
 
@@ -175,5 +176,6 @@ def encode(autoencoder: Path, data: Path, out: Path, mirrored: bool = False, dev
     index = run(local_run(autoencoder), data, out, device, mirrored)
     psnr = [episode.psnr for episode in index.episodes if episode.psnr is not None]
     like = f", decoded at {sum(psnr) / len(psnr):.1f} dB" if psnr else ""
-    print(f"{len(index.episodes):,} episodes, {sum(one.frames for one in index.episodes):,} frames of latents{like}")
+    frames = sum(episode.frames for episode in index.episodes)
+    print(f"{counted(len(index.episodes), 'episode')}, {frames:,} frames of latents{like}")
     say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.hub import local_run
 from nextframe.options import say_next
 
@@ -54,8 +54,9 @@ def import_footage(
         offset: Row t + OFFSET of the action files is done at frame t. In the end the import says what fits best.
         action_names: left right ...: names of the ids, or of a vector's numbers, in place of the files' own.
         autoencoder: Run of the autoencoder that made the latents a list names by `latent_path`, as the published code's
-            lists do: OUT becomes a folder of latents to train on, and the options about pictures do not matter.
-            It goes neither with --offset, nor with --label-folders and --skip-bad.
+            lists do: OUT becomes a folder of latents to train on. With it --fps, --split, --test-share, --actions and
+            --action-names count, and what is about pictures does not; --offset, --label-folders and --skip-bad do not
+            go with it.
         label_folders: The folder a video lies in is its class, as in UCF-101.
         split: Of all these videos; if not given, as folders or the list are called (train, test ...), or --test-share.
         test_share: Share of the videos that is held out, picked by a hash of their names. A video keeps the side
@@ -69,7 +70,8 @@ def import_footage(
         from nextframe.import_latents import import_latents
 
         index = import_latents(place, local_run(autoencoder), out, fps, split, test_share, actions, action_names)
-        print(f"{len(index.episodes)} episodes of latents, {sum(one.frames for one in index.episodes):,} frames")
+        frames = sum(one.frames for one in index.episodes)
+        print(f"{counted(len(index.episodes), 'episode')} of latents, {frames:,} frames")
         say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")
         return
     from nextframe.data.cutting import Cut

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from nextframe.bench.workload import WORKLOADS
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
 from nextframe.presets import PROTOCOLS, protocol_summary
 from nextframe.presets import as_published as with_published_choices
@@ -73,7 +73,7 @@ def sample(
 
     protocol = changed(Protocol(), context=context, frames=frames, episodes=episodes, split=split)
     videos = run(protocol, model, data, out, device, sampling.settings(protocol, model))
-    print(f"{len(videos)} videos, and their frames as npz: {videos[0]}{' ...' if len(videos) > 1 else ''}")
+    print(f"{counted(len(videos), 'video')}, and their frames as npz: {videos[0]}{' ...' if len(videos) > 1 else ''}")
 
 
 def evaluate(arguments: list[str]) -> None:

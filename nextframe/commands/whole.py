@@ -14,8 +14,8 @@ def demo(
     Args:
         out: Folder for all it makes, and OUT/report.html; runs/demo, or runs/demo-train, if not given.
         train: Start from nothing instead: record, train an autoencoder and a world model, predict, report.
-        budget: Time for --train, e.g. 90s, 2h; 10m if not given.
-        episodes: Mazes to predict; with --train at most one for each minute of the budget.
+        budget: Time for --train, e.g. 90s, 2h, at least 30s; 10m if not given.
+        episodes: Mazes to predict; with --train at most one for each minute of the budget, but two at least.
         device: auto, cpu, cuda or cuda:N.
     """
     if budget is not None and not train:

@@ -36,7 +36,8 @@ class DatasetInfo:
 
     fps: frames per second. size: height and width in pixels. action_names: by action number; of actions that are
     vectors, the names of their numbers. source: how the episodes were made, anything JSON can hold. label_names: the
-    classes that an episode may be of, by label. Raises ValueError for a kind of action that is none.
+    classes that an episode may be of, by label. Raises ValueError for an action_kind that there is not, or names that
+    do not go with it.
     """
 
     fps: float

@@ -8,7 +8,7 @@ import numpy as np
 
 from nextframe.configfile import dotted
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.pages import html
 from nextframe.pages.behaviour import behaviour, beside_published
 from nextframe.pages.charts import loss_curve
@@ -17,7 +17,6 @@ from nextframe.pages.samples import samples
 from nextframe.pages.scores import (
     by_seed,
     combination,
-    counted,
     errors,
     figure_of,
     span_name,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.pages import html
 from nextframe.pages.behaviour import beside_published
 from nextframe.pages.drawing import action_clip, film_strip, label_name
-from nextframe.pages.scores import by_seed, combination, counted, tiles
+from nextframe.pages.scores import by_seed, combination, tiles
 from nextframe.results import Results, prediction_path, read_prediction
 
 PLAYED, IN_STRIPS, FRAMES = 3, 8, 8

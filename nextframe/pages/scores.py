@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from nextframe.errors import counted
 from nextframe.metrics.statistics import EARLY, FEWEST, Figure
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
 from nextframe.results import BASELINES, DIGITS, METHODS, Method, Results, name_of
-
-
-def counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def span_name(results: Results, late: bool) -> str:
