@@ -218,8 +218,7 @@ class WorldModelConfig:
 
     @property
     def most_seen(self) -> int:
-        """Frames that the model has learnt to see at once (of a long model one more: blocks of a round size are
-        forgotten then, together with moves of its window)."""
+        """Frames that the model has learnt to see at once (of a long model, whose clips have one less, one more)."""
         return max(self.model.window, self.clip.frames)
 
 

@@ -114,7 +114,7 @@ def choose_threads(device: torch.device, work: Callable[[], object]) -> None:
 
 PACKED_ROWS = 64
 """Rows that packed weights are laid out for: the tokens of a frame. Others work too, about as fast."""
-PACKED_WEIGHTS = 2**19
+PACKED_WEIGHTS = {torch.float32: 2**19, torch.bfloat16: 2**15}
 """Of a matrix that is packed, at least; smaller ones are multiplied as fast as they are (docs/speed.md)."""
 
 
@@ -132,7 +132,7 @@ def prepare_for_inference(network: nn.Module, dtype: torch.dtype, device: torch.
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
-        if packs and isinstance(module, nn.Linear) and module.weight.numel() >= PACKED_WEIGHTS:
+        if packs and isinstance(module, nn.Linear) and module.weight.numel() >= PACKED_WEIGHTS[dtype]:
             gelu = following.get(module)
             if isinstance(gelu, nn.GELU):
                 module.forward = _packed(module, gelu.approximate)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,5 +1,6 @@
 """One model on many processes: replicated (DDP), or in pieces (FSDP2). Applied to a finished network, from outside."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,8 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nextframe import ranks
 from nextframe.layers import Block, Modulation
+from nextframe.objective import Inputs
 
-Inputs = dict[str, Tensor]
+# The modulations of a frame are views, cut from one tensor; nothing changes them in place, which is what it warns of.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 class Scored(nn.Module):

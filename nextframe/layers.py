@@ -158,7 +158,7 @@ class Attention(nn.Module):
         keys = rotate(concatenated([key for key, _ in pairs]), rotary, values.dtype)
         readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
         queries = concatenated([part.queries(x) for part, x in readers])
-        without_queries = keys.shape[2] - queries.shape[1]
+        without_queries = sum(x.shape[1] * x.shape[2] for x in hidden[:-asked_segments])
         queries = rotate(queries, rotary[..., without_queries:, :, :], values.dtype)
         mixed = attend_in_rows(queries, keys, values, seen, without_queries, layer, self.kernel)
         updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)

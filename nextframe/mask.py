@@ -46,7 +46,8 @@ def views(layout: Layout, below: Layout, config: TransformerConfig, device: torc
     """
     if layout.windows == 1:
         keys = below + layout
-        return (View(0, ((0, keys.tokens),), visible_spans(layout, keys, config, device)),)
+        spans = (spans_over_a_stack if below.segments else visible_spans)(layout, keys, config, device)
+        return (View(0, ((0, keys.tokens),), spans),)
     shared = layout.segments[: -layout.windows]
     found, start = [], 0
     for segment in layout.segments:
@@ -84,6 +85,11 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
             mask = frame_mask(frames[start:stop], key_frames[:visible], config.temporal_decay)
         spans.append(Span(start, stop, visible, mask, seen_by_all))
     return tuple(spans)
+
+
+spans_over_a_stack = lru_cache(maxsize=16)(visible_spans.__wrapped__)
+"""The same where tokens lie over others in a cache: every frame of a walk is a place of its own, which does not come
+again once its steps are done. Kept like those of clips, they would fill the memory."""
 
 
 def sees_everything(queries: Layout, keys: Layout, config: TransformerConfig) -> bool:

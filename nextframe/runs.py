@@ -128,7 +128,8 @@ class Walk:
         if conditions is not None:
             conditions = conditions[None].to(model.device)
         with model.at_work():
-            self.session = Session(model.transformer, latents[None], conditions, most_frames, sample)
+            own = latents[None].to(model.device)
+            self.session = Session(model.transformer, own, conditions, most_frames, sample)
 
     @property
     def latents(self) -> Tensor:

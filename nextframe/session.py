@@ -49,7 +49,7 @@ class Session:
         """`context`: scaled latents [b, f, c, h, w], f may be 0.
 
         `conditions`: what each context frame is conditioned on, ids (int64 [b, f]) or vectors (float32 [b, f, a]).
-        `capacity`: the most frames the session will ever hold, context included.
+        `capacity`: the most frames the session will ever hold, context included. The network goes into evaluation mode.
         """
         config = at_sampling(model.config, sample, capacity)
         if config.attention == "full":

@@ -65,7 +65,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
             before = fraction_done(config, position)
             position, last = Position(position.step + 1, seconds), now
             done = fraction_done(config, position) >= 1
-            if position.step % config.log_every == 0 or done:
+            if position.step % config.log_every == 0 or done or stop:
                 figures, in_a_row = learner.figures(position.step - logged.step)
                 if in_a_row >= config.most_skipped:
                     raise UserError(

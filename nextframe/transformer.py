@@ -67,6 +67,8 @@ class Transformer(nn.Module):
         self.final_modulation = Modulation(config.width, 2)
         self.head = nn.Linear(config.width, config.patch**2 * config.latent_channels)
         self.initialise()
+        # In the order of use.
+        self._modulated = [module for module in self.modules() if isinstance(module, Modulation)]
 
     def initialise(self) -> None:
         """Xavier everywhere; small embeddings; zero modulations and head, so that the network starts as nothing."""
@@ -120,8 +122,7 @@ class Transformer(nn.Module):
         A sampler knows the times of its steps beforehand, and computes them all in one go.
         """
         vectors = F.silu(self.condition_vectors(time, condition))
-        parts = [module for module in self.modules() if isinstance(module, Modulation)]  # in the order of use
-        return [part(vectors) for part in parts]
+        return [part(vectors) for part in self._modulated]
 
     def velocity(
         self,

@@ -133,7 +133,6 @@ def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.Mo
     used = []
     monkeypatch.setattr(attention.MatmulAttention, "apply", noting(fused, used))
     layout = layout_of(LONG, 9)
-    keys = torch.randn(1, 2, layout.tokens, 16)
     for dtype, queries, gradient in (
         (torch.float32, layout, True),
         (torch.bfloat16, layout, False),
@@ -142,7 +141,8 @@ def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.Mo
     ):
         asking = torch.randn(1, 2, queries.tokens, 16, dtype=dtype, requires_grad=gradient)
         below = Layout() if queries is layout else layout_of(LONG, 8)
-        attend(asking, keys.to(dtype), keys.to(dtype), views(queries, below, LONG, CPU))
+        keys = torch.randn(1, 2, (below + queries).tokens, 16, dtype=dtype)
+        attend(asking, keys, keys, views(queries, below, LONG, CPU))
     assert used == [torch.bfloat16] * 2  # not where a few tokens want no gradient
 
 

@@ -83,6 +83,7 @@ WITHIN_A_FLOOR = {
     "rope": {"layout"},
     "layers": {"attention"},
     "clips": {"objective"},
+    "distributed": {"objective"},
     "forecast": {"devices", "runs", "sampler", "session"},
     "journal": {"objective", "devices", "pieces"},
     "learner": {"distributed", "objective", "optimizer", "devices"},

@@ -217,6 +217,19 @@ def test_a_resumed_run_has_one_log(latents: Path, tmp_path: Path, monkeypatch: p
     assert of(run, "seconds") == sorted(of(run, "seconds"))
 
 
+def test_a_stop_loses_no_step_of_the_log(latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(WORLD, train=replace(STEPS, log_every=4))
+    stop_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_preset(config, latents, tmp_path / "stopped")
+    monkeypatch.undo()
+    train_preset(config, latents, tmp_path / "stopped")
+    assert of(tmp_path / "stopped", "step") == [3, 4, 6]
+    train_preset(config, latents, tmp_path / "whole")
+    early, four = of(tmp_path / "stopped", "loss")[:2]
+    assert of(tmp_path / "whole", "loss")[0] == pytest.approx((3 * early + four) / 4, rel=1e-5)
+
+
 def test_a_log_whose_only_line_was_cut(latents: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

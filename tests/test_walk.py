@@ -11,7 +11,7 @@ from tiny import MODEL, SIZE, TOKENIZER
 from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, WorldModelConfig
-from nextframe.devices import matrix_precision, prepare_for_inference
+from nextframe.devices import PACKED_WEIGHTS, matrix_precision, prepare_for_inference
 from nextframe.runs import Action, Walk, WorldModel, action_tensor
 from nextframe.session import Session
 
@@ -114,7 +114,7 @@ def test_a_network_that_is_settled_for_sampling_is_the_same_function(
     dtype: torch.dtype, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float32 to rounding; bfloat16 as near to float32 as the plain path in bfloat16 is."""
-    monkeypatch.setattr("nextframe.devices.PACKED_WEIGHTS", 1)
+    monkeypatch.setitem(PACKED_WEIGHTS, dtype, 1)
     network, sample = random_transformer(MODEL), SampleConfig(steps=2, guidance=guidance)
     latents, told = torch.randn(2, 5, 4, 4, 4), torch.zeros(2, 5, dtype=torch.int64)
 

@@ -278,6 +278,7 @@ SETTINGS = (
     "dtype",
     "device",
     "compiled",
+    "graphs",
     "float8",
     "flex_attention",
     "repeats",
