@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.data.episodes import INDEX as EPISODES
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import (
     EPISODES_PER_SHARD,
@@ -29,7 +28,7 @@ from nextframe.data.latents import (
 )
 from nextframe.devices import matrix_precision, resolve_devices, resolve_precision
 from nextframe.errors import UserError
-from nextframe.files import sha256, sole_writer, sweep, write_atomically
+from nextframe.files import refuse_taken, sha256, sole_writer, sweep, write_atomically
 from nextframe.progress import Advance, progress, silent
 from nextframe.runs import load_autoencoder
 from nextframe.workers import end_with_parent
@@ -54,8 +53,8 @@ def encode(run: Path, data: Path, out: Path, device: str = "auto", mirrored: boo
     latent of the mirrored frame. Raises UserError when footage and autoencoder do not fit together, or `out` holds
     latents of others, or was made with another `mirrored`.
     """
-    if (out / EPISODES).exists():
-        raise UserError(f"{out} holds episodes: choose another --out for their latents")
+    if not (out / INDEX).exists():
+        refuse_taken(out, "latents")
     dataset, devices = EpisodeDataset.open(data), resolve_devices(device)
     target = devices[0]
     autoencoder = load_autoencoder(run, target)

@@ -27,7 +27,7 @@ from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.devices import choose_threads, enough_room, hardware_name, resolve_device
 from nextframe.errors import UserError
 from nextframe.estimate import Estimate, estimate
-from nextframe.files import sha256, sole_writer, sweep
+from nextframe.files import refuse_taken, sha256, sole_writer, sweep
 from nextframe.forecast import (
     check_sampling,
     forecast,
@@ -209,6 +209,7 @@ def prepare(
     `keep`: whether `out` may be written to.
     """
     protocol = named_protocol(protocol)
+    refuse_taken(out, "results")
     if batch < 1:
         raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
     dataset, target, run = EpisodeDataset.open(data), resolve_device(device), local_run(model)

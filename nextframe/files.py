@@ -32,6 +32,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or usual).expanduser()
 
 
+INDICES = {"dataset.json": "footage", "latents.json": "latents", "config.yaml": "a run"}
+"""By the file that says so: what of ours may lie in a folder."""
+
+
+def described(folder: Path) -> str:
+    """What a folder is, where something else was wanted: `is no folder`, `holds latents`, `holds a run`."""
+    if not folder.is_dir():
+        return "is a file" if folder.exists() else "is not there"
+    kinds = [kind for index, kind in INDICES.items() if (folder / index).exists()]
+    return f"holds {' and '.join(kinds)}" if kinds else "holds nothing that nextframe has made"
+
+
+def refuse_taken(out: Path, what: str) -> None:
+    """Raises UserError where footage, latents or a run lies in the folder that `what` shall be written to."""
+    if any((out / index).exists() for index in INDICES):
+        raise UserError(f"{out} {described(out)}: choose another --out for {what}")
+
+
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")  # a Path makes one slash of two
 
 

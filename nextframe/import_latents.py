@@ -28,7 +28,7 @@ from nextframe.data.sources import Source, classes, divided, find_sources, table
 from nextframe.data.tensors import tensors_of
 from nextframe.encode import SCALE_EPISODES, begin, check_weights, kept, new_shards, remove_shards
 from nextframe.errors import UserError, reason_of
-from nextframe.files import sha256, sole_writer, sweep
+from nextframe.files import refuse_taken, sha256, sole_writer, sweep
 from nextframe.import_footage import USUAL_FPS, check_fps_and_share
 from nextframe.progress import progress
 from nextframe.runs import load_autoencoder
@@ -54,6 +54,8 @@ def import_latents(
     autoencoder's shape, or has not an action a frame.
     """
     check_fps_and_share(fps, test_share)
+    if not (out / INDEX).exists():
+        refuse_taken(out, "latents")
     sources = find_sources(place)
     if without := [source for source in sources if source.latents is None]:
         raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")

@@ -20,7 +20,7 @@ from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import matrix_rate, peak_memory
 from nextframe.errors import UserError
-from nextframe.files import write_atomically, writing
+from nextframe.files import described, write_atomically, writing
 from nextframe.objective import Inputs
 from nextframe.pieces import Position
 
@@ -121,7 +121,7 @@ def read_log(run: Path) -> list[Record]:
     try:
         records = _records(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a run that has been trained") from error
+        raise UserError(f"{path} cannot be read, {run} {described(run)}: name a run that has been trained") from error
     by_step: dict[float, Record] = {}
     for record in records:
         by_step[record["step"]] = {**by_step.get(record["step"], {}), **record}

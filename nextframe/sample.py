@@ -8,7 +8,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.devices import resolve_device
-from nextframe.files import new_file, write_atomically
+from nextframe.files import new_file, refuse_taken, write_atomically
 from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
 from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
 from nextframe.progress import progress
@@ -25,6 +25,7 @@ def sample(
     context first, `context`, `actions`, and `label` if the model was told one. Without context they are sample_000.mp4,
     sample_001.mp4 ... of the samples alone. Returns the videos. Raises UserError as `evaluate` does.
     """
+    refuse_taken(out, "samples")
     dataset, target = EpisodeDataset.open(data), resolve_device(device)
     world = load(model, target)
     sample = sample or protocol.settings(world.config.sample)

@@ -307,7 +307,7 @@ def test_what_cannot_be_encoded_is_one_line(autoencoder: Path, data: Path, tmp_p
     with pytest.raises(UserError, match="empty has no episodes yet"):
         encode(autoencoder, empty.folder, out, "cpu")
     large = EpisodeDataset.create(tmp_path / "large", DatasetInfo(10.0, 64, ACTIONS, {}))
-    with pytest.raises(UserError, match="holds episodes: choose another --out"):
+    with pytest.raises(UserError, match="holds footage: choose another --out"):
         encode(autoencoder, data, data)
     with pytest.raises(UserError, match=r"64 pixels a side, the autoencoder in .* takes 32"):
         encode(autoencoder, large.folder, out, "cpu")

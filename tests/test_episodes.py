@@ -102,7 +102,7 @@ def test_create_goes_on_after_a_kill_in_its_first_moment(tmp_path: Path) -> None
 
 
 def test_a_folder_without_index_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path} is not a dataset: it has no dataset.json"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a dataset: it holds nothing that nextframe has made"):
         EpisodeDataset.open(tmp_path)
 
 

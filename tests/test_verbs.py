@@ -149,7 +149,7 @@ def test_nothing_is_written_to_object_storage(
         ("demo --train --budget soon", "write 90s, 10m or 1h30m"),
         ("demo --train --budget 5s", "at least 30s"),
         ("train autoencoder-maze --data nowhere --out run", "nowhere is not a dataset"),
-        ("train maze --data nowhere --out run", "nowhere holds no latents"),
+        ("train maze --data nowhere --out run", "nowhere holds no latents: it is not there"),
         ("encode --autoencoder nowhere --data nowhere --out out", "nowhere is not"),
         ("sample --model nowhere --data nowhere --out out", "nowhere is not a run"),
         ("inspect nowhere", "nowhere is not a dataset"),
@@ -177,6 +177,14 @@ def test_bad_data_gets_one_line(
     assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
     assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
     assert "is an autoencoder, not a world model" in say(f"export --model {loop}/autoencoder --out o")
+    for command in ("sample --context 4 --frames 4", "evaluate maze --context 4 --frames 4"):
+        for taken, what in (("data", "footage"), ("latents", "latents"), ("world", "a run")):
+            assert f"{taken} holds {what}: choose another --out" in say(
+                f"{command} {model} {data} --out {loop}/{taken}"
+            )
+    autoencoder = f"encode --autoencoder {loop}/autoencoder"
+    assert "world holds a run: choose another --out" in say(f"{autoencoder} {data} --out {loop}/world")
+    assert "latents is not a dataset: it holds latents" in say(f"{autoencoder} --data {loop}/latents --out o")
     encode = say(f"encode --autoencoder {loop}/world {data} --out o")
     assert f"is a world model, not an autoencoder: name that in it, {loop}/world/autoencoder" in encode
     assert "set --model.frame-size" in say(

@@ -19,7 +19,7 @@ from nextframe.data.arrays import arrays_of
 from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
 from nextframe.errors import UserError, reason_of
-from nextframe.files import TEMPORARY, inside, plain_name, read_json, write_atomically, write_json
+from nextframe.files import TEMPORARY, described, inside, plain_name, read_json, write_atomically, write_json
 
 ActionKind = Literal["id", "vector", "none"]
 """An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
@@ -111,9 +111,8 @@ class EpisodeDataset:
         try:
             document = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(
-                f"{folder} is not a dataset: it has no {INDEX}; make one with `nextframe record` or `import`"
-            ) from None
+            made = "footage is made by nextframe record or import"
+            raise UserError(f"{folder} is not a dataset: it {described(folder)}; {made}") from None
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read ({reason_of(error)}): restore it, or record into a new folder"

@@ -22,7 +22,7 @@ from torch import Tensor
 from nextframe.data.episodes import ActionKind
 from nextframe.data.remote import mirror_of
 from nextframe.errors import UserError, reason_of
-from nextframe.files import inside, plain_name, read_json, write_atomically, write_json
+from nextframe.files import described, inside, plain_name, read_json, write_atomically, write_json
 
 VERSION = 1
 INDEX = "latents.json"
@@ -114,7 +114,9 @@ def read_index(folder: Path) -> LatentIndex:
                 raise ValueError(f"label {episode.label} of episode {episode.name}")
         return index
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} holds no latents (no {INDEX}): make them with nextframe encode") from None
+        raise UserError(
+            f"{folder} holds no latents: it {described(folder)}; latents are made by nextframe encode"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or encode into a new folder") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
