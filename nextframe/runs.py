@@ -28,6 +28,9 @@ from nextframe.transformer import Transformer, parameters_of
 Action = SupportsIndex | str | Sequence[float]
 """A number, a name where the model knows names (`Metadata`), or a vector of numbers."""
 WHAT = {WorldModelConfig: "a world model", TokenizerConfig: "an autoencoder"}
+Actions = Tensor | Sequence[Action]
+"""Of a clip: int64 [f], or float32 [f, a] where they are vectors, or what becomes that."""
+NAMELESS = Metadata()
 C = TypeVar("C", bound=RunConfig)
 N = TypeVar("N", bound=nn.Module)
 
@@ -65,10 +68,10 @@ class WorldModel:
     def session(
         self,
         video: Tensor,
-        actions: Tensor | None = None,
+        actions: Actions | None = None,
         sample: SampleConfig | None = None,
         most_frames: int = 600,
-        label: int | None = None,
+        label: int | str | None = None,
     ) -> "Walk":
         """Walk on from a clip.
 
@@ -82,10 +85,10 @@ class WorldModel:
     def walk_on(
         self,
         latents: Tensor,
-        actions: Tensor | None = None,
+        actions: Actions | None = None,
         sample: SampleConfig | None = None,
         most_frames: int = 600,
-        label: int | None = None,
+        label: int | str | None = None,
     ) -> "Walk":
         """The same for a clip that is latents already, [f, c, h, w], f >= 1: those of another walk, say."""
         if latents.ndim != 4 or not len(latents) or tuple(latents.shape[1:]) != self.config.model.latent_shape:
@@ -117,14 +120,14 @@ class Walk:
         self,
         model: WorldModel,
         latents: Tensor,
-        actions: Tensor | None,
-        label: int | None,
+        actions: Actions | None,
+        label: int | str | None,
         sample: SampleConfig,
         most_frames: int,
     ) -> None:
         self.model = model
-        self._label = label
-        conditions = clip_conditions(model.config.model, len(latents), actions, label)
+        conditions = clip_conditions(model.config.model, len(latents), actions, label, model.metadata)
+        self._label = None if conditions is None else conditions[:1]  # of a model of labels
         if conditions is not None:
             conditions = conditions[None].to(model.device)
         with model.at_work():
@@ -144,15 +147,15 @@ class Walk:
     def most_frames(self) -> int:
         return self.session.capacity
 
-    def step(self, action: Action = 0) -> Tensor:
+    def step(self, action: Action | None = None) -> Tensor:
         """The frame that `action`, taken at the last one, leads to: uint8 [height, width, 3].
 
-        Models without actions pay no heed to it. Raises ValueError for an action the model does not have, and when
+        Models without actions need none. Raises ValueError for an action the model does not have, and when
         there is no room left (`grow` makes more).
         """
         return self.model.decode(self.imagine(action)[None])[0]
 
-    def imagine(self, action: Action = 0) -> Tensor:
+    def imagine(self, action: Action | None = None) -> Tensor:
         """The same, not decoded: latents [c, h, w]."""
         return imagine_together([self], [action])[0]
 
@@ -161,7 +164,7 @@ class Walk:
         with self.model.at_work():
             self.session.read_ahead()
 
-    def tell(self, action: Action) -> Tensor | None:
+    def tell(self, action: Action | None) -> Tensor | None:
         """Note what is done at the newest frame, where a model is told that (`departure`); returns what the next is
         conditioned on when `action` leads to it. Raises ValueError as `step` does.
         """
@@ -169,7 +172,7 @@ class Walk:
         if config.condition == "none":
             return None
         if config.condition == "label":
-            return torch.tensor([self._label])
+            return self._label
         condition = action_tensor(config, action, self.model.metadata.action_names)[None]
         if config.action_of == "arrival":
             return condition
@@ -193,7 +196,7 @@ class Walk:
 
 
 @torch.no_grad()
-def imagine_together(walks: Sequence[Walk], actions: Sequence[Action]) -> list[Tensor]:
+def imagine_together(walks: Sequence[Walk], actions: Sequence[Action | None]) -> list[Tensor]:
     """`Walk.imagine` of each, for walks of one model: those with equal settings in one pass, wherever they are."""
     told = [walk.tell(action) for walk, action in zip(walks, actions, strict=True)]
     made: dict[int, Tensor] = {}
@@ -204,35 +207,58 @@ def imagine_together(walks: Sequence[Walk], actions: Sequence[Action]) -> list[T
     return [made[place] for place in range(len(walks))]
 
 
-def clip_conditions(config: TransformerConfig, frames: int, actions: Tensor | None, label: int | None) -> Tensor | None:
+def clip_conditions(
+    config: TransformerConfig,
+    frames: int,
+    actions: Actions | None,
+    label: int | str | None,
+    metadata: Metadata = NAMELESS,
+) -> Tensor | None:
     """What the frames of a clip are conditioned on: int64 [f], float32 [f, a], or None for a model without conditions.
 
-    `actions`: a tensor, or what becomes one; nan for a vector nobody knows. Raises ValueError when the number of
-    actions, one of them, or the label does not fit.
+    `actions`: a tensor, or what becomes one, names too; nan for a vector nobody knows. `label`: a number or a name.
+    Raises ValueError when the number of actions, one of them, or the label does not fit.
     """
     if config.condition == "none":
         return None
     if config.condition == "label":
-        if label is None or not 0 <= label < config.classes:
-            raise ValueError(f"label {label} is none of the model's: choose 0 to {config.classes - 1}, label=...")
-        return torch.full((frames,), label)
+        number = metadata.label_names.index(label) if label in metadata.label_names else label
+        if not isinstance(number, int) or not 0 <= number < config.classes:
+            raise ValueError(f"label {label!r} is none of the model's: choose 0 to {config.classes - 1}, label=...")
+        return torch.full((frames,), number)
     one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
-    taken = one.expand(frames - 1, *one.shape) if actions is None else torch.as_tensor(actions)
-    if taken.shape != (frames - 1, *one.shape):
-        raise ValueError(f"{frames} frames have {frames - 1} actions between them, not {tuple(taken.shape)}")
-    known = taken.to(one.dtype)
-    if config.condition == "action" and not ((known == taken) & (known >= 0) & (known <= config.classes)).all():
+    if actions is None:
+        taken = one.expand(frames - 1, *one.shape)
+    elif isinstance(actions, Sequence) and any(isinstance(action, str) for action in actions):
+        taken = torch.stack([action_tensor(config, action, metadata.action_names) for action in actions])
+    else:
+        taken = torch.as_tensor(actions)
+    if taken.shape != (wanted := (frames - 1, *one.shape)):
+        raise ValueError(f"{frames} frames have actions {list(wanted)} between them, not {list(taken.shape)}")
+    told = taken.to(one.dtype)
+    if config.condition == "action" and not ((told == taken) & (told >= 0) & (told <= config.classes)).all():
         raise ValueError(f"not all of {taken.tolist()} are actions of the model: choose 0 to {config.classes - 1}")
+    if config.condition == "vector" and not known(told).all():
+        raise ValueError(f"action {int((~known(told)).nonzero()[0])} of the clip has numbers that are not finite")
     # Nobody has acted at the last frame yet.
-    return actions_for_frames(config, torch.cat([known, one[None]]))
+    return actions_for_frames(config, torch.cat([told, one[None]]))
 
 
-def action_tensor(config: TransformerConfig, action: Action, names: Sequence[str] = ()) -> Tensor:
+def known(vectors: Tensor) -> Tensor:
+    """[f, a] -> bool [f]: which can be told to a model: finite ones, or all nan, which is no action."""
+    return vectors.isfinite().all(dim=1) | vectors.isnan().all(dim=1)
+
+
+def action_tensor(config: TransformerConfig, action: Action | None, names: Sequence[str] = ()) -> Tensor:
     """An action as a condition: int64 [] or float32 [a]. Raises ValueError for one the model does not have."""
     none_such = f"action {action!r} is none of the model's"
     if config.condition == "vector":
-        vector = torch.empty(0) if isinstance(action, str) else torch.as_tensor(action, dtype=torch.float32)
-        if vector.shape != (config.action_size,):
+        vector = (
+            torch.empty(0)
+            if action is None or isinstance(action, str)
+            else torch.as_tensor(action, dtype=torch.float32)
+        )
+        if vector.shape != (config.action_size,) or not known(vector[None]).all():
             raise ValueError(f"{none_such}: give {config.action_size} numbers")
         return vector
     index = -1

@@ -168,7 +168,7 @@ class Footage:
     told: bool
     """Whether the model is told the actions."""
     folder: Path | None
-    """Where a network that was learned for it is kept; None: nowhere."""
+    """Where a network that learns for it is kept; None: it learns nothing, for an estimate."""
 
 
 def load_scorer(protocol: Protocol, device: torch.device, footage: Footage) -> Scorer:

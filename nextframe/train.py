@@ -1,6 +1,7 @@
 """The one training loop. What is trained, and on what, are its arguments."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
                 record = {"step": position.step, **figures, "learning_rate": rate, **measured}
                 log(record)
                 told, logged = shown(record, held_out), position
-            advance(fraction_done(config, position) - before, f"step {position.step}{told}")
+            advance(min(1.0, fraction_done(config, position)) - before, f"step {position.step}{told}")
             if due or done or stop:
                 save(saver, learner, position)
                 saved = time.monotonic()
@@ -87,6 +88,8 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
                 looked = time.monotonic()
                 last += seen["examine_seconds"]  # is no time of training
         if examine is not None and not stop and not looked_at(run, position.step):
+            if ranks.rank() == 0:
+                print(f"{run.name} is trained; at last it is tried on held-out clips", file=sys.stderr)
             log(examined(examine, learner, position.step))
     (stop,) = ranks.largest(max(stop, interrupted()))
     if stop:

@@ -12,7 +12,8 @@ from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.devices import PACKED_WEIGHTS, matrix_precision, prepare_for_inference
-from nextframe.runs import Action, Walk, WorldModel, action_tensor
+from nextframe.metadata import Metadata
+from nextframe.runs import Action, Walk, WorldModel, action_tensor, clip_conditions
 from nextframe.session import Session
 
 CPU = torch.device("cpu")
@@ -54,6 +55,27 @@ def test_an_action_that_there_is_not_is_refused(action: Action) -> None:
         action_tensor(MODEL, action, ("wait", "jump"))
 
 
+def test_actions_and_labels_of_a_clip_may_be_names() -> None:
+    named = Metadata(10.0, ("wait", "jump"), ("cat", "dog"))
+    told = [clip_conditions(MODEL, 3, actions, None, named) for actions in (["jump", "wait"], torch.tensor([1, 0]))]
+    assert torch.equal(*[x for x in told if x is not None])
+    dog = clip_conditions(LABELS, 3, None, "dog", named)
+    assert dog is not None and dog.tolist() == [1, 1, 1]
+    for label in ("cow", 99, None):
+        with pytest.raises(ValueError, match="is none of the model's"):
+            clip_conditions(LABELS, 3, None, label, named)
+
+
+@pytest.mark.parametrize("bad", [[float("inf"), 0.0], [1.0, float("nan")]], ids=["infinite", "half"])
+def test_numbers_that_would_spoil_a_walk_are_refused(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="is none of the model's: give 2 numbers"):
+        walk(VECTORS).step(bad)
+    with pytest.raises(ValueError, match="action 1 of the clip has numbers that are not finite"):
+        walk(VECTORS, torch.tensor([[0.0, 0.0], bad]))
+    with pytest.raises(ValueError, match="is none of the model's"):
+        walk(VECTORS).step()  # an action has to be said
+
+
 @pytest.mark.parametrize(
     "actions",
     [torch.tensor([1, 6]), torch.tensor([-1, 1]), torch.tensor([0.5, 1.0])],
@@ -86,8 +108,8 @@ def test_a_label_is_for_all_of_the_walk() -> None:
     ("config", "actions", "label", "action", "message"),
     [
         (MODEL, None, None, 6, "action 6 is none of the model's: choose 0 to 4"),
-        (MODEL, torch.zeros(3, dtype=torch.int64), None, 0, "3 frames have 2 actions"),
-        (VECTORS, torch.zeros(2, 3), None, [0.0, 0.0], "3 frames have 2 actions"),
+        (MODEL, torch.zeros(3, dtype=torch.int64), None, 0, "3 frames have actions"),
+        (VECTORS, torch.zeros(2, 3), None, [0.0, 0.0], "3 frames have actions"),
         (VECTORS, None, None, [0.0], "give 2 numbers"),
         (VECTORS, None, None, 1, "give 2 numbers"),
         (LABELS, None, None, 0, "label None is none of the model's"),

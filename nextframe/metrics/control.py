@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.files import new_file
+from nextframe.progress import progress
 
 VERSION = "control 1"
 SPLIT = "train"
@@ -54,14 +55,17 @@ class ActionReader(nn.Module):
     def learned(cls, dataset: EpisodeDataset, folder: Path | None) -> tuple[Self, str]:
         """One that has learned from the training split of `dataset`, and the digest of that footage.
 
-        It is kept in `folder`, if given, and learns anew only from other footage. It always learns the same. Raises
-        UserError where there is nothing to learn from.
+        It is kept in `folder`, and learns anew only from other footage. It always learns the same. Without a folder it
+        learns nothing: it is for an estimate then, which takes as long. Raises UserError where there is nothing to
+        learn from.
         """
         infos = episodes_to_learn_from(dataset)
         facts = [VERSION, STEPS, BATCH, RATE, SIDE, [dataset.digest(info) for info in infos]]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        path = None if folder is None else folder / f"control-{digest[:16]}.safetensors"
-        if path is not None and path.exists():
+        if folder is None:
+            return cls(len(dataset.info.action_names)).eval(), digest
+        path = folder / f"control-{digest[:16]}.safetensors"
+        if path.exists():
             reader = cls(len(dataset.info.action_names))
             try:
                 reader.load_state_dict(load_file(path))
@@ -69,17 +73,18 @@ class ActionReader(nn.Module):
             except (SafetensorError, RuntimeError, OSError) as error:
                 raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, and evaluate again") from error
         pictures, actions = [], []
-        for info in infos:
-            episode = dataset.read(info)
-            pictures.append(_small(episode.video))
-            actions.append(torch.from_numpy(episode.actions))
+        with progress("reading footage with actions", len(infos)) as advance:
+            for info in infos:
+                episode = dataset.read(info)
+                pictures.append(_small(episode.video))
+                actions.append(torch.from_numpy(episode.actions))
+                advance()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             reader = cls(len(dataset.info.action_names))
             reader.learn(pictures, actions)
-        if path is not None:
-            with new_file(path) as temporary:
-                save_file(reader.state_dict(), temporary)
+        with new_file(path) as temporary:
+            save_file(reader.state_dict(), temporary)
         return reader.eval(), digest
 
     def learn(self, pictures: Sequence[Tensor], actions: Sequence[Tensor]) -> None:
@@ -94,7 +99,8 @@ class ActionReader(nn.Module):
         weights /= weights[counts > 0].mean()
         optimizer = torch.optim.AdamW(self.parameters(), lr=RATE, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        told = "learning to read actions off pictures"
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False), progress(told, STEPS) as advance:
             for _ in range(STEPS):
                 batch = torch.randint(len(taken), (BATCH,))
                 logits = self(before[batch], after[batch])
@@ -103,6 +109,7 @@ class ActionReader(nn.Module):
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                advance()
 
     @torch.no_grad()
     def obeyed(self, video: np.ndarray, actions: np.ndarray) -> np.ndarray:
