@@ -124,7 +124,11 @@ def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "
     episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes(split))
-        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): set --clip.frames")
+        clip = config.clip
+        fits = (longest - 1) // clip.interval + 1 + (clip.min_frames is not None)
+        shorter = f" --clip.min-frames {max(1, fits // 2)}" if clip.min_frames and clip.min_frames >= fits else ""
+        way_out = f"set --clip.frames {fits}{shorter}, or give longer ones"
+        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): {way_out}")
     return episodes
 
 

@@ -46,7 +46,8 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
         )
         there = ", ".join(sorted({info.split for info in dataset.episodes()}))
         way_out = "lower --episodes" if infos else f"give footage that has them (this has {there})"
-        raise UserError(f"{have}: record or import more of them, or {way_out}")
+        more = f"record more with --split {protocol.split}, or import them with it or with --test-share"
+        raise UserError(f"{have}: {more}; or {way_out}")
     infos = infos[:wanted]
     for info in infos:
         if info.frames < needed:

@@ -2,18 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
-from nextframe.data.episodes import INDEX, DatasetInfo, EpisodeDataset, EpisodeInfo
+from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, holds_dataset
 from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError, counted, some_of
-from nextframe.files import read_json, sha256, sweep, write_json
+from nextframe.files import sha256, sweep, write_json
 from nextframe.inspection import SOME, doubts, duplicates
 
 CUTTING = "nextframe.data.cutting"
@@ -72,11 +72,15 @@ def import_footage(
     sources = find_sources(place, labelled, out)
     if latents := [source for source in sources if source.latents == source.video]:
         raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
+    before = EpisodeDataset.open(place) if holds_dataset(place) else None  # it is imported again
+    if before is not None and not labelled:
+        sources = _labels_kept(sources, before)
     others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
-        sources, words = _with_actions(sources, action_names, _names_kept(place), skip_bad, skipped)
+        kept_names = () if before is None else before.info.action_names
+        sources, words = _with_actions(sources, action_names, kept_names, skip_bad, skipped)
     names, numbers = classes(sources)
     info = DatasetInfo(
         fps=fps or _fps(sources) / cut.every,
@@ -185,14 +189,12 @@ def _with_actions(
     return good, vocabulary(tables, names or (kept if nameless else ()))
 
 
-def _names_kept(place: Path) -> tuple[str, ...]:
-    """Of the actions of a dataset of ours, where `place` is one; a file of that name may also be somebody else's."""
-    try:
-        document = read_json(place / INDEX)
-    except (OSError, ValueError):
-        return ()
-    names = document.get("action_names") if isinstance(document, dict) else None
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+def _labels_kept(sources: list[Source], dataset: EpisodeDataset) -> list[Source]:
+    """The sources, with the classes they have in a dataset of ours."""
+    by_name = {dataset.folder / info.files.get("video", ""): info.label for info in dataset.episodes()}
+    labels = [by_name.get(source.video) for source in sources]
+    words = [None if label is None else dataset.info.label_names[label] for label in labels]
+    return [replace(source, label=word) for source, word in zip(sources, words, strict=True)]
 
 
 def _fps(sources: list[Source]) -> float:
@@ -255,7 +257,8 @@ def summary(imported: Imported) -> list[str]:
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(one.split for one in infos).items()))
     frames = sum(one.frames for one in infos)
     others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
-    few = FEW * len({one.meta.get("source") for one in infos})
+    sources = len({one.meta.get("source") for one in infos})
+    few = FEW * sources
     return [
         f"{counted(len(infos), 'episode')} ({splits}), {counted(frames, 'frame')} of {info.size} x {info.size} "
         f"at {info.fps:g} fps",
@@ -263,6 +266,7 @@ def summary(imported: Imported) -> list[str]:
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *_rates(infos),
         *([_unmoved(imported.unmoved)] if imported.unmoved > few else []),
+        *([_nothing_held_out(sources)] if {one.split for one in infos} == {"train"} else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
@@ -272,11 +276,16 @@ def summary(imported: Imported) -> list[str]:
 def _rates(infos: Sequence[EpisodeInfo]) -> list[str]:
     """Warnings of videos that do not all run at one rate: an action, and a model, counts frames, not seconds."""
     firsts = [info for info in infos if not info.meta.get("part")]
-    rates = Counter(f"{rate:.4g}" for info in firsts if isinstance(rate := info.meta.get("fps"), float))
+    by_rate: dict[str, list[str]] = {}
+    for info in firsts:
+        if isinstance(rate := info.meta.get("fps"), float):
+            by_rate.setdefault(f"{rate:.4g}", []).append(info.meta.get("source", info.name))
     lines = []
-    if len(rates) > 1:
-        several = ", ".join(f"{count} at {rate}" for rate, count in rates.most_common())
-        lines.append(f"warning: frames a second differ, {several}: import each rate by itself, or bring all to one")
+    if len(by_rate) > 1:
+        usual, *others = sorted(by_rate, key=lambda rate: -len(by_rate[rate]))
+        several = "; ".join(f"{some_of(by_rate[rate], SOME)} at {rate}" for rate in others)
+        one = "import each rate into a folder of its own, or bring all to one"
+        lines.append(f"warning: frames a second differ, {usual} in most, {several}: {one}")
     if changing := [info.meta.get("source", info.name) for info in firsts if info.meta.get("uneven")]:
         constant = "make it constant: ffmpeg -i IN -vf fps=10 OUT"
         lines.append(f"warning: the time between frames varies in {some_of(changing, SOME)}: {constant}")
@@ -290,6 +299,11 @@ def _told(info: DatasetInfo) -> str:
     shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
     count = len(info.action_names)
     return f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {count} numbers: {shown}"
+
+
+def _nothing_held_out(videos: int) -> str:
+    way_out = "import more" if videos == 1 else "import them into a new --out, with --test-share 0.34"
+    return f"nothing is held out to evaluate on: {way_out}"
 
 
 def _unmoved(videos: int) -> str:

@@ -170,13 +170,14 @@ def test_one_action_for_each_step_between_frames(tmp_path: Path) -> None:
         ("walk.csv", "frame,action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
         ("walk.csv", "frame,action\n7,1\n8,1\n9,0\n10,0\n", "begins at 7"),
         ("walk.csv", "1\n-2\n1\n0\n", r"number actions from 0, or write amounts as -1\.0"),
-        ("walk.csv", "x,note\n1,a\n1,b\n1,a\n0,b\n", "column 'note' is not of numbers: leave it out, or call"),
+        ("walk.csv", "x,note\n1,a\n1,b\n1,a\n0,b\n", "column 'note' is not of numbers .the first line has the names"),
         ("walk.csv", "a,b\n1,2\n1\n1,2\n1,2\n", "row 1 has 1 cells"),
         ("walk.csv", "x\nnan\n1\n1\n0.5\n", "no table of actions"),
         ("walk.csv", "", "it is empty"),
         ("walk.csv", "key\ngo\nstay\ngo\n", "its first line, 'key', does not come again: if it is a header"),
         ("walk.csv", "dx;dy\n0;1\n0;1\n1;1\n", "separated by ';'"),
         ("walk.csv", "1\n\n1\n0\n", "line 2 is blank"),
+        ("walk.csv", "go\n  \ngo\ngo\n", "row 1 of column '0' is blank"),
         ("walk.jsonl", "1\n\n1\n0\n", "line 2 is blank"),
         ("walk.csv", ",action\n0,1\n2,1\n3,0\n4,0\n", "goes from 0 to 2 at row 1"),
         ("walk.jsonl", "1\n{]\n", "no table of actions"),
@@ -320,7 +321,7 @@ def test_rates_that_differ_or_change_are_reported(tmp_path: Path) -> None:
     for name, fps in (("slow", 10.0), ("slower", 10.0), ("fast", 30.0)):
         write_bytes(tmp_path / f"in/{name}.mp4", lossless_mp4(video, fps))
     lines = summary(imported(tmp_path / "in", tmp_path / "out"))
-    assert any("frames a second differ, 2 at 10, 1 at 30: import each" in line for line in lines)
+    assert any("frames a second differ, 10 in most, fast at 30: import each" in line for line in lines)
     assert not any("the time between frames varies" in line for line in lines)
     times = np.cumsum([1 if number % 3 else 7 for number in range(len(video))])
     write_bytes(tmp_path / "uneven/screen.mp4", mp4_shown_at(video, times))
@@ -351,7 +352,9 @@ def mp4_shown_at(video: np.ndarray, times: np.ndarray) -> bytes:
 def test_another_share_moves_nothing_and_says_so(tmp_path: Path) -> None:
     for name in "abc":
         write_video(tmp_path / f"in/{name}.mp4", 3, ord(name))
-    assert not any("keeps the side" in line for line in summary(imported(tmp_path / "in", tmp_path / "out")))
+    lines = summary(imported(tmp_path / "in", tmp_path / "out"))
+    assert not any("keeps the side" in line for line in lines)
+    assert "nothing is held out to evaluate on: import them into a new --out, with --test-share 0.34" in lines
     again = imported(tmp_path / "in", tmp_path / "out", test_share=0.34)
     assert {info.split for info in again.dataset.episodes()} == {"train"}
     assert (
@@ -364,6 +367,11 @@ def test_our_own_footage_keeps_the_names_of_its_actions(tmp_path: Path) -> None:
     data = tiny_episodes(tmp_path / "data")
     again = imported(data.folder, tmp_path / "again", size=data.info.size)
     assert again.dataset.info.action_names == data.info.action_names
+    for name in ("cat/a", "dog/b", "cat/c"):
+        write_video(tmp_path / f"videos/{name}.mp4", 3, ord(name[-1]))
+    imported(tmp_path / "videos", tmp_path / "labelled", labelled=True, test_share=0.0)
+    kept = imported(tmp_path / "labelled", tmp_path / "kept").dataset
+    assert kept.info.label_names == ("cat", "dog") and [info.label for info in kept.episodes()] == [0, 0, 1]
     (data.folder / "dataset.json").write_text('["somebody else\'s"]')
     other = imported(data.folder, tmp_path / "other", size=data.info.size)
     assert other.dataset.info.action_names == tuple(map(str, range(len(other.dataset.info.action_names))))
@@ -571,8 +579,8 @@ def test_a_table_of_no_numbers_and_one_of_two(tmp_path: Path) -> None:
 def test_what_was_imported_is_not_imported_again(tmp_path: Path) -> None:
     write_video(tmp_path / "walk.mp4", 4)
     (tmp_path / "walk.csv").write_text("action\n0\n1\n0\n1\n")
-    for _ in range(2):
-        assert [info.name for info in imported(tmp_path, tmp_path / "out").dataset.episodes()] == ["walk"]
+    for out in ("out", "out", "another"):
+        assert [info.name for info in imported(tmp_path, tmp_path / out).dataset.episodes()] == ["walk"]
 
 
 def test_mended_actions_and_another_split_are_imported_again(tmp_path: Path) -> None:

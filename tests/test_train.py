@@ -247,7 +247,7 @@ def test_another_model_is_refused(latents: Path, tmp_path: Path) -> None:
 
 
 def test_too_short_footage_is_refused(latents: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no training episode has the 13 frames.*set --clip.frames"):
+    with pytest.raises(UserError, match=r"no training episode has the 13 frames.*set --clip.frames 13, or"):
         train_preset(replace(WORLD, clip=ClipConfig(frames=14, min_frames=4)), latents, tmp_path / "run")
     just = replace(WORLD, clip=ClipConfig(frames=13, min_frames=4), train=replace(TRAIN, steps=2))
     train_preset(just, latents, tmp_path / "run")  # clips have fewer than 13 frames, episodes 12

@@ -100,6 +100,9 @@ def _from_csv(path: Path) -> ActionTable:
     if header:
         columns = {name: cells for name, cells in columns.items() if name.lower() in ACTION} or columns
     names = tuple(columns) if header else ()
+    for name, cells in columns.items():
+        if "" in cells:
+            raise ValueError(f"row {cells.index('')} of column {name!r} is blank: a row is one frame's action")
     if len(columns) == 1:
         (cells,) = columns.values()
         _check_words(cells, titled=bool(header))
@@ -114,7 +117,8 @@ def _numbers(name: str, cells: Sequence[str]) -> list[float]:
         return [TRUTH[cell.lower()] if cell.lower() in TRUTH else float(cell) for cell in cells]
     except ValueError:
         raise ValueError(
-            f"column {name!r} is not of numbers: leave it out, or call the one that has the actions `action`"
+            f"column {name!r} is not of numbers (the first line has the names): leave it out, or call the one that has "
+            "the actions `action`"
         ) from None
 
 

@@ -237,6 +237,15 @@ class EpisodeDataset:
         return path
 
 
+def holds_dataset(folder: Path) -> bool:
+    """Whether a dataset of ours lies in a folder here; a file of that name may be somebody else's."""
+    try:
+        document = read_json(folder / INDEX)
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"version", "fps", "size", "action_names", "episodes"} <= document.keys()
+
+
 def _is_somebodys(path: Path) -> bool:
     return not path.is_dir() and not path.name.startswith(TEMPORARY)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nextframe.data import actions, video
 from nextframe.data.arrays import names_of_arrays
+from nextframe.data.episodes import holds_dataset
 from nextframe.errors import UserError
 from nextframe.files import read_json
 
@@ -62,7 +63,8 @@ def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -
     else:
         raise UserError(f"{place} is neither a folder of videos nor a .json list of them: check the path")
     if not found:
-        raise UserError(f"{place} has no videos ({' '.join(video.SUFFIXES)}, or npz with an array `video`)")
+        kinds = f"{' '.join(video.SUFFIXES)}, or npz with an array `video`; data sets below it do not count"
+        raise UserError(f"{place} has no videos ({kinds})")
     by_name: dict[str, Source] = {}
     for source in found:
         if other := by_name.get(source.name):
@@ -110,6 +112,9 @@ def _files(folder: Path, out: Path | None) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if Path(at) != folder and holds_dataset(Path(at)):  # what an import into a folder in here has made
+            folders.clear()
+            continue
         found += [Path(at) / name for name in names]
     files = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
     if out is not None and out.resolve() != folder.resolve():
