@@ -35,7 +35,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        raise UserError(f"{path} is missing: name a file of weights, or a run that has them") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({reason_of(error)})") from None
 

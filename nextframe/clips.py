@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
 from nextframe.conditions import actions_for_frames
-from nextframe.config import TokenizerConfig, WorldModelConfig
+from nextframe.config import ClipConfig, TokenizerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
@@ -124,12 +124,16 @@ def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "
     episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
     if not episodes:
         longest = max(episode.frames for episode in dataset.episodes(split))
-        clip = config.clip
-        fits = (longest - 1) // clip.interval + 1 + (clip.min_frames is not None)
-        shorter = f" --clip.min-frames {max(1, fits // 2)}" if clip.min_frames and clip.min_frames >= fits else ""
-        way_out = f"set --clip.frames {fits}{shorter}, or give longer ones"
+        way_out = f"set {_clip_options(longest, config.clip)}, or give longer ones"
         raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): {way_out}")
     return episodes
+
+
+def _clip_options(longest: int, clip: ClipConfig) -> str:
+    """What to set where the longest episode is shorter than a clip."""
+    fits = (longest - 1) // clip.interval + 1 + (clip.min_frames is not None)
+    shorter = f" --clip.min-frames {max(1, fits // 2)}" if clip.min_frames and clip.min_frames >= fits else ""
+    return f"--clip.frames {fits}{shorter}"
 
 
 def _conditions(dataset: LatentDataset, model: TransformerConfig, episode: LatentEpisode) -> Tensor:
@@ -138,6 +142,21 @@ def _conditions(dataset: LatentDataset, model: TransformerConfig, episode: Laten
         assert episode.label is not None
         return torch.full((episode.frames,), episode.label)
     return actions_for_frames(model, dataset.actions(episode))
+
+
+def options_for(index: LatentIndex, preset: WorldModelConfig) -> list[str]:
+    """What to set for a preset that is told actions by number to learn from these latents."""
+    actions, labels, options = len(index.action_names), len(index.label_names), list[str]()
+    if index.action_kind == "vector":
+        options = ["--model.condition", "vector", "--model.action-size", f"{actions}"]
+    elif index.action_kind == "none":
+        options = ["--model.condition", *(["label", "--model.classes", f"{labels}"] if labels else ["none"])]
+    elif actions > preset.model.classes:
+        options = ["--model.classes", f"{actions}"]
+    if index.shape != preset.model.latent_shape:
+        options += _latent_options(index.shape, preset.model).split()
+    longest = max((episode.frames for episode in index.episodes if episode.split == "train"), default=0)
+    return options + (_clip_options(longest, preset.clip).split() if 0 < longest < preset.clip.span else [])
 
 
 def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:

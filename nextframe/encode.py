@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -31,6 +31,7 @@ from nextframe.errors import UserError
 from nextframe.files import refuse_taken, sha256, sole_writer, sweep, write_atomically
 from nextframe.progress import Advance, progress, silent
 from nextframe.runs import load_autoencoder
+from nextframe.stopping import interruptions, stop_as
 from nextframe.workers import end_with_parent
 
 SCALE_EPISODES = 32
@@ -117,7 +118,11 @@ def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
     """1 / standard deviation of the unscaled latents, over a sample of the training episodes."""
     infos = dataset.episodes("train") or dataset.episodes()
     sample = infos[:: max(1, len(infos) // SCALE_EPISODES)]
-    latents = [encode_video(autoencoder, torch.from_numpy(dataset.read(info).video[::8])) for info in sample]
+    latents = []
+    with progress("measuring how far latents vary", len(sample)) as advance:
+        for info in sample:
+            latents.append(encode_video(autoencoder, torch.from_numpy(dataset.read(info).video[::8])))
+            advance()
     return float(autoencoder.scale / torch.cat(latents).std())
 
 
@@ -183,15 +188,21 @@ def _encode_in_turn(
     mirrored: bool,
     advance: Advance,
 ) -> Iterator[list[LatentEpisode]]:
-    """A shard at a time."""
+    """A shard at a time. Who is asked to stop finishes the episode, and keeps what there is."""
     left = list(missing)
-    while left:
-        until = time.monotonic() + SHARD_SECONDS
-        entries = encode_shard(
-            autoencoder, dataset, left[:EPISODES_PER_SHARD], out / next(names), mirrored, advance, until
-        )
-        left = left[len(entries) :]
-        yield entries
+    with interruptions() as interrupted:
+        while left:
+            until = time.monotonic() + SHARD_SECONDS
+
+            def is_enough(until: float = until) -> bool:
+                return bool(interrupted()) or time.monotonic() > until
+
+            shard, path = left[:EPISODES_PER_SHARD], out / next(names)
+            entries = encode_shard(autoencoder, dataset, shard, path, mirrored, advance, is_enough)
+            left = left[len(entries) :]
+            yield entries
+            if stop := interrupted():
+                raise stop_as(stop)
 
 
 def encode_shard(
@@ -201,9 +212,9 @@ def encode_shard(
     path: Path,
     with_mirrored: bool,
     advance: Advance,
-    until: float = math.inf,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> list[LatentEpisode]:
-    """Encode episodes into a file; returns their lines for the index. `until`: begin none after this time, but one."""
+    """Encode episodes into a file, all or until there are enough, one at least; returns their lines for the index."""
     encoded, mirrored, entries = {}, {}, []
     for info in infos:
         episode = encode_episode(autoencoder, dataset, info, with_mirrored)
@@ -213,7 +224,7 @@ def encode_shard(
         psnr, source = round(episode.psnr, 2), dataset.digest(info)
         entries.append(LatentEpisode(info.name, info.split, info.frames, path.name, psnr, source, info.label))
         advance(1, f"{psnr:.1f} dB")
-        if time.monotonic() > until:
+        if is_enough():
             break
     write_shard(path, encoded, mirrored)
     return entries

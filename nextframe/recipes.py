@@ -131,6 +131,8 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
         examine = world_model_examination(config, opened, run) if wanted else None
         refuse_another_autoencoder(opened.folder / AUTOENCODER, run / AUTOENCODER, begun=before is not None)
     if initial is not None and before is None:
+        if (initial / CONFIG).exists() and type(read_config(initial / CONFIG)) is not type(config):
+            raise UserError(f"--initial {initial} is a run of another kind: name one like that which is to be trained")
         load_weights(task.product, initial / WEIGHTS if initial.is_dir() else initial)
     if rank() == 0:
         if initial is not None and before is not None:

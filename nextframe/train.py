@@ -1,15 +1,12 @@
 """The one training loop. What is trained, and on what, are its arguments."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,15 +15,13 @@ from nextframe import ranks
 from nextframe.config import TrainConfig
 from nextframe.devices import enough_room, synchronise, thread_start
 from nextframe.distributed import local_tensor
-from nextframe.errors import Stopped, UserError
+from nextframe.errors import UserError
 from nextframe.journal import Examination, Meter, Record, metrics_log, newest_with
 from nextframe.learner import Learner
 from nextframe.pieces import Position, newest_checkpoint
 from nextframe.progress import Advance, progress, silent
 from nextframe.saver import Saver, saving
-
-ASKED: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}
-"""The ways to ask a run to stop. Where processes are asked in both, all end as by the second."""
+from nextframe.stopping import interruptions, stop_as
 
 
 def train(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
@@ -93,7 +88,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
             log(examined(examine, learner, position.step))
     (stop,) = ranks.largest(max(stop, interrupted()))
     if stop:
-        raise Stopped if stop == ASKED[signal.SIGTERM] else KeyboardInterrupt
+        raise stop_as(stop)
     return position
 
 
@@ -132,32 +127,6 @@ def save(saver: Saver, learner: Learner, position: Position) -> None:
     if any(ranks.largest(broken)):
         raise UserError(f"a weight is not finite at step {position.step}: lower --train.optimizer.learning-rate")
     saver.save(learner.state(), position)
-
-
-@contextmanager
-def interruptions() -> Iterator[Callable[[], float]]:
-    """Yield a question: was the process asked to stop, and how (`ASKED`; 0: it was not)?
-
-    No step is left half done, but a second Ctrl-C does not wait. A second SIGTERM does: whoever sends it to all
-    processes, and has torchrun pass it on to them, means it once.
-    """
-    asked = 0
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT and not ranks.launched():
-            raise KeyboardInterrupt
-        asked = max(asked, ASKED[number])
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, note) for number in ASKED}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fraction_done(config: TrainConfig, position: Position) -> float:

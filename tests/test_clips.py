@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from conftest import LONG
 from tiny import tiny_latents
 from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
-from nextframe.clips import clip_batches
+from nextframe.clips import clip_batches, options_for
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, write_index
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
 from nextframe.objective import FrameFlowMatching
+from nextframe.presets import FOOTAGE
 from nextframe.transformer import Transformer
 
 TRAIN = TrainConfig(steps=20, batch=4)
@@ -161,3 +163,18 @@ def test_such_clips_can_be_learned_from(tmp_path: Path, config: WorldModelConfig
     objective, network = FrameFlowMatching(config), Transformer(config.model)
     inputs = objective.prepare(clip_batches(dataset, config)(3), torch.Generator().manual_seed(0))
     assert objective.score(network, inputs).loss.isfinite()
+
+
+@pytest.mark.parametrize("kind", ["ids", "many", "vectors", "labels", "nothing"])
+def test_what_is_to_be_set_is_enough_to_learn(kind: str, tmp_path: Path) -> None:
+    """What is proposed for latents of five short episodes is what `clip_batches` takes."""
+    index = tiny_latents(tmp_path, vectors=kind == "vectors", labels=2 if kind == "labels" else 0).index
+    if kind == "many":
+        index = replace(index, action_names=tuple(map(str, range(40))))
+    if kind in ("labels", "nothing"):
+        index = replace(index, action_kind="none", action_names=())
+    write_index(tmp_path, index)
+    options = options_for(index, FOOTAGE)
+    train = tyro.cli(WorldModelConfig, args=options, default=FOOTAGE)
+    batch = clip_batches(LatentDataset(tmp_path), train)(0)
+    assert batch.latents.shape[0] == train.train.batch // train.clip.windows

@@ -23,7 +23,7 @@ from nextframe.autoencoder import encode_video
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.latents import LatentDataset, read_index
 from nextframe.encode import encode
-from nextframe.errors import UserError
+from nextframe.errors import Stopped, UserError
 from nextframe.files import TEMPORARY, sole_writer
 from nextframe.runs import load_autoencoder
 
@@ -258,6 +258,28 @@ def test_an_interrupted_encoding_goes_on(
     assert encoded == ["test_2", "test_3", "test_4"]
     assert_right(out, data)
     assert not list(out.glob(f"{TEMPORARY}*"))
+
+
+@pytest.mark.parametrize(("asked", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_who_is_asked_to_stop_keeps_what_is_encoded(
+    autoencoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, raised: type
+) -> None:
+    """In the middle of the third of five episodes, of which two fit into a shard."""
+    out, encode_episode, calls = tmp_path / "latents", module.encode_episode, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), asked)
+        return encode_episode(*arguments)
+
+    monkeypatch.setattr(module, "encode_episode", interrupted)
+    with pytest.raises(raised):
+        encode(autoencoder, data, out, "cpu")
+    assert [episode.name for episode in read_index(out).episodes] == ["test_0", "test_1", "test_2"]
+    encode(autoencoder, data, out, "cpu")
+    assert len(calls) == EPISODES
+    assert_right(out, data)
 
 
 def test_a_shard_is_written_after_a_while(

@@ -48,6 +48,7 @@ FLOORS = {
         "saver",
         "scoring",
         "session",
+        "stopping",
     },
     5: {
         "bench",

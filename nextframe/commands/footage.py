@@ -12,6 +12,7 @@ from nextframe.options import choose, say_next
 
 if TYPE_CHECKING:
     from nextframe.data.episodes import EpisodeDataset
+    from nextframe.data.latents import LatentIndex
 
 GYM = "gym:"
 WORLDS = {
@@ -178,4 +179,15 @@ def encode(autoencoder: Path, data: Path, out: Path, mirrored: bool = False, dev
     like = f", decoded at {sum(psnr) / len(psnr):.1f} dB" if psnr else ""
     frames = sum(episode.frames for episode in index.episodes)
     print(f"{counted(len(index.episodes), 'episode')}, {frames:,} frames of latents{like}")
-    say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")
+    say_training(index, out)
+
+
+def say_training(index: "LatentIndex", latents: Path) -> None:
+    """The command that learns from these latents: by the preset of mazes, with its compass, or of other footage."""
+    from nextframe.clips import options_for
+    from nextframe.presets import FOOTAGE, MAZE
+    from nextframe.worlds.maze.settings import ACTION_NAMES
+
+    maze = index.action_names == ACTION_NAMES
+    options = options_for(index, MAZE if maze else FOOTAGE)
+    say_next("train on them", "train", "maze" if maze else "footage", "--data", latents, "--out", "RUN", *options)

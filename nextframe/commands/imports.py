@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from nextframe.commands.footage import say_training
 from nextframe.errors import UserError, counted
 from nextframe.hub import local_run
 from nextframe.options import say_next
@@ -72,7 +73,7 @@ def import_footage(
         index = import_latents(place, local_run(autoencoder), out, fps, split, test_share, actions, action_names)
         frames = sum(one.frames for one in index.episodes)
         print(f"{counted(len(index.episodes), 'episode')} of latents, {frames:,} frames")
-        say_next("train on them", "train", "PRESET", "--data", out, "--out", "RUN")
+        say_training(index, out)
         return
     from nextframe.data.cutting import Cut
     from nextframe.import_footage import import_footage as run
