@@ -87,7 +87,7 @@ def visible_spans(queries: Layout, keys: Layout, config: TransformerConfig, devi
     return tuple(spans)
 
 
-spans_over_a_stack = lru_cache(maxsize=16)(visible_spans.__wrapped__)
+spans_over_a_stack = lru_cache(maxsize=64)(visible_spans.__wrapped__)
 """The same where tokens lie over others in a cache: every frame of a walk is a place of its own, which does not come
 again once its steps are done. Kept like those of clips, they would fill the memory."""
 

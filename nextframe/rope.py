@@ -15,7 +15,7 @@ KEPT = 256
 """Frames whose angles are made at once."""
 
 
-@lru_cache(maxsize=16)  # a step's, or a frame's: what is dear of it is kept below
+@lru_cache(maxsize=64)  # those of a step, or of a frame of many walks: what is dear of it is kept below
 def rotary_table(
     layout: Layout, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
 ) -> RotaryTable:
