@@ -42,6 +42,10 @@ class Imported:
     """Folders that are called like splits, and were not taken as such."""
     unmoved: int
     """Videos that were imported before, and would be on another side (train, test) if they had not been."""
+    split: str | None
+    """That all were asked to be of."""
+    fps: float | None
+    """That all were said to run at."""
 
 
 def import_footage(
@@ -116,7 +120,7 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded, unmoved)
+    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded, unmoved, split, fps)
 
 
 def _described(
@@ -258,15 +262,15 @@ def summary(imported: Imported) -> list[str]:
     frames = sum(one.frames for one in infos)
     others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
     sources = len({one.meta.get("source") for one in infos})
-    few = FEW * sources
+    none_held_out = imported.split is None and {one.split for one in infos} == {"train"}
     return [
         f"{counted(len(infos), 'episode')} ({splits}), {counted(frames, 'frame')} of {info.size} x {info.size} "
         f"at {info.fps:g} fps",
         _told(info),
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
-        *_rates(infos),
-        *([_unmoved(imported.unmoved)] if imported.unmoved > few else []),
-        *([_nothing_held_out(sources)] if {one.split for one in infos} == {"train"} else []),
+        *([] if imported.fps else _rates(infos)),
+        *([_unmoved(imported.unmoved)] if imported.unmoved > FEW * sources else []),
+        *([_nothing_held_out(sources)] if none_held_out else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),

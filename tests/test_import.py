@@ -323,6 +323,8 @@ def test_rates_that_differ_or_change_are_reported(tmp_path: Path) -> None:
     lines = summary(imported(tmp_path / "in", tmp_path / "out"))
     assert any("frames a second differ, 10 in most, fast at 30: import each" in line for line in lines)
     assert not any("the time between frames varies" in line for line in lines)
+    said = summary(imported(tmp_path / "in", tmp_path / "said", fps=10.0, split="train"))
+    assert not any("frames a second differ" in line or "nothing is held out" in line for line in said)
     times = np.cumsum([1 if number % 3 else 7 for number in range(len(video))])
     write_bytes(tmp_path / "uneven/screen.mp4", mp4_shown_at(video, times))
     lines = summary(imported(tmp_path / "uneven", tmp_path / "other"))
