@@ -37,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise UserError(f"device {name!r} is not there: this machine shows {count} CUDA devices; try --device auto")
+            raise UserError(f"device {name!r} is not there: this machine shows {count} CUDA devices; choose auto")
     elif device.type != "cpu":
         raise UserError(f"device {name!r} is not supported: write auto, cpu, cuda or cuda:N")
     return device

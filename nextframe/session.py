@@ -347,7 +347,8 @@ def largest_stack(config: TransformerConfig, frames: int) -> int:
 def _room_for(start: Tensor, capacity: int) -> Tensor:
     """[b, f, ...] -> [b, capacity, ...], which begins with `start`; allocated once. ValueError if it does not fit."""
     if start.shape[1] > capacity:
-        raise ValueError(f"a session of {capacity} frames cannot go on from {start.shape[1]}: give it more, or fewer")
+        cannot = f"a session of {capacity} frames cannot go on from {start.shape[1]}"
+        raise ValueError(f"{cannot}: give it room (`most_frames`), or fewer frames")
     room = start.new_empty(len(start), capacity, *start.shape[2:])
     room[:, : start.shape[1]] = start
     return room
