@@ -150,6 +150,9 @@ def test_a_maze_is_scored_as_it_always_was(run: Path, tmp_path: Path, monkeypatc
     assert results.gains["repeat_last"]["psnr"].early.mean == -19.3433
     assert [results.gains[method]["ssim"].won for method in ("repeat_last", "context_mean")] == [3, 2]
     assert results.by_seed["psnr"].mean == pytest.approx(15.0016, abs=1e-4) and results.missing == {}
+    lines = [line.split("  ") for line in results.summary()]
+    assert [line[0] for line in lines] == list(METHODS.values())
+    assert "PSNR 15.00" in lines[0] and "PSNR 32.08" in lines[1]
 
 
 def trajectory(psnr: float, lpips: float, first: bool, features: Any = ((0.0,),)) -> Measured:

@@ -15,9 +15,10 @@ from tiny import tiny_episodes, tiny_run
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.journal import read_log
+from nextframe.metrics.statistics import Figure
 from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
 from nextframe.pages.report import write_report
-from nextframe.pages.scores import verdict
+from nextframe.pages.scores import interval, verdict
 from nextframe.protocol import Protocol
 from nextframe.results import METHODS, Results, summarise
 
@@ -137,3 +138,8 @@ def test_drawings_have_room_for_any_frame(size: int) -> None:
     strip = film_strip({"truth": video, "prediction": video}, ["+1", "+2", "+4"])
     assert strip.shape[0] > 4 * size and strip.shape[1] > 6 * size
     assert action_strip(video, ["up", "noop", "what"], 7).shape[1] > 6 * size
+
+
+def test_a_single_episode_has_no_interval() -> None:
+    assert interval(Figure(12.6, 12.6, 12.6), "psnr") == "12.60"
+    assert interval(Figure(12.6, 12.5, 12.7), "psnr", "+") == "+12.60 (+12.50 to +12.70)"
