@@ -95,5 +95,6 @@ def import_footage(
         workers=workers,
     )
     print("\n".join(summary(imported)))
-    print(alignment(imported.dataset))
+    if imported.dataset.info.action_kind != "none":
+        print(alignment(imported.dataset))
     say_next("look at it", "inspect", out)
