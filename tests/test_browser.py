@@ -325,6 +325,7 @@ def test_pictures_of_ones_own(visit: Callable[..., Page], server: str, tmp_path:
     page = visit()
     page.goto(server)
     Image.effect_noise((50, 40), 60).convert("RGB").save(tmp_path / "mine.png")
+    page.wait_for_selector("#choose:not([hidden])")  # before that nobody listens
     page.set_input_files("#file", tmp_path / "mine.png")
     page.wait_for_selector("#play:not([hidden])")
     assert eventually(lambda: len(np.unique(picture(page))) > 10)
