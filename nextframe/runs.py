@@ -71,7 +71,7 @@ class WorldModel:
         actions: Actions | None = None,
         sample: SampleConfig | None = None,
         most_frames: int = 600,
-        label: int | str | None = None,
+        label: SupportsIndex | str | None = None,
     ) -> "Walk":
         """Walk on from a clip.
 
@@ -88,7 +88,7 @@ class WorldModel:
         actions: Actions | None = None,
         sample: SampleConfig | None = None,
         most_frames: int = 600,
-        label: int | str | None = None,
+        label: SupportsIndex | str | None = None,
     ) -> "Walk":
         """The same for a clip that is latents already, [f, c, h, w], f >= 1: those of another walk, say."""
         if latents.ndim != 4 or not len(latents) or tuple(latents.shape[1:]) != self.config.model.latent_shape:
@@ -121,7 +121,7 @@ class Walk:
         model: WorldModel,
         latents: Tensor,
         actions: Actions | None,
-        label: int | str | None,
+        label: SupportsIndex | str | None,
         sample: SampleConfig,
         most_frames: int,
     ) -> None:
@@ -211,7 +211,7 @@ def clip_conditions(
     config: TransformerConfig,
     frames: int,
     actions: Actions | None,
-    label: int | str | None,
+    label: SupportsIndex | str | None,
     metadata: Metadata = NAMELESS,
 ) -> Tensor | None:
     """What the frames of a clip are conditioned on: int64 [f], float32 [f, a], or None for a model without conditions.
@@ -223,9 +223,9 @@ def clip_conditions(
         return None
     if config.condition == "label":
         number = metadata.label_names.index(label) if label in metadata.label_names else label
-        if not isinstance(number, int) or not 0 <= number < config.classes:
+        if not isinstance(number, SupportsIndex) or not 0 <= operator.index(number) < config.classes:
             raise ValueError(f"label {label!r} is none of the model's: choose 0 to {config.classes - 1}, label=...")
-        return torch.full((frames,), number)
+        return torch.full((frames,), operator.index(number))
     one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
     if actions is None:
         taken = one.expand(frames - 1, *one.shape)
@@ -253,11 +253,8 @@ def action_tensor(config: TransformerConfig, action: Action | None, names: Seque
     """An action as a condition: int64 [] or float32 [a]. Raises ValueError for one the model does not have."""
     none_such = f"action {action!r} is none of the model's"
     if config.condition == "vector":
-        vector = (
-            torch.empty(0)
-            if action is None or isinstance(action, str)
-            else torch.as_tensor(action, dtype=torch.float32)
-        )
+        numbers = [] if action is None or isinstance(action, str) else action
+        vector = torch.as_tensor(numbers, dtype=torch.float32)
         if vector.shape != (config.action_size,) or not known(vector[None]).all():
             raise ValueError(f"{none_such}: give {config.action_size} numbers")
         return vector

@@ -61,6 +61,7 @@ def test_actions_and_labels_of_a_clip_may_be_names() -> None:
     assert torch.equal(*[x for x in told if x is not None])
     dog = clip_conditions(LABELS, 3, None, "dog", named)
     assert dog is not None and dog.tolist() == [1, 1, 1]
+    assert clip_conditions(LABELS, 3, None, np.int64(1), named) is not None
     for label in ("cow", 99, None):
         with pytest.raises(ValueError, match="is none of the model's"):
             clip_conditions(LABELS, 3, None, label, named)
