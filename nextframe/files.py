@@ -37,7 +37,7 @@ INDICES = {"dataset.json": "footage", "latents.json": "latents", "config.yaml": 
 
 
 def described(folder: Path) -> str:
-    """What a folder is, where something else was wanted: `is no folder`, `holds latents`, `holds a run`."""
+    """What a folder is, where something else was wanted: `is not there`, `holds latents`, `holds a run`."""
     if not folder.is_dir():
         return "is a file" if folder.exists() else "is not there"
     kinds = [kind for index, kind in INDICES.items() if (folder / index).exists()]

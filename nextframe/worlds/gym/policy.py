@@ -57,7 +57,7 @@ class GivenPolicy:
         try:
             return function(*arguments)
         except Exception as error:
-            raise UserError(f"policy {self.name} failed ({where_and_why(error, own=1)}): mend it") from error
+            raise UserError(f"policy {self.name} failed ({where_and_why(error)}): mend it") from error
 
 
 def find_policy(name: str) -> Callable[..., Any]:

@@ -38,9 +38,9 @@ def load_gymnasium() -> Any:
     return gymnasium
 
 
-def where_and_why(error: BaseException, own: int) -> str:
-    """`maze.py, line 12: ValueError: ...`, of an error in somebody else's code that `own` functions of ours called."""
-    inside = traceback.extract_tb(error.__traceback__)[own:]
+def where_and_why(error: BaseException) -> str:
+    """`maze.py, line 12: ValueError: ...`, of an error in somebody else's code."""
+    inside = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours, that called it
     where = f"{Path(inside[-1].filename).name}, line {inside[-1].lineno}: " if inside else ""
     return where + one_line(error)
 

@@ -83,7 +83,7 @@ class GymWorld:
         try:
             return method(*arguments, **named)
         except Exception as error:
-            failed = f"gym:{self.settings.environment} failed ({where_and_why(error, own=1)})"
+            failed = f"gym:{self.settings.environment} failed ({where_and_why(error)})"
             raise UserError(f"{failed}: mend it, or choose another environment") from error
 
     def _frame(self) -> np.ndarray:
