@@ -24,7 +24,7 @@ from nextframe.data.cutting import Cut
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
-from nextframe.data.video import decoded, fitted, lossless_mp4
+from nextframe.data.video import VIDEO_ERRORS, decoded, fitted, lossless_mp4, video_facts
 from nextframe.errors import UserError
 from nextframe.import_footage import Imported, import_footage, summary
 from nextframe.import_latents import import_latents
@@ -294,6 +294,17 @@ def test_folders_that_hold_no_split_are_named(tmp_path: Path, beside: str, heede
     assert {info.split for info in found.dataset.episodes()} == ({"train", "test"} if heeded else {"train"})
     assert any("test is not taken as a split" in line for line in summary(found)) is not heeded
     assert not imported(tmp_path / "in", tmp_path / "out", split="test").unheeded
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
+    """What reads it must not open what it names."""
+    Path("other.mp4").write_bytes(lossless_mp4(np.zeros((3, 32, 32, 3), np.uint8), 10.0))
+    path = tmp_path / "walk.mp4"
+    path.write_text("ffconcat version 1.0\nfile 'other.mp4'\n")
+    with path.open("rb") as file, pytest.raises(VIDEO_ERRORS):
+        list(decoded(file))
+    with pytest.raises(VIDEO_ERRORS):
+        video_facts(path)
 
 
 def test_part_of_a_video_that_ends_badly_is_taken_back(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ MOST_PIXELS = 8192 * 8192
 """Of a frame, as the file says before any is decoded."""
 FEWEST_TIMES, FEW = 16, 0.05
 """Frames, and share of the distances between them, from which a rate counts as uneven."""
+ALONE = {"protocol_whitelist": "none"}
+"""For FFmpeg: nothing is read but the open file. One that is a list of others would have it open those."""
 VIDEO_ERRORS = (av.error.FFmpegError, IndexError, ValueError, AttributeError, MemoryError)
 """What a broken file makes of reading it. IndexError: there is no video in it; AttributeError: none with a size."""
 # Lossless H.264 in RGB. Without arithmetic coding (coder 0) it is 6 % larger and decodes in half the time.
@@ -48,10 +50,9 @@ def mp4(video: np.ndarray, fps: float, codec: str, pixels: str, options: dict[st
 def decoded(file: IO[bytes], times: list[float] | None = None) -> Iterator[np.ndarray]:
     """The frames of a video file, uint8 [h, w, 3], one after the other; `times`: gets the second each is shown at.
 
-    Raises one of `VIDEO_ERRORS` for what is no video. The decoder is given an open file, not a name, so
-    that a playlist in disguise cannot make it open other files.
+    Raises one of `VIDEO_ERRORS` for what is no video.
     """
-    with av.open(file, "r", metadata_errors="replace") as container:
+    with av.open(file, "r", metadata_errors="replace", options=ALONE) as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > MOST_PIXELS:
             raise ValueError(f"{stream.width} x {stream.height} pixels are too many")
@@ -76,7 +77,7 @@ class VideoFacts:
 
 def video_facts(path: Path) -> VideoFacts:
     """Without decoding. Raises one of `VIDEO_ERRORS`, and OSError."""
-    with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+    with path.open("rb") as file, av.open(file, "r", metadata_errors="replace", options=ALONE) as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
         frames = stream.frames
