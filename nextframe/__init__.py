@@ -3,8 +3,8 @@
 import nextframe
 
 model = nextframe.load("runs/mine")
-session = model.session(video, actions)   # uint8 [f, height, width, 3] and the actions between the frames
-frame = session.step(action)              # uint8 [height, width, 3]
+walk = model.walk(video, actions)   # uint8 [f, height, width, 3] and the actions between the frames
+frame = walk.step(action)           # uint8 [height, width, 3]
 """
 
 from typing import TYPE_CHECKING

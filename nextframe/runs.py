@@ -54,7 +54,7 @@ class WorldModel:
         return f"<WorldModel of {weights:,} weights, frames of {size} x {size} pixels, on {self.device}>"
 
     @property
-    def _latents(self) -> str:
+    def _latent_shape(self) -> str:
         return ", ".join(map(str, self.config.model.latent_shape))
 
     @property
@@ -65,7 +65,7 @@ class WorldModel:
         """The precision of the matrix products, for all that is computed within."""
         return matrix_precision(self.precision, self.device)
 
-    def session(
+    def walk(
         self,
         video: Tensor,
         actions: Actions | None = None,
@@ -92,7 +92,7 @@ class WorldModel:
     ) -> "Walk":
         """The same for a clip that is latents already, [f, c, h, w], f >= 1: those of another walk, say."""
         if latents.ndim != 4 or not len(latents) or tuple(latents.shape[1:]) != self.config.model.latent_shape:
-            raise ValueError(f"expected latents [f >= 1, {self._latents}], not {list(latents.shape)}")
+            raise ValueError(f"expected latents [f >= 1, {self._latent_shape}], not {list(latents.shape)}")
         return Walk(self, latents, actions, label, sample or self.config.sample, most_frames)
 
     def encode(self, video: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class WorldModel:
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [f, c, h, w] -> uint8 [f, height, width, 3] on the CPU. Raises ValueError for other shapes."""
         if latents.ndim != 4 or tuple(latents.shape[1:]) != self.config.model.latent_shape:
-            raise ValueError(f"expected latents [f, {self._latents}], not {list(latents.shape)}")
+            raise ValueError(f"expected latents [f, {self._latent_shape}], not {list(latents.shape)}")
         with self.at_work():
             return decode_video(self.autoencoder, latents)
 

@@ -324,7 +324,7 @@ def test_a_run_gets_its_autoencoder_at_once_or_later() -> None:
     convert(transformer, "--autoencoder", autoencoder, "--out", "both", "--latent-size", 4)
     convert(transformer, "--autoencoder", "run/autoencoder", "--out", "copied", "--latent-size", 4)
     clip, actions = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8), torch.tensor([1, 2])
-    frames = [nextframe.load(run, "cpu").session(clip, actions).step(1) for run in ("run", "both", "copied")]
+    frames = [nextframe.load(run, "cpu").walk(clip, actions).step(1) for run in ("run", "both", "copied")]
     assert all(torch.equal(frame, frames[0]) for frame in frames)
     assert {path.name for path in (Path("copied") / AUTOENCODER).iterdir()} == {CONFIG, WEIGHTS}
 

@@ -96,7 +96,7 @@ def test_an_exported_model_walks(loop: Path) -> None:
     size = (loop / "exported" / "weights.safetensors").stat().st_size
     assert size < 0.6 * (loop / "world" / "weights.safetensors").stat().st_size
     clip = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8)
-    walks = [model.session(clip, torch.tensor([1, 1, 2, 3, 1])) for model in (exported, original)]
+    walks = [model.walk(clip, torch.tensor([1, 1, 2, 3, 1])) for model in (exported, original)]
     for action in ("forward", 1, 4):  # the names are those of the footage
         frames = [walk.step(action) for walk in walks]
         assert frames[0].shape == (64, 64, 3) and frames[0].dtype == torch.uint8

@@ -25,7 +25,7 @@ LABELS = replace(MODEL, condition="label")
 def walk(config: TransformerConfig, actions: torch.Tensor | None = None, label: int | None = None) -> Walk:
     world = WorldModelConfig(model=config, sample=SampleConfig(steps=2))
     model = WorldModel(world, random_transformer(config), Autoencoder(TOKENIZER).eval(), "")
-    return model.session(CLIP, actions, label=label)
+    return model.walk(CLIP, actions, label=label)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_walk_goes_back_and_grows(action_of: str) -> None:
     """In whatever order: what it gives after is what a walk gives that has only done what counts."""
     world = WorldModelConfig(model=replace(MODEL, action_of=action_of), sample=SampleConfig(steps=2))
     model = WorldModel(world, random_transformer(world.model), Autoencoder(TOKENIZER).eval(), "")
-    way = model.session(CLIP, most_frames=9)
+    way = model.walk(CLIP, most_frames=9)
     for action in (1, 2, 0, 1, 2, 2):
         way.step(action)
     with pytest.raises(ValueError, match="room for 9 frames"):
@@ -174,7 +174,7 @@ def test_a_walk_goes_back_and_grows(action_of: str) -> None:
     way.rewind(6)
     for action in (2, 2, 0, 1, 1, 1):
         way.step(action)
-    fresh = model.session(CLIP)
+    fresh = model.walk(CLIP)
     for action in (1, 2, 0, 2, 2, 0, 1, 1, 1):
         fresh.step(action)
     torch.testing.assert_close(way.latents, fresh.latents, atol=1e-5, rtol=1e-5)

@@ -34,7 +34,7 @@ def scores(model: WorldModel, video: torch.Tensor, actions: torch.Tensor, memory
     sample = model.config.sample
     if memory is not None:
         sample = replace(sample, memory=memory, slide=1)
-    walk, truth = model.session(video, actions, sample), video[-1:].numpy()
+    walk, truth = model.walk(video, actions, sample), video[-1:].numpy()
 
     def score(frame: torch.Tensor) -> float:
         return float(psnr(frame[None].numpy(), truth)[0])
