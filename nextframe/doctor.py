@@ -10,6 +10,7 @@ import torch
 
 from nextframe.checkpoint import CONFIG
 from nextframe.devices import has_bfloat16, matrix_rate, resolve_device
+from nextframe.memory import available_memory
 from nextframe.presets import PRETRAINED
 
 OPTIONAL = {
@@ -34,10 +35,10 @@ def doctor() -> None:
 
 def machine() -> list[str]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = available_memory() / 2**30
     lines = [
         f"  Python {platform.python_version()}, torch {torch.__version__}, {platform.system()} {platform.machine()}",
-        f"  {os.cpu_count()} cores, {memory:.0f} GiB of memory, {free:.0f} GiB free on this disk",
+        f"  {os.cpu_count()} cores, {memory:.0f} GiB of free memory, {free:.0f} GiB free on this disk",
     ]
     return (
         lines if free > 5 else [*lines, "! less than 5 GiB of disk are free: a training run keeps several checkpoints"]

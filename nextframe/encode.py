@@ -239,7 +239,7 @@ def _encode_side_by_side(
     advance: Advance,
 ) -> Iterator[list[LatentEpisode]]:
     """A process for each device, a shard at a time; in the order in which they are done."""
-    context = get_context("spawn")
+    context, others = get_context("spawn"), active_children()
     free: Any = context.Queue()
     for device in devices:
         free.put(str(device))
@@ -254,7 +254,8 @@ def _encode_side_by_side(
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
-                process.terminate()
+                if process not in others:
+                    process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise UserError("a process that was encoding ended early: see above, and run it again") from error
             raise

@@ -104,10 +104,7 @@ def check_sampling(world: WorldModel, protocol: Protocol, sample: SampleConfig) 
     extrapolates = sample.memory is not None or sample.riflex or sample.temporal_decay
     if model.attention == "full" and extrapolates:
         raise UserError("a Video DiT sees its whole clip: leave out --memory, --riflex and --temporal-decay")
-    try:
-        at_sampling(world.config.model, sample, protocol.context + protocol.frames)
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from None
+    at_sampling(model, sample, protocol.context + protocol.frames)
 
 
 def drawn(infos: Sequence[EpisodeInfo]) -> list[EpisodeInfo]:

@@ -59,9 +59,10 @@ class Reconstruction:
 
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
         b = len(batch.video)
-        shape = (b * batch.share.ranks, *self.config.model.latent_shape)
-        noise = batch.share.of(torch.randn(shape, generator=generator))
-        inputs = {"pixels": pixels_from_video(batch.video), "noise": noise}
+        inputs = {"pixels": pixels_from_video(batch.video)}
+        if self.config.latent_noise:
+            shape = (b * batch.share.ranks, *self.config.model.latent_shape)
+            inputs["noise"] = batch.share.of(torch.randn(shape, generator=generator))
         if batch.adversarial:
             inputs["adversarial_weight"] = torch.full((b,), self.config.adversarial_weight)
         return inputs
@@ -73,11 +74,13 @@ class Reconstruction:
         autoencoder = network.autoencoder if isinstance(network, AutoencoderWithDiscriminator) else network
         assert isinstance(autoencoder, Autoencoder)
         latents = autoencoder.encode(inputs["pixels"])
-        distance, l1, lpips = self.distance(self.decoded(autoencoder, latents, inputs["noise"]), inputs["pixels"])
+        distance, l1, lpips = self.distance(self.decoded(autoencoder, latents, inputs.get("noise")), inputs["pixels"])
         return Score(distance, _parts(l1, lpips, None, None))
 
-    def decoded(self, autoencoder: Autoencoder, latents: Tensor, noise: Tensor) -> Tensor:
-        return autoencoder.decode(latents + self.config.latent_noise * deviation(latents) * noise).float()
+    def decoded(self, autoencoder: Autoencoder, latents: Tensor, noise: Tensor | None) -> Tensor:
+        if noise is not None:
+            latents = latents + self.config.latent_noise * deviation(latents) * noise
+        return autoencoder.decode(latents).float()
 
     def distance(self, reconstruction: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The weighted sum of L1 and LPIPS, and the two of them."""
@@ -105,7 +108,7 @@ def _contest(objective: Reconstruction, network: AutoencoderWithDiscriminator, i
     autoencoder, discriminator, real = network.autoencoder, network.discriminator, inputs["pixels"]
     with torch.no_grad():  # The encoder is done. It has no batch norms, so nothing of it changes any more.
         latents = autoencoder.encode(real)
-    fake = objective.decoded(autoencoder, latents, inputs["noise"])
+    fake = objective.decoded(autoencoder, latents, inputs.get("noise"))
     distance, l1, lpips = objective.distance(fake, real)
     unmoved = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     generator = -functional_call(discriminator, unmoved, (fake,)).mean()

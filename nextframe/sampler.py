@@ -13,6 +13,7 @@ from torch import Tensor
 from nextframe.architecture import TransformerConfig
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig
+from nextframe.errors import UserError
 from nextframe.flow import CLEAN_TIME, COARSE_TIME, SOLVERS, Velocity
 from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.transformer import Transformer
@@ -47,10 +48,10 @@ def frame_noise(shape: tuple[int, ...], seeds: list[int], frame: int) -> Tensor:
 def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) -> TransformerConfig:
     """How a model sees when it samples up to `frames` frames: as it was trained, or extrapolating (section 4.3).
 
-    Raises ValueError for a memory shorter than the model's window, and for guidance by what the model is not told.
+    Raises UserError for a memory shorter than the model's window, and for guidance by what the model is not told.
     """
     if config.condition == "none" and sample.guidance != 1:
-        raise ValueError(f"guidance is {sample.guidance}, and the model is told nothing it could follow: set it to 1")
+        raise UserError(f"guidance is {sample.guidance}, and the model is told nothing it could follow: set it to 1")
     changes: dict[str, Any] = {}
     if sample.memory is not None:
         changes["memory"] = sample.memory
@@ -60,7 +61,10 @@ def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) ->
         changes["riflex_frames"] = frames
     if sample.temporal_decay:
         changes["temporal_decay"] = sample.temporal_decay
-    return replace(config, **changes)
+    try:
+        return replace(config, **changes)
+    except ValueError as error:
+        raise UserError(f"sampling: {error}") from None
 
 
 def layout_times(layout: Layout) -> list[float]:

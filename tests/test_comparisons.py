@@ -10,6 +10,7 @@ from conftest import LONG, SHORT, random_transformer
 from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import ClipConfig, OptimizerConfig, SampleConfig, TokenizerConfig, WorldModelConfig
+from nextframe.errors import UserError
 from nextframe.layout import COARSE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.objective import Clips, FrameFlowMatching
@@ -236,14 +237,14 @@ def test_a_window_that_slides_several_frames_at_a_time() -> None:
     assert starts == [0] * 6 + [4] * 4 + [8] * 4 + [12] * 4 + [16]
     assert_cached_is_uncached(replace(LONG, window=3), 5, 9, SampleConfig(steps=2, slide=3))
     assert_cached_is_uncached(replace(LONG, window=3), 2, 12, SampleConfig(steps=2, slide=2, memory=8))
-    with pytest.raises(ValueError, match="slide 7 must be at most window 6"):
+    with pytest.raises(UserError, match="slide 7 must be at most window 6"):
         at_sampling(config, SampleConfig(slide=7), 8)
-    with pytest.raises(ValueError, match="slide must be 1"):
+    with pytest.raises(UserError, match="slide must be 1"):
         at_sampling(TRAINED, SampleConfig(slide=2), 8)
 
 
 def test_a_memory_is_at_least_a_window() -> None:
-    with pytest.raises(ValueError, match="memory is 3: it must be at least 4"):
+    with pytest.raises(UserError, match="memory is 3: it must be at least 4"):
         at_sampling(TRAINED, SampleConfig(memory=3), 8)
 
 

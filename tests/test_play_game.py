@@ -23,6 +23,7 @@ from nextframe.web import saving
 from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, psnr, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
+from nextframe.web.messages import StartMessage
 from nextframe.web.saving import save
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library, Start
@@ -77,7 +78,7 @@ def check_as_fresh(game: Game, world: WorldModel, sample: SampleConfig) -> None:
     path, start = game.history.path(), game.start
     actions = None if start.actions is None else torch.from_numpy(start.actions)
     clip = np.stack([game.film.read(place) for place in range(CONTEXT)])
-    walk = world.session(torch.tensor(clip), actions, sample, most_frames=60, label=start.label)
+    walk = world.walk(torch.tensor(clip), actions, sample, most_frames=60, label=start.label)
     for step in path[CONTEXT:]:
         frame = walk.step(0 if step.action is None else step.action).numpy()
         shown = game.film.read(step.place)
@@ -133,6 +134,32 @@ def test_other_settings_are_those_of_a_fresh_walk_over_the_same_frames() -> None
     assert not np.array_equal(frames[0], frames[1])
     with pytest.raises(UserError, match="sampling: steps is 0"):
         game.change(steps=0)
+
+
+def test_an_upload_is_of_the_class_its_visitor_names(tmp_path: Path) -> None:
+    world = world_of(replace(MODEL, condition="label"))
+    stage = ModelStage("tiny", world, Library(world, None), SAMPLE)
+    stage.keep("mine", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    assert stage.facts()["labels"] == [f"class {place}" for place in range(MODEL.classes)]
+    game = stage.begin(StartMessage(None, "mine", 1, False, 2), tmp_path)
+    assert game.start.label == 2
+    with pytest.raises(UserError, match=f"there is no label {MODEL.classes}: choose 0 to"):
+        stage.begin(StartMessage(None, "mine", 1, False, MODEL.classes), tmp_path)
+
+
+def test_a_setting_the_model_cannot_follow_leaves_the_walk_as_it_was() -> None:
+    config = KINDS["nothing"][0]
+    game = dreamed(world_of(config), start_of(config), SAMPLE)
+    with pytest.raises(UserError, match="told nothing it could follow"):
+        game.change(guidance=2.0)
+    game.step(None)
+
+
+def test_a_walk_that_is_given_up_while_it_is_read_says_so() -> None:
+    game, _ = walked([1])
+    game.close()
+    with pytest.raises(UserError, match="not kept any more"):
+        game.film.read(0)
 
 
 @pytest.mark.parametrize("kind", ["arrival", "departure", "vectors at departure", "labels", "a memory", "guided"])

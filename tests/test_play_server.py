@@ -185,6 +185,8 @@ def test_uploads_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     assert refused(b"\0" * (2**20 + 1)) == (413, "the file is larger than 1 MiB: cut it")
     line = "the file cannot be read as a picture or video: use png, jpg, gif, mp4, webm or npz"
     assert refused(b"#EXTM3U\nfile:///etc/passwd\n") == (415, line)
+    Path("private.mp4").write_bytes(mp4(np.zeros((3, 32, 32, 3), np.uint8), 10.0, "libx264", "yuv420p", {}))
+    assert refused(b"ffconcat version 1.0\nfile 'private.mp4'\n") == (415, line)
     gif, noise = io.BytesIO(), np.random.default_rng(0)
     frames = [Image.fromarray(noise.integers(0, 256, (2, 2), dtype=np.uint8)) for _ in range(10_000)]
     frames[0].save(gif, "gif", save_all=True, append_images=frames[1:])

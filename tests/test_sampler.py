@@ -9,6 +9,7 @@ from conftest import COMPASS, LONG, SHORT, random_transformer
 
 from nextframe.architecture import TransformerConfig
 from nextframe.config import SampleConfig
+from nextframe.errors import UserError
 from nextframe.sampler import at_sampling, uncached_frame
 from nextframe.session import Session, rollout, step_together
 
@@ -229,7 +230,7 @@ def test_more_is_not_gone_on_from_than_there_is_room_for() -> None:
 
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 def test_who_is_told_nothing_is_not_guided(guidance: float) -> None:
-    with pytest.raises(ValueError, match="the model is told nothing it could follow: set it to 1"):
+    with pytest.raises(UserError, match="the model is told nothing it could follow: set it to 1"):
         at_sampling(replace(SHORT, condition="none"), SampleConfig(guidance=guidance), 4)
 
 

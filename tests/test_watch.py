@@ -3,8 +3,10 @@
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,27 @@ def logged(run: Path, lines: int, every: int = 20) -> Path:
 
 def captions(page: str) -> list[str]:
     return re.findall(r"<figcaption>(.*?)</figcaption>", page)
+
+
+def test_pages_are_drawn_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What matplotlib is set to holds for all threads."""
+    drawing, together = [0], [0]
+
+    def page(runs: object, refreshed: bool) -> str:
+        drawing[0] += 1
+        time.sleep(0.05)
+        together.append(drawing[0])
+        drawing[0] -= 1
+        return "page"
+
+    monkeypatch.setattr("nextframe.web.watching.watch_page", page)
+    with listen("127.0.0.1", 0) as listener, Watch([tmp_path], listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with ThreadPoolExecutor(4) as visitors:
+            list(visitors.map(lambda _: urllib.request.urlopen(address).read(), range(8)))
+        server.shutdown()
+    assert max(together) == 1
 
 
 def test_a_page_of_two_runs_of_which_one_was_killed(tmp_path: Path) -> None:

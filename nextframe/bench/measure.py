@@ -139,10 +139,7 @@ def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
 def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: int) -> dict[str, Any]:
     """At least `least` frames of rollouts. Arithmetic is counted, and shared, for the transformer alone."""
     batch, context, frames, device = workload.batch, workload.context, workload.frames, bed.device
-    try:
-        model = at_sampling(bed.config.model, sample, context + 1 + frames)
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from None
+    model = at_sampling(bed.config.model, sample, context + 1 + frames)
     if model.attention == "full":
         raise UserError("a Video DiT makes all frames of a clip at once, there is no frame to time: bench train it")
     evaluations, branches = len(evaluated_levels(sample.solver, sample.steps)), len(guidance_branches(model, sample))

@@ -15,6 +15,7 @@ from torch import Tensor
 from nextframe.config import SampleConfig
 from nextframe.devices import synchronise
 from nextframe.runs import Walk, WorldModel, imagine_together
+from nextframe.sampler import at_sampling
 from nextframe.web.history import Action, Branch, History, Step, shared_frames
 
 BLOCK = 512
@@ -67,6 +68,7 @@ class Dreamer:
     def change(self, **settings: Any) -> None:
         """Other steps, guidance or solver from the next frame on, where not None. UserError for impossible ones."""
         changed = self.sample.overridden(**settings)
+        at_sampling(self.world.config.model, changed, 1)
         if changed != self.sample:
             self.sample = changed
             self.rest()

@@ -40,12 +40,12 @@ class _Frame:
 
 
 class Dreams:
-    """Jobs in the order in which they come. Close it: it is a thread."""
+    """Jobs in the order in which they come. Close it: it is a thread. `begin`: what its threads do first."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], None] | None = None) -> None:
         self._queue: queue.SimpleQueue[_Job | _Frame | None] = queue.SimpleQueue()
-        self._decoder = ThreadPoolExecutor(1, "decoder")
-        self._thread = threading.Thread(target=self._run, name="dreams", daemon=True)
+        self._decoder = ThreadPoolExecutor(1, "decoder", begin)
+        self._thread = threading.Thread(target=self._run, args=(begin,), name="dreams", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
@@ -69,7 +69,9 @@ class Dreams:
         self._thread.join()
         self._decoder.shutdown()
 
-    def _run(self) -> None:
+    def _run(self, begin: Callable[[], None] | None) -> None:
+        if begin is not None:
+            begin()
         together, coming, unread = 1, list[Future[np.ndarray]](), list[Dreamer]()
         while (job := self._next(coming, unread)) is not None:
             if isinstance(job, _Job):

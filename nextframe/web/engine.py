@@ -1,6 +1,7 @@
 """The engine itself as what is played, without a model: for a person to walk in it, and to keep the walk as footage."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class EngineStage:
     def __init__(self, settings: MazeSettings | GymSettings) -> None:
         self.settings, self.size, self.window = settings, settings.size, 1
         self._thumbnail: bytes | None = None
+        self.begin_thread: Callable[[], None] | None = None
         if isinstance(settings, MazeSettings):
             self.name = "maze"
             source = {**source_of(settings), "seed": BY_HAND}

@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Film:
         self._coming: dict[int, tuple[Future[np.ndarray], Callable[[], np.ndarray]]] = {}
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._bytes = size * size * 3
+        self._in_use = threading.Lock()
 
     def append(self, frame: np.ndarray) -> int:
         """Its place in the file."""
@@ -47,19 +49,23 @@ class Film:
         return place, kept
 
     def read(self, place: int) -> np.ndarray:
-        """uint8 [size, size, 3]; from any thread."""
+        """uint8 [size, size, 3]; from any thread. Raises UserError when the film has been given up meanwhile."""
         if (coming := self._coming.get(place)) is not None:
             kept, again = coming
             if kept.exception() is None:
                 return kept.result()
             self._write(place, again())
             self._coming.pop(place, None)
-        content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
+        with self._in_use:
+            if self._file.closed:
+                raise UserError("this walk is not kept any more: start a new one")
+            content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
         return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
 
     def close(self) -> None:
         wait([kept for kept, _ in list(self._coming.values())])
-        self._file.close()
+        with self._in_use:
+            self._file.close()
 
     def _keep(self, place: int, made: Future[np.ndarray], kept: Future[np.ndarray]) -> None:
         try:

@@ -13,6 +13,7 @@ LONGEST = 4096  # bytes of a message
 MOST_STEPS = 100  # of a solver: whoever asks for more would keep the others waiting
 MOST_GUIDANCE = 20.0
 MOST_CONTEXT = 2000
+MOST_LABELS = 100_000
 MOST_REPEATS = 1000
 LARGEST = 1e6  # of the numbers of an action
 
@@ -47,6 +48,8 @@ class StartMessage:
     upload: str | None
     context: int
     real: bool
+    label: int = 0
+    """What an upload shows, for a model of labels."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def _start(said: dict[str, Any], _actions: Actions) -> StartMessage:
     if (episode is None) == (upload is None):
         raise MalformedError("start: name an episode or an upload")
     context = _whole(said.get("context", 144), "context", 1, MOST_CONTEXT)
-    return StartMessage(episode, upload, context, _flag(said.get("real", False), "real"))
+    label = _whole(said.get("label", 0), "label", 0, MOST_LABELS - 1)
+    return StartMessage(episode, upload, context, _flag(said.get("real", False), "real"), label)
 
 
 def _resume(said: dict[str, Any], _actions: Actions) -> Resume:

@@ -25,10 +25,7 @@ def open_model(model: Path, data: Path | None, sample: SampleConfig, real: bool,
         raise UserError(f"{model} is a Video DiT, which has no next frame: play a frame-autoregressive model")
     if sample.riflex:
         raise UserError("RIFLEx has to know how long a walk will be: leave it out, or set riflex: false in config.yaml")
-    try:
-        at_sampling(world.config.model, sample, 1)
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from None
+    at_sampling(world.config.model, sample, 1)
     choose_threads(world.device, lambda: _try_out(world, sample))
     return ModelStage(Path(model).name, world, Library(world, dataset), sample, real)
 

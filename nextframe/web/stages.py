@@ -8,6 +8,7 @@ import numpy as np
 
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import ActionKind, DatasetInfo
+from nextframe.devices import thread_start
 from nextframe.flow import SOLVERS
 from nextframe.metadata import Metadata
 from nextframe.runs import WorldModel
@@ -47,12 +48,14 @@ class ModelStage:
         kinds = {"action": ("id", classes), "vector": ("vector", config.action_size)}
         self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
         self.names = [given[place] if place < len(given) else f"action {place}" for place in range(self.actions.count)]
-        self.labels = list(known.label_names)
+        classes = config.classes if config.condition == "label" else 0
+        self.labels = list(known.label_names) or [f"class {place}" for place in range(classes)]
+        self.begin_thread = thread_start(world.device)
         action_kind: ActionKind = "none"
         if self.actions.kind in ("id", "vector"):
             action_kind = "id" if self.actions.kind == "id" else "vector"
         source = {"world": "dream", "model": world.sha256}
-        self.info = DatasetInfo(self.fps, self.size, tuple(self.names), source, action_kind, tuple(self.labels))
+        self.info = DatasetInfo(self.fps, self.size, tuple(self.names), source, action_kind, known.label_names)
 
     def facts(self) -> dict[str, Any]:
         vector = self.actions.kind == "vector"
@@ -97,7 +100,7 @@ class ModelStage:
 
     def begin(self, message: StartMessage, folder: Path) -> Game:
         if message.upload is not None:
-            start = self.library.uploaded(message.upload)
+            start = self.library.uploaded(message.upload, message.label)
         else:
             start = self.library.start(message.episode or "", message.context)
         return dreamed(self.world, start, self.sample, folder)

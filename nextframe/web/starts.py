@@ -104,11 +104,14 @@ class Library:
             return start
         return replace(start, maze=MazePlace(seed, settings), poses=poses_of(pose[: len(video)]))
 
-    def uploaded(self, name: str) -> Start:
-        """Raises UserError when there is no such upload, or no longer."""
+    def uploaded(self, name: str, label: int) -> Start:
+        """Raises UserError when there is no such upload, or no longer, or no such label."""
         if name not in self.uploads:
             raise UserError("this upload is not there any more: upload it again")
-        return Start("upload", self.uploads[name], label=self._label(None))
+        config = self.world.config.model
+        if config.condition == "label" and label >= config.classes:
+            raise UserError(f"there is no label {label}: choose 0 to {config.classes - 1}")
+        return Start("upload", self.uploads[name], label=self._label(label))
 
     def keep(self, name: str, video: np.ndarray) -> None:
         self.uploads[name] = video

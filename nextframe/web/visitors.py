@@ -39,6 +39,8 @@ class Stage(Protocol):
     size: int
     info: DatasetInfo
     """Of a dataset of such walks."""
+    begin_thread: Callable[[], None] | None
+    """What a thread that makes frames does first."""
 
     def facts(self) -> dict[str, Any]:
         """What GET /api/world says."""
@@ -74,7 +76,7 @@ class Visitors:
         self.by_name: OrderedDict[str, Visitor] = OrderedDict()
         self.folder = Path(tempfile.mkdtemp(prefix="nextframe-play-"))
         # One thread owns the model; a visitor has one job in its queue.
-        self.dreams = Dreams()
+        self.dreams = Dreams(stage.begin_thread)
         self.chores = ThreadPoolExecutor(CHORES, "chores")
         self._arriving = 0
 

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +27,8 @@ class Page(BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             try:
-                status, content = 200, watch_page(self.server.runs, refreshed=True)
+                with self.server.drawing:
+                    status, content = 200, watch_page(self.server.runs, refreshed=True)
             except UserError as error:
                 status, content = 503, str(error)
             self.answer(status, content)
@@ -50,6 +52,7 @@ class Watch(ThreadingHTTPServer):
         super().__init__(listener.getsockname()[:2], Page, bind_and_activate=False)
         self.socket.close()
         self.socket, self.runs = listener, runs
+        self.drawing = threading.Lock()  # matplotlib draws in one thread at a time
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that has left in the middle of a page is no error."""

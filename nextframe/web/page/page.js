@@ -45,6 +45,8 @@ function showWorld() {
   $("held-out").hidden = !world.starts.every((start) => start.held_out);
   $("context-field").hidden = world.starts.every(({ frames }) => frames < 2);
   $("real-field").hidden = !world.real;
+  $("label-field").hidden = world.kind !== "label";
+  $("label").append(...world.labels.map((name, index) => new Option(name.replaceAll("_", " "), index)));
   $("guidance-field").hidden = !world.guidable;
   $("solver").append(...world.solvers.map((name) => new Option(name)));
   $("repeat-action").append(...controls.commands.map(({ name }, index) => new Option(name.replaceAll("_", " "), index)));
@@ -83,7 +85,7 @@ async function upload(file) {
   say(`Sending ${file.name} …`, "wait");
   try {
     const answer = await request("/api/upload", { method: "POST", body: file, headers: { "Content-Type": file.type } });
-    begin({ type: "start", upload: (await answer.json()).upload }, 0);
+    begin({ type: "start", upload: (await answer.json()).upload, label: Number($("label").value) }, 0);
   } catch (error) {
     say(error.message, "error");
   }
