@@ -6,7 +6,7 @@ RUN/checkpoints/00001000/     weights, average and optimizer in pieces (pieces.p
 RUN/autoencoder/              a world model carries the autoencoder its latents were made with
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from nextframe.errors import UserError, reason_of
+from nextframe.errors import UserError, reason_of, some_of
 from nextframe.files import write_atomically
 
 WEIGHTS = "weights.safetensors"
@@ -73,11 +73,4 @@ def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
             if name in weights and weights[name].shape != wanted[name].shape
         ],
     }
-    return "; ".join(f"{problem}: {listed(names)}" for problem, names in problems.items() if names)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first three, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return "; ".join(f"{problem}: {some_of(names, 3)}" for problem, names in problems.items() if names)

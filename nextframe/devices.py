@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nextframe.attention import allow_recompiles, in_blocks
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.layers import Block
 from nextframe.ranks import local_rank
 
@@ -67,7 +67,7 @@ def hardware_name(device: torch.device) -> str:
     lines = described.read_text().splitlines() if described.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cores = torch.get_num_threads()
-    return f"{models[0] if models else platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
+    return f"{models[0] if models else platform.machine()}, {counted(cores, 'core')}"
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -280,10 +280,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     b = torch.randn(inner, columns, device=device).to(dtype)
     best = float("inf")
     for _ in range(10):
-        synchronise(device)
-        started = time.perf_counter()
+        started = now(device)
         for _ in range(products):
             torch.matmul(a, b)
-        synchronise(device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, now(device) - started)
     return 2 * products * rows * inner * columns / best / 1e12

@@ -19,6 +19,7 @@ from nextframe.autoencoder import encode_video
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
 from nextframe.devices import now, peak_memory
+from nextframe.errors import counted
 from nextframe.flow import evaluated_levels
 from nextframe.forecast import conditions_of
 from nextframe.progress import clock, in_words
@@ -28,8 +29,6 @@ from nextframe.sampler import sample_clip
 from nextframe.scoring import Scorer
 from nextframe.session import Session
 
-LEAST = 1
-"""Frames that are timed at either end, at least, after one that reads what lies before."""
 MEASURED_STEPS = 2
 
 
@@ -47,8 +46,7 @@ class Estimate:
 
     def line(self) -> str:
         """`1,024 rollouts of 156 frames: about 3h20m here, 2.1 GiB on disk, peak memory about 4.0 GiB`"""
-        plural = "" if self.rollouts == 1 else "s"
-        work = f"{self.rollouts:,} rollout{plural} of {self.frames} frames"
+        work = f"{counted(self.rollouts, 'rollout')} of {self.frames} frames"
         sizes = f"{in_words(self.disk_bytes)} on disk, peak memory about {in_words(self.memory_bytes)}"
         return f"{work}: about {clock(self.seconds)} here, {sizes}"
 
@@ -107,7 +105,7 @@ def _rollout_seconds(
         conditions = conditions.to(world.device)
     clips = latents[None].expand(size, *latents.shape)
     # The first reads the context; after it, as many as the window moves by at a time: one of them reads the window.
-    capacity, piece = protocol.context + protocol.frames, min(1 + max(LEAST, sample.slide), protocol.frames)
+    capacity, piece = protocol.context + protocol.frames, min(1 + sample.slide, protocol.frames)
 
     def end(place: int) -> list[float]:
         """Seconds of each frame of a piece from there on; its session is gone before the next needs the room."""

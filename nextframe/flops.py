@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from nextframe.architecture import TransformerConfig
 from nextframe.layers import TIME_CHANNELS
@@ -102,9 +102,4 @@ def visible_pairs(config: TransformerConfig, queries: list[Frame], keys: list[Fr
 
 def _common_start(one: list[Frame], other: list[Frame]) -> int:
     """Length of the longest start that two lists share."""
-    length = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

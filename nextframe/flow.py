@@ -87,6 +87,8 @@ SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
     "heun": heun,
     "adams": adams,
 }
+"""By the names of `config.Solver`. Each asks for its highest level first, because that evaluation also reads the past,
+and draws no noise of its own."""
 
 
 def evaluated_levels(solver: str, steps: int) -> list[float]:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from nextframe import ranks
+from nextframe.checkpoint import CONFIG
 from nextframe.config import TrainConfig
+from nextframe.configfile import read_config
 from nextframe.devices import matrix_rate, peak_memory
 from nextframe.errors import UserError
 from nextframe.files import described, write_atomically, writing
@@ -214,7 +216,8 @@ def _wandb(run: Path, config: TrainConfig) -> Iterator[Draw]:
     wandb, kept = _wandb_module(), run / WANDB_ID
     if not kept.exists():
         write_atomically(kept, uuid4().hex[:12].encode())
-    settings = {"project": config.wandb, "name": run.name, "config": asdict(config), "dir": str(run)}
+    everything = asdict(read_config(run / CONFIG))
+    settings = {"project": config.wandb, "name": run.name, "config": everything, "dir": str(run)}
     try:
         board = wandb.init(**settings, id=kept.read_text(), resume="allow")
     except wandb.Error as error:

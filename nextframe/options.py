@@ -46,11 +46,8 @@ class SamplingOptions:
         config = read_config(local_run(model) / "config.yaml")
         if not isinstance(config, WorldModelConfig):
             raise UserError(f"{model} is an autoencoder: name the run of a world model")
-        return protocol.settings(config.sample).overridden(**self.given())
-
-    def given(self) -> dict[str, Any]:
-        """What was given, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
+        given = {name: value for name, value in vars(self).items() if value is not None and value is not False}
+        return protocol.settings(config.sample).overridden(**given)
 
 
 OWN_SETTINGS = SamplingOptions()

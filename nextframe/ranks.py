@@ -138,6 +138,11 @@ def largest(value: float, *others: float) -> list[float]:
     return told.tolist()
 
 
+def barrier() -> None:
+    """All wait here for the last."""
+    largest(0)
+
+
 def another_group() -> dist.ProcessGroup | None:
     """What all ranks can talk over beside what they say elsewhere; None of one that is alone."""
     if _hosts is None:

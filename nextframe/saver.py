@@ -36,7 +36,7 @@ class Saver:
             return
         if ranks.rank() == 0:
             sweep(self._run / CHECKPOINTS)
-        ranks.largest(0)  # nobody writes before what was left by a kill is swept away
+        ranks.barrier()  # nobody writes before what was left by a kill is swept away
         copy = self._copier.stage(state)
         assert isinstance(copy, dict)
         self._writing = self._pool.submit(write_checkpoint, self._run, copy, position, self._newest, self._group)

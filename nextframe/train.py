@@ -107,7 +107,7 @@ def examined(examine: Examination, learner: Learner, step: int) -> Record:
     way_out = "lower --train.batch, or set --train.examine-minutes None"
     with enough_room(f"there is no memory left to look at held-out clips at step {step}: {way_out}"):
         figures = examine(weights, step) if ranks.rank() == 0 else {}
-    ranks.largest(0)  # nobody goes on before the first has looked
+    ranks.barrier()  # nobody goes on before the first has looked
     return {"step": step, **figures, "examine_seconds": time.monotonic() - started}
 
 

@@ -86,7 +86,7 @@ WITHIN_A_FLOOR = {
     "clips": {"objective"},
     "distributed": {"objective"},
     "forecast": {"devices", "runs", "sampler", "session"},
-    "journal": {"objective", "devices", "pieces"},
+    "journal": {"checkpoint", "objective", "devices", "pieces"},
     "learner": {"distributed", "objective", "optimizer", "devices"},
     "optimizer": {"distributed"},
     "runs": {"checkpoint", "hub", "devices", "session"},

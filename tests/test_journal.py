@@ -267,7 +267,8 @@ def test_wandb_is_given_one_run(latents: Path, tmp_path: Path, monkeypatch: pyte
         train_preset(asked, latents, run)
     first, second = fake.begun
     assert first["project"] == "mazes" and first["name"] == "run" and first["resume"] == "allow"
-    assert first["id"] == second["id"] and fake.finished == [0, 0] and first["config"]["batch"] == STEPS.batch
+    assert first["id"] == second["id"] and fake.finished == [0, 0] and first["config"]["train"]["batch"] == STEPS.batch
+    assert first["config"]["model"]["layers"] == WORLD.model.layers
     assert [step for step, _ in fake.logged] == [1, 2, 3, 4]
     assert [record["loss/loss"] for _, record in fake.logged] == of(run, "loss")
     assert {"loss/loss_at_0.5", "weights/gradient_norm", "speed/data_wait"} <= set(fake.logged[0][1])
@@ -276,6 +277,8 @@ def test_wandb_is_given_one_run(latents: Path, tmp_path: Path, monkeypatch: pyte
 def test_boards_have_all_of_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    (tmp_path / "run").mkdir()
+    write_config(WORLD, tmp_path / "run" / "config.yaml")
     with pytest.raises(ZeroDivisionError), metrics_log(tmp_path / "run", 0, replace(STEPS, wandb="mazes")) as log:
         log({"step": 1, "loss": 0.5})
         raise ZeroDivisionError

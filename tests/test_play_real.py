@@ -180,7 +180,7 @@ def test_an_environment_that_died_is_played_again(tmp_path: Path) -> None:
 def test_ctrl_c_ends_all(tmp_path: Path, footage: EpisodeDataset, number: signal.Signals) -> None:
     """With an engine at work and a client that streams."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "nextframe", "play", "--world", "maze", "--no-browser", "--port", "0"],
+        [sys.executable, "-m", "nextframe", "record", "play", "--no-browser", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -208,10 +208,9 @@ def test_ctrl_c_ends_all(tmp_path: Path, footage: EpisodeDataset, number: signal
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "name a --model RUN to dream in, or a --world"),
-        ("--world mars", "--world 'mars' is unknown: choose maze or gym:ENV_ID"),
-        ("--world maze --size 60", "maze size is 60"),
-        ("--world gym:Nothing-v0", "Nothing"),
+        ("record play --world mars", "--world 'mars' is unknown: choose maze or gym:ENV_ID"),
+        ("record play --size 60", "maze size is 60"),
+        ("record play --world gym:Nothing-v0", "Nothing"),
         ("--model run --data none", "none is not a dataset"),
         ("--model run --data data --steps 0", "sampling: steps is 0"),
         ("--model run --data data --memory 1", "sampling: memory is 1"),
@@ -226,7 +225,8 @@ def test_what_a_user_can_put_right(words: str, message: str, footage: EpisodeDat
     tiny_episodes(Path("data"))
     Path("small").symlink_to(footage.folder)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        run_command(["play", *words.split(), *([] if "--port" in words else ["--port", "0"]), "--no-browser"])
+        verb = [] if words.startswith("record") else ["play"]
+        run_command([*verb, *words.split(), *([] if "--port" in words else ["--port", "0"]), "--no-browser"])
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +242,7 @@ def test_a_person_records_with_the_settings_of_the_recorder() -> None:
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     message = "port [0-9]+ is taken: .* choose another with --port"
     with serving(tiny_stage(tmp_path)) as server, pytest.raises(UserError, match=message):
-        run_command(f"play --world maze --port {server.port} --no-browser".split())
+        run_command(f"record play --port {server.port} --no-browser".split())
 
 
 def test_without_the_extra_there_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,5 +250,5 @@ def test_without_the_extra_there_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"playing needs uvicorn, .*pip install 'nextframe\[play\]'"):
-        run_command(["play", "--world", "maze"])
+        run_command(["record", "play"])
     assert OPTIONAL["uvicorn"][1] == "play"

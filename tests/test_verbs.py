@@ -155,8 +155,6 @@ def test_nothing_is_written_to_object_storage(
         ("inspect nowhere", "nowhere is not a dataset"),
         ("record maze --out x --episodes 0", "choose 1 to"),
         ("demo --budget 1m", "add it, or leave --budget out"),
-        ("play --world maze --steps 3 --data d", "has no use for --steps --data"),
-        ("play --model m --size 32", "has no use for --size"),
         ("import list.json --autoencoder a --out o --skip-bad", "are for footage"),
         ("bench sample --preset far-b --slide 4", "slide must be 1"),
         ("bench sample --preset maze --against f.py", "give --slide 1"),

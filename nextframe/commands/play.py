@@ -11,12 +11,10 @@ from nextframe.web.address import listen
 
 
 def play(
-    model: Path | None = None,
+    model: Path,
     data: Path | None = None,
-    world: str | None = None,
     sampling: Sampling = OWN_SETTINGS,
     real: bool = True,
-    size: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     sessions: int = 16,
@@ -25,28 +23,19 @@ def play(
 ) -> None:
     """Walk through a trained world in the browser, on the arrow keys: nextframe play --model RUN --data DATA
 
-    nextframe play --world maze is the real engine alone, to record a person's walk. See docs/play.md.
+    nextframe record play is the real engine alone, to record a person's walk. See docs/play.md.
 
     Args:
         model: Run of a world model.
         data: Folder of episodes to go on from; without it, from pictures and clips that are uploaded.
-        world: maze or gym:ENV_ID, in place of a model.
         sampling: How frames are drawn.
         real: Where the footage is of mazes, the engine shows what the same actions lead to there.
-        size: Height and width of a frame of --world; 64 if not given.
         host: Address to listen at. Any but this machine's own asks for the token that is printed.
         port: Port to listen at.
         sessions: Visitors at once; others are told to come later.
         browser: Open the browser.
         device: auto, cpu, cuda or cuda:N.
     """
-    if (model is None) == (world is None):
-        raise UserError("name a --model RUN to dream in, or a --world (maze or gym:ENV_ID) to record: one of them")
-    of_no_use = {**sampling.given(), "data": data} if model is None else {"size": size}
-    if unused := [f"--{name.replace('_', '-')}" for name, value in of_no_use.items() if value is not None]:
-        raise UserError(f"--{'world' if model is None else 'model'} has no use for {' '.join(unused)}: leave it out")
-    if model is None:
-        return play_world(world or "", {"size": size}, host, port, sessions, browser)
 
     def opened() -> Any:
         from nextframe.web.opening import open_model

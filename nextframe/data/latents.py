@@ -8,14 +8,13 @@ that a process reads of an episode, when the whole of it is read against the che
 
 import dataclasses
 import json
-import math
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,7 +28,7 @@ INDEX = "latents.json"
 EPISODES_PER_SHARD = 64
 SUMS = "crc32"
 """In the header of a shard: a JSON text, the checksum of each tensor's bytes."""
-DTYPES = {"BF16": torch.bfloat16, "I64": torch.int64, "F32": torch.float32}
+DTYPES = ("BF16", "I64", "F32")
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ def write_shard(
         tensors[f"{name}.actions"] = actions.to(kept).contiguous()
     for name, latents in (mirrored or {}).items():
         tensors[f"{name}.mirrored"] = latents.to(torch.bfloat16).contiguous()
-    # `contiguous` leaves the strides of a single number as they were, which may be 0; a copy has them anew.
-    sums = {name: _sum_of(tensor.flatten().clone().view(torch.uint8).numpy()) for name, tensor in tensors.items()}
+    sums = {name: _sum_of(tensor) for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, {SUMS: json.dumps(sums)}))
 
 
-def _sum_of(content: np.ndarray) -> str:
+def _sum_of(tensor: Tensor) -> str:
     """Tells bytes that have changed on the disk by themselves; nobody is meant to be kept from changing them."""
-    return f"{zlib.crc32(content.data):08x}"
+    # `contiguous` leaves the strides of a single number as they were, which may be 0; a copy has them anew.
+    return f"{zlib.crc32(tensor.flatten().clone().view(torch.uint8).numpy().data):08x}"
 
 
 def write_index(folder: Path, index: LatentIndex) -> None:
@@ -142,53 +141,32 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-            length = int.from_bytes(self._bytes[:8].tobytes(), "little")
-            if length > len(self._bytes) - 8:
-                raise ValueError("truncated header")
-            self._header: dict[str, Any] = json.loads(self._bytes[8 : 8 + length].tobytes())
-            self._start = 8 + length
-            metadata = self._header.pop("__metadata__", {})
-            self._unread: dict[str, str] = dict(json.loads(metadata.get(SUMS, "{}")))  # older files have none
-            for name, entry in self._header.items():
-                _check_entry(name, entry, len(self._bytes) - self._start)
+            self._file = safe_open(path, "pt")
+            self._names = set(self._file.keys())
+            sums = json.loads((self._file.metadata() or {}).get(SUMS, "{}"))  # older files have none
+            self._unread: dict[str, str] = dict(sums)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: encode the data again") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): encode the data again") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({reason_of(error)}): delete it and encode the data again") from None
+        except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._broken(f"is damaged ({reason_of(error)})") from None
 
     def read(self, name: str, start: int, stop: int, interval: int = 1) -> Tensor:
         """Rows start, start + interval ... below stop of one tensor. Raises UserError where it is not as written."""
-        entry = self._header.get(name)
-        if entry is None or entry["shape"][0] < stop:
-            raise UserError(f"{self.path} holds less of {name} than {INDEX} says: delete it and encode the data again")
-        if entry["dtype"] not in DTYPES:
-            raise UserError(
-                f"{self.path} holds {name} as {str(entry['dtype'])[:20]!r}: delete it and encode the data again"
-            )
-        dtype = DTYPES[entry["dtype"]]
-        row = math.prod(entry["shape"][1:]) * dtype.itemsize
-        first, end = (self._start + offset for offset in entry["data_offsets"])
+        rows = self._file.get_slice(name) if name in self._names else None
+        if rows is None or (rows.get_shape() or [0])[0] < stop:
+            raise self._broken(f"holds less of {name} than {INDEX} says")
+        if rows.get_dtype() not in DTYPES:
+            raise self._broken(f"holds {name} as {rows.get_dtype()!r}")
         if (told := self._unread.get(name)) is not None:
-            if _sum_of(self._bytes[first:end]) != told:
-                raise UserError(f"{self.path} is damaged (checksum of {name}): delete it and encode the data again")
+            if _sum_of(self._file.get_tensor(name)) != told:
+                raise self._broken(f"is damaged (checksum of {name})")
             self._unread.pop(name, None)  # another thread may have read it too
-        content = self._bytes[first + start * row : first + stop * row].copy()
-        return torch.from_numpy(content).view(dtype).reshape(stop - start, *entry["shape"][1:])[::interval]
+        return rows[start:stop][::interval].clone()
 
-
-def _check_entry(name: str, entry: dict[str, Any], room: int) -> None:
-    """Raises ValueError, KeyError or TypeError for a line of a shard's header that its `room` bytes cannot hold."""
-    begin, end = entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (begin, end, *entry["shape"])) or not entry["shape"]:
-        raise ValueError(f"shape or offsets of {name[:100]}")
-    if end > room:
-        raise ValueError("truncated data")
-    dtype = DTYPES.get(entry["dtype"])
-    if dtype is not None and math.prod(entry["shape"]) * dtype.itemsize != end - begin:
-        raise ValueError(f"size of {name[:100]}")
+    def _broken(self, how: str) -> UserError:
+        return UserError(f"{self.path} {how}: delete it and encode the data again")
 
 
 class LatentDataset:

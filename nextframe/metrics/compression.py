@@ -6,10 +6,9 @@ encoder made the file, its quality (that of imageio: libx264, constant rate fact
 
 from io import BytesIO
 
-import av
 import numpy as np
 
-from nextframe.data.video import mp4
+from nextframe.data.video import decoded, mp4
 
 FPS = 8.0
 OPTIONS = {"crf": "25", "preset": "medium", "threads": "1"}
@@ -18,8 +17,5 @@ OPTIONS = {"crf": "25", "preset": "medium", "threads": "1"}
 def through_mp4(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two videos of one shape, uint8 [f, h, w, 3], as they come back from one file; h is even."""
     content = mp4(np.concatenate([left, right], axis=2), FPS, "libx264", "yuv420p", OPTIONS)
-    with av.open(BytesIO(content), "r") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        both = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    both = np.stack(list(decoded(BytesIO(content))))
     return both[:, :, : left.shape[2]], both[:, :, left.shape[2] :]

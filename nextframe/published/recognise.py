@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nextframe.architecture import AutoencoderConfig, Condition, TransformerConfig
 from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import listed, misfits
+from nextframe.checkpoint import misfits
+from nextframe.errors import some_of
 from nextframe.published.names import AUTOENCODER_PREFIX, condition_table, to_published
 from nextframe.transformer import Transformer
 
@@ -31,7 +32,7 @@ def recognise(weights: Mapping[str, Tensor], latent_size: int = LATENT_SIZE) -> 
     else:
         raise ValueError(
             f"has the weights of no FAR transformer and of no DC-AE ({_TRANSFORMER} and {_AUTOENCODER} are missing); "
-            f"it begins with {listed(weights)}"
+            f"it begins with {some_of(list(weights), 3)}"
         )
     problem = misfits(weights, published_weights_of(config))
     if problem:
