@@ -41,18 +41,33 @@ class TimeEmbedding(nn.Module):
 
 
 class VectorEmbedding(nn.Module):
-    """MLP of an action that is a vector of numbers; a vector of nan is no action, which has an embedding of its own."""
+    """MLP of an action that is a vector of numbers; a vector of nan is no action, which has an embedding of its own.
+
+    Numbers are of any size, pixels of a mouse or angles, so they are first brought to -1 to 1: `low` and `high` [a] are
+    what nearly all of the footage's lie between. They are kept with the weights.
+    """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
+        self.register_buffer("low", -torch.ones(size))
+        self.register_buffer("high", torch.ones(size))
         self.expand = nn.Linear(size, width)
         self.project = nn.Linear(width, width)
         self.null = nn.Parameter(torch.zeros(width))
 
+    def span(self, low: Tensor, high: Tensor) -> None:
+        """Take these bounds for -1 and 1."""
+        self.low.copy_(low)
+        self.high.copy_(high)
+
     def forward(self, vectors: Tensor) -> Tensor:
         """[b, f, a] -> [b, f, d]"""
         absent = vectors.isnan().any(dim=-1, keepdim=True)
-        given = self.project(F.silu(self.expand(vectors.masked_fill(absent, 0))))
+        centred = 2 * (vectors - self.low) / (self.high - self.low) - 1
+        given = self.project(F.silu(self.expand(centred.masked_fill(absent, 0))))
         return torch.where(absent, self.null.to(given.dtype), given)
 
 

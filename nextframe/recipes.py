@@ -26,6 +26,7 @@ from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
 from nextframe.journal import Examination, check_wandb, newest_with
+from nextframe.layers import VectorEmbedding
 from nextframe.learner import Learner, Task
 from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics.lpips import Lpips
@@ -246,6 +247,9 @@ def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
         raise UserError(f"{left_out}: set --clip.interval 1, or --model.condition none")
     batches = clip_batches(data, config, Share.own(clips, config.train.accumulate, config.clip.windows))
     transformer = Transformer(config.model)
+    if config.model.condition == "vector":
+        assert isinstance(transformer.condition, VectorEmbedding)
+        transformer.condition.span(*data.usual_numbers())
 
     def flops(inputs: Inputs) -> int:
         return training_flops(config.model, clips, inputs[LENGTHS][0].tolist(), config.resampled_context > 0)

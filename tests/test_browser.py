@@ -396,8 +396,9 @@ def test_keys_by_name_and_by_choice(visit: Callable[..., Page]) -> None:
 @pytest.mark.parametrize(
     ("facts", "key", "action"),
     [
-        ({"kind": "vector", "vector": ["turn", "gas"]}, "ArrowUp", [0, 1]),
-        ({"kind": "vector", "vector": ["turn", "gas"]}, "Space", [0.5, 0]),
+        ({"kind": "vector", "vector": ["turn", "gas"], "ranges": [[-1, 1], [-1, 40]]}, "ArrowUp", [0, 40]),
+        ({"kind": "vector", "vector": ["turn", "gas"], "ranges": [[-1, 1], [2, 40]]}, "ArrowLeft", [-1, 2]),
+        ({"kind": "vector", "vector": ["turn", "gas"], "ranges": [[-1, 1], [-1, 1]]}, "Space", [0.5, 0]),
         ({"kind": "label", "labels": ["running"]}, "Space", None),
         ({"kind": "none", "solvers": [], "settings": None}, "ArrowRight", None),
     ],

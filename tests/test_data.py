@@ -177,6 +177,18 @@ def test_a_shard_of_another_kind_is_named(folder: Path) -> None:
         LatentDataset(folder).actions(dataset.index.episodes[0])
 
 
+def test_how_large_the_numbers_of_vectors_are(tmp_path: Path) -> None:
+    """But for the rarest; nearly always 0; always the same."""
+    vectors = torch.stack([torch.linspace(-50, 50, 200), torch.zeros(200), torch.full((200,), 3.0)], dim=1)
+    vectors[0, 0], vectors[7, 1] = 1e6, 5.0
+    write_shard(tmp_path / "s.safetensors", {"a": (torch.zeros(200, 1, 2, 2), vectors)})
+    entry = LatentEpisode("a", "train", 200, "s.safetensors", 30.0)
+    write_index(tmp_path, LatentIndex("0" * 64, (1, 2, 2), ("x", "y", "z"), 10.0, (entry,), action_kind="vector"))
+    low, high = LatentDataset(tmp_path).usual_numbers()
+    assert low.tolist() == pytest.approx([-48.5, 0, 2], abs=0.6)
+    assert high.tolist() == pytest.approx([49.5, 5, 4], abs=0.6)
+
+
 def test_clip_lengths_grow_and_then_are_uniform() -> None:
     config = WorldModelConfig(clip=ClipConfig(300, min_frames=16, ramp=0.5), train=TrainConfig(steps=1000))
     random = np.random.default_rng(0)

@@ -262,6 +262,8 @@ def test_kinds_of_actions(name: str, kind: str, names: tuple[str, ...], tmp_path
     with GymWorld(little(name), tmp_path) as world:
         actions = world.actions
         assert (actions.kind, actions.names) == (kind, names)
+        assert len(actions.ranges()) == (0 if kind == "id" else len(names))
+        assert all(-10 < low < high < 10 for low, high in actions.ranges())
         samples = [actions.sample(np.random.default_rng(seed)) for seed in range(50)]
         np.testing.assert_array_equal(samples[7], actions.sample(np.random.default_rng(7)))
         assert len({np.asarray(sample).tobytes() for sample in samples}) >= 2

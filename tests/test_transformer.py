@@ -1,11 +1,14 @@
 """The network: causal between frames, one table of tokens, one condition per frame."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import LONG, SHORT, random_transformer
 
 from nextframe.architecture import TransformerConfig
 from nextframe.cache import KeyValueCache
+from nextframe.layers import VectorEmbedding
 from nextframe.layout import COARSE, FINE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.presets import MAZE
@@ -114,6 +117,16 @@ def test_patches_flatten_by_channel_then_row_then_column() -> None:
 
 def test_the_default_model_is_small_enough_to_ship() -> None:
     assert parameters_of(Transformer(MAZE.model)) < 8e6
+
+
+def test_the_numbers_of_a_vector_may_be_of_any_size() -> None:
+    network = random_transformer(replace(LONG, condition="vector", classes=0, action_size=2)).condition
+    assert isinstance(network, VectorEmbedding)
+    vectors, large = torch.randn(1, 5, 2), torch.tensor([3.0, 1000.0])
+    vectors[0, 3] = torch.nan
+    plain = network(vectors)
+    network.span(-large + 7, large + 7)
+    torch.testing.assert_close(network(vectors * large + 7), plain)
 
 
 def test_a_conditioned_model_wants_its_condition() -> None:

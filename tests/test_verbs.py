@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import tiny_latents, tiny_run
 
 from nextframe.cli import main, overview, run_command
@@ -244,7 +246,10 @@ def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tm
     axes = command.index("--model.rope-axes")
     command[axes + 1 : axes + 4] = ["4", "6", "6"]  # those of the compass, too
     run_command([*command, *(way_out[1] or "").split()])
-    assert (tmp_path / "run/weights.safetensors").exists()
+    weights = load_file(tmp_path / "run/weights.safetensors")
+    if kind == "vectors":
+        _, high = dataset.usual_numbers()
+        assert torch.equal(weights["condition.high"], high)
 
 
 def test_durations() -> None:

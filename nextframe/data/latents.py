@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -28,6 +29,8 @@ INDEX = "latents.json"
 EPISODES_PER_SHARD = 64
 SUMS = "crc32"
 """In the header of a shard: a JSON text, the checksum of each tensor's bytes."""
+MEASURED = 100
+"""Episodes that are looked at to know how large the numbers of actions are."""
 DTYPES = ("BF16", "I64", "F32")
 
 
@@ -186,6 +189,20 @@ class LatentDataset:
         if not found:
             raise UserError(f"{self.folder} has no episodes of the split {split!r}")
         return found
+
+    def usual_numbers(self) -> tuple[Tensor, Tensor]:
+        """Between which 98 % of each number of the training episodes' vectors lie, a hundred episodes of them: two
+        float32 [a], the first below the second. Where most are the same, between which all of them lie."""
+        episodes = self.episodes("train")
+        told = torch.cat([self.actions(episode) for episode in episodes[:: -(-len(episodes) // MEASURED)]]).numpy()
+        told = told[np.isfinite(told).all(axis=1)]
+        if not len(told):
+            told = np.zeros((1, told.shape[1]), np.float32)
+        low, high = np.quantile(told, (0.01, 0.99), axis=0)
+        same = low == high
+        low, high = np.where(same, told.min(axis=0), low), np.where(same, told.max(axis=0), high)
+        same = low == high
+        return torch.tensor(low - same, dtype=torch.float32), torch.tensor(high + same, dtype=torch.float32)
 
     def _shard(self, episode: LatentEpisode) -> Shard:
         if episode.shard not in self._shards:

@@ -98,6 +98,7 @@ class EngineStage:
             self.name = "maze"
             source = {**source_of(settings), "seed": BY_HAND}
             self.info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
+            self._ranges: list[tuple[float, float]] = []
             load_vizdoom()  # raises if there is none
         else:
             self.name = f"gym:{settings.environment}"
@@ -105,6 +106,7 @@ class EngineStage:
             header, _ = walk.first()
             source = {"world": "gym", **asdict(settings), "policy": "by hand", "fps": header["fps"], "seed": BY_HAND}
             self.info = DatasetInfo(header["fps"], settings.size, tuple(header["names"]), source, header["kind"])
+            self._ranges = header["ranges"]
             walk.rest()
         self.fps = self.info.fps
         self.actions = Actions(self.info.action_kind, len(self.info.action_names))
@@ -118,6 +120,7 @@ class EngineStage:
             "fps": self.fps,
             "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(names)],
             "vector": names if vector else [],
+            "ranges": self._ranges,
             "kind": self.info.action_kind,
             "labels": [],
             "settings": None,

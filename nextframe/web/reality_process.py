@@ -42,7 +42,12 @@ def environment(world: dict[str, Any], folder: Path, stack: ExitStack) -> Answer
     from nextframe.worlds.gym.world import GymWorld
 
     inside = stack.enter_context(GymWorld(GymSettings(**world["settings"]), folder))
-    facts = {"kind": inside.actions.kind, "names": inside.actions.names, "fps": inside.fps}
+    facts = {
+        "kind": inside.actions.kind,
+        "names": inside.actions.names,
+        "fps": inside.fps,
+        "ranges": inside.actions.ranges(),
+    }
 
     def answer(question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         ended, frame = False, None

@@ -10,11 +10,12 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import ActionKind, DatasetInfo
 from nextframe.devices import thread_start
 from nextframe.flow import SOLVERS
+from nextframe.layers import VectorEmbedding
 from nextframe.metadata import Metadata
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
 from nextframe.session import seen_next
-from nextframe.transformer import parameters_of
+from nextframe.transformer import Transformer, parameters_of
 from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed
 from nextframe.web.messages import Actions, StartMessage
@@ -22,6 +23,14 @@ from nextframe.web.reality import Reality
 from nextframe.web.starts import HELD_OUT, Library
 
 USUAL_FPS = 10.0
+
+
+def ranges_of(model: Transformer) -> list[tuple[float, float]]:
+    """From where to where the numbers of a vector go: as in the footage, but for the rarest."""
+    if model.config.condition != "vector":
+        return []
+    assert isinstance(model.condition, VectorEmbedding)
+    return list(zip(model.condition.low.tolist(), model.condition.high.tolist(), strict=True))
 
 
 class ModelStage:
@@ -66,6 +75,7 @@ class ModelStage:
             "fps": self.fps,
             "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(self.names)],
             "vector": self.names if vector else [],
+            "ranges": ranges_of(self.world.transformer),
             "kind": self.actions.kind,
             "labels": self.labels,
             "settings": {

@@ -36,8 +36,8 @@ export function commandsOf(world, values) {
     const pairs = [["left", "right"], ["down", "up"]];
     const push = (index, to) => () => values.map((value, other) => (other === index ? to : value));
     const both = world.vector.flatMap((name, index) => [
-      { name: `${name} −`, role: pairs[index]?.[0], value: push(index, -1) },
-      { name: `${name} +`, role: pairs[index]?.[1], value: push(index, 1) },
+      { name: `${name} −`, role: pairs[index]?.[0], value: push(index, world.ranges[index][0]) },
+      { name: `${name} +`, role: pairs[index]?.[1], value: push(index, world.ranges[index][1]) },
     ]);
     return [...both, { name: "as set below", role: "stay", value: () => [...values] }];
   }
@@ -66,7 +66,8 @@ function usualKeys(commands) {
 export class Controls {
   /** `send(message)` goes to the server; `ready()` says whether keys belong to the world just now. */
   constructor({ world, pad, sliders, reset, send, ready }) {
-    this.values = (world.vector ?? []).map(() => 0);
+    // Nobody acts: 0, or what is nearest to it.
+    this.values = (world.ranges ?? []).map(([low, high]) => Math.min(Math.max(0, low), high));
     this.commands = commandsOf(world, this.values);
     Object.assign(this, { pad, reset, send, ready });
     this.store = `nextframe keys ${this.commands.map((command) => command.name)}`;
@@ -74,7 +75,7 @@ export class Controls {
     this.held = []; // { source, command }, the newest last: it is the one that counts
     this.streaming = null;
     this.capturing = null; // { index, place } of the key cap that waits for a key
-    this.#showSliders(world.vector ?? [], sliders);
+    this.#showSliders(world, sliders);
     this.#showPad();
     reset.onclick = () => this.#setKeys(usualKeys(this.commands));
     addEventListener("keydown", (event) => this.#keyDown(event));
@@ -239,13 +240,19 @@ export class Controls {
     return cap;
   }
 
-  #showSliders(names, sliders) {
-    names.forEach((name, index) => {
+  #showSliders({ vector = [], ranges }, sliders) {
+    vector.forEach((name, index) => {
       const label = document.createElement("label");
-      const slider = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 1, step: 0.05 });
+      const [min, max] = ranges[index];
+      const slider = Object.assign(document.createElement("input"), { type: "range", min, max, step: "any" });
       const output = document.createElement("output");
-      slider.value = output.value = 0;
-      slider.oninput = () => (this.values[index] = Number((output.value = slider.value)));
+      const shown = () => Number(this.values[index].toPrecision(3));
+      slider.value = this.values[index];
+      output.value = shown();
+      slider.oninput = () => {
+        this.values[index] = Number(slider.value);
+        output.value = shown();
+      };
       slider.onchange = () => slider.blur();
       label.append(name, slider, output);
       sliders.append(label);

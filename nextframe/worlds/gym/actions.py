@@ -61,6 +61,15 @@ class Actions:
             return int(action) - int(space.start)
         return np.asarray(spaces.flatten(space, action), np.float32)
 
+    def ranges(self) -> list[tuple[float, float]]:
+        """From where to where each number of a vector goes; -1 to 1 where the environment sets no bounds."""
+        if self.kind == "id":
+            return []
+        flat = self._spaces.flatten_space(self.space)
+        free = _unbounded(flat)
+        bounds = np.where(free, -1.0, flat.low), np.where(free, 1.0, flat.high)
+        return list(zip(*(bound.astype(float).tolist() for bound in bounds), strict=True))
+
     def sample(self, generator: np.random.Generator) -> int | np.ndarray:
         """A random action, recorded form: each number uniform between its bounds, or normal where it has none."""
         if self.kind == "id":
@@ -68,7 +77,7 @@ class Actions:
         flat = self._spaces.flatten_space(self.space)
         self.space.seed(int(generator.integers(2**31)))
         numbers = np.asarray(self._spaces.flatten(self.space, self.space.sample()), np.float64)
-        free = (abs(flat.low) > UNBOUNDED) | (abs(flat.high) > UNBOUNDED)
+        free = _unbounded(flat)
         normal = generator.standard_normal(len(numbers))
         return np.where(free, np.clip(normal, flat.low, flat.high), numbers).astype(np.float32)
 
@@ -95,6 +104,11 @@ class Actions:
             names = [f"{path}[{','.join(map(str, place))}]" for place in np.ndindex(space.shape)]
         known = labels.get(path, [])
         return known if len(known) == len(names) else names
+
+
+def _unbounded(flat: Any) -> np.ndarray:
+    """Which numbers of a flat space have no bounds that say anything."""
+    return (abs(flat.low) > UNBOUNDED) | (abs(flat.high) > UNBOUNDED)
 
 
 def _parts(space: Any) -> list[tuple[str, Any]]:
