@@ -21,6 +21,8 @@ from nextframe.ranks import ALONE, Share
 
 FRAMES_PER_EPISODE = 4
 """Frames of one episode in a batch of the autoencoder: a file is decoded once for all of them."""
+LEFT_OUT = 0.1
+"""Share of the training frames that may lie in episodes shorter than a clip."""
 DECODED_BYTES = 5 * 2**30
 """Of decoded footage kept in memory."""
 
@@ -123,14 +125,14 @@ def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "
     span = config.clip.span
     episodes = [episode for episode in dataset.episodes(split) if episode.frames >= span]
     if not episodes:
-        longest = max(episode.frames for episode in dataset.episodes(split))
-        way_out = f"set {_clip_options(longest, config.clip)}, or give longer ones"
+        lengths = [episode.frames for episode in dataset.episodes(split)]
+        longest, way_out = max(lengths), f"set {better_clips(lengths, config.clip)}, or give longer ones"
         raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): {way_out}")
     return episodes
 
 
 def _clip_options(longest: int, clip: ClipConfig) -> str:
-    """What to set where the longest episode is shorter than a clip."""
+    """What to set for clips no longer than this."""
     fits = (longest - 1) // clip.interval + 1 + (clip.min_frames is not None)
     shorter = f" --clip.min-frames {max(1, fits // 2)}" if clip.min_frames and clip.min_frames >= fits else ""
     return f"--clip.frames {fits}{shorter}"
@@ -155,8 +157,22 @@ def options_for(index: LatentIndex, preset: WorldModelConfig) -> list[str]:
         options = ["--model.classes", f"{actions}"]
     if index.shape != preset.model.latent_shape:
         options += _latent_options(index.shape, preset.model).split()
-    longest = max((episode.frames for episode in index.episodes if episode.split == "train"), default=0)
-    return options + (_clip_options(longest, preset.clip).split() if 0 < longest < preset.clip.span else [])
+    lengths = [episode.frames for episode in index.episodes if episode.split == "train"]
+    return options + better_clips(lengths, preset.clip).split()
+
+
+def better_clips(lengths: Sequence[int], clip: ClipConfig) -> str:
+    """What to set for the longest clips that nearly all frames of episodes so long are learnt from; "" where they are.
+
+    An episode that is shorter than a clip is left out.
+    """
+    frames = sum(lengths)
+    if sum(length for length in lengths if length < clip.span) <= LEFT_OUT * frames:
+        return ""
+    left_out = [sum(other for other in lengths if other < length) for length in lengths]
+    return _clip_options(
+        max(length for length, lost in zip(lengths, left_out, strict=True) if lost <= LEFT_OUT * frames), clip
+    )
 
 
 def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:

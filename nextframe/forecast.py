@@ -13,7 +13,7 @@ from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.devices import now
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.metadata import Metadata, unlike
 from nextframe.progress import Advance
 from nextframe.protocol import MOST_EPISODES, MOST_TRAJECTORIES, Protocol
@@ -42,7 +42,8 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
         long_enough = f" with {needed} frames" if protocol.context == 0 else ""
         long_enough += f", each {protocol.every}th one counted" if protocol.every > 1 else ""
         have = (
-            f"{folder} has {len(infos)} episodes of the split {protocol.split!r}{long_enough}, {wanted} are asked for"
+            f"{folder} has {counted(len(infos), 'episode')} of the split {protocol.split!r}{long_enough}, "
+            f"{wanted} are asked for"
         )
         there = ", ".join(sorted({info.split for info in dataset.episodes()}))
         way_out = "lower --episodes" if infos else f"give footage that has them (this has {there})"

@@ -42,6 +42,10 @@ class Imported:
     """Folders that are called like splits, and were not taken as such."""
     unmoved: int
     """Videos that were imported before, and would be on another side (train, test) if they had not been."""
+    gone: list[str]
+    """Videos that were imported from this folder, and are not there any more."""
+    anew: list[str]
+    """Videos that were imported before, and have changed, or were not imported whole."""
     split: str | None
     """That all were asked to be of."""
     fps: float | None
@@ -106,6 +110,9 @@ def import_footage(
         skipped |= refused
         dataset.remove([info for name in skipped for info in there.get(name, [])])
         moved = split is not None
+        names_here = {source.name for source in sources}
+        gone = [name for name, infos in there.items() if infos[0].meta.get("from") == place.name]
+        gone = [name for name in gone if name not in names_here]
         jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, moved)}
         for name in sorted({job["split"] for job in jobs.values()}):
             sweep(out / name)
@@ -120,7 +127,8 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    return Imported(dataset, skipped, still, duplicates(dataset.episodes()), others, unheeded, unmoved, split, fps)
+    same, anew = duplicates(dataset.episodes()), [name for name in jobs if name in there]
+    return Imported(dataset, skipped, still, same, others, unheeded, unmoved, gone, anew, split, fps)
 
 
 def _described(
@@ -272,6 +280,8 @@ def summary(imported: Imported) -> list[str]:
         *([_unmoved(imported.unmoved)] if imported.unmoved > FEW * sources else []),
         *([_nothing_held_out(sources)] if none_held_out else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
+        *([f"imported anew: {some_of(imported.anew, SOME)}"] if imported.anew else []),
+        *([f"not in the folder any more, and kept: {some_of(imported.gone, SOME)}"] if imported.gone else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]
@@ -302,11 +312,17 @@ def _told(info: DatasetInfo) -> str:
         return "no actions"
     shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
     count = len(info.action_names)
-    return f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {count} numbers: {shown}"
+    return (
+        f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {counted(count, 'number')}: {shown}"
+    )
 
 
 def _nothing_held_out(videos: int) -> str:
-    way_out = "import more" if videos == 1 else "import them into a new --out, with --test-share 0.34"
+    way_out = (
+        "import more, or this one in two files"
+        if videos == 1
+        else "import them into a new --out, with --test-share 0.34"
+    )
     return f"nothing is held out to evaluate on: {way_out}"
 
 

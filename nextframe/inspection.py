@@ -182,11 +182,16 @@ def evenly_spaced(infos: list[EpisodeInfo], count: int) -> list[EpisodeInfo]:
 
 
 def duplicates(infos: Sequence[EpisodeInfo]) -> tuple[tuple[str, ...], ...]:
-    """Names of episodes whose video files are equal, in groups."""
-    by_digest: dict[str, list[str]] = {}
+    """Names of episodes whose video files are equal, in groups; with their splits where a group has several."""
+    by_digest: dict[str, list[EpisodeInfo]] = {}
     for info in infos:
-        by_digest.setdefault(info.sha256.get("video", info.name), []).append(info.name)
-    return tuple(tuple(names) for names in by_digest.values() if len(names) > 1)
+        by_digest.setdefault(info.sha256.get("video", info.name), []).append(info)
+    groups = [group for group in by_digest.values() if len(group) > 1]
+    several = [len({info.split for info in group}) > 1 for group in groups]
+    return tuple(
+        tuple(f"{info.name} ({info.split})" if splits else info.name for info in group)
+        for group, splits in zip(groups, several, strict=True)
+    )
 
 
 def doubts(still: Sequence[str], duplicates: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CHECKPOINTS, CONFIG, WEIGHTS, checkpoints, load_weights
-from nextframe.clips import clip_batches, frame_batches, long_enough, videos_kept
+from nextframe.clips import better_clips, clip_batches, frame_batches, long_enough, videos_kept
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
 from nextframe.data.episodes import INDEX as EPISODES
@@ -168,8 +168,11 @@ def notes(
     if isinstance(data, LatentDataset):
         assert isinstance(config, WorldModelConfig)
         if short := len(data.episodes("train")) - len(episodes):
-            all_of_them = short + len(episodes)
-            yield f"{short} of {all_of_them} training episodes are shorter than a clip: they are not learnt from"
+            lengths = [episode.frames for episode in data.episodes("train")]
+            share = 1 - sum(episode.frames for episode in episodes) / sum(lengths)
+            told = f"{short} of {len(lengths)} training episodes, {share:.0%} of the frames, are shorter than a clip"
+            better = better_clips(lengths, config.clip)
+            yield f"{told} and not learnt from{better and f': {better} takes more of them'}"
         yield from latents_off(data, data.episodes("train"))
         if before is None:
             yield from assumed(config, data.index)

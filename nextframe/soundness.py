@@ -15,7 +15,7 @@ from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, dotted
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.files import read_json, write_json
 from nextframe.places import length_range
 
@@ -35,15 +35,16 @@ DATA = "data.json"
 
 def few_episodes(config: RunConfig, episodes: Episodes) -> Iterator[str]:
     """A line if there are fewer than go into one batch, or if each is shown very often."""
-    train, frames = config.train, sum(episode.frames for episode in episodes)
+    train, frames, each = config.train, sum(episode.frames for episode in episodes), ""
     if isinstance(config, TokenizerConfig):
         wanted, shown, what = 1, train.batch * train.steps, "frames"
     else:
         wanted, what = train.batch // config.clip.windows, "clips"
+        each = f" of {config.clip.windows} windows" if config.clip.windows > 1 else ""
         least, beyond = length_range(config, train.steps)
         shown = train.batch * train.steps * (least + beyond - 1) / 2
     if len(episodes) < wanted:
-        fewer = f"there are {len(episodes)} episodes to learn from, and {wanted} {what} in a batch"
+        fewer = f"a batch takes {wanted} {what}{each}, and there is no more than {counted(len(episodes), 'episode')}"
         yield f"{fewer}: expect them to be learnt by heart"
     elif train.minutes is None and shown > MOST_SHOWINGS * frames:
         often = f"each of the {frames:,} frames is shown about {shown / frames:,.0f} times"

@@ -13,7 +13,7 @@ from tiny import tiny_latents
 from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
-from nextframe.clips import clip_batches, options_for
+from nextframe.clips import better_clips, clip_batches, options_for
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, write_index
 from nextframe.data.order import batch_indices
@@ -163,6 +163,21 @@ def test_such_clips_can_be_learned_from(tmp_path: Path, config: WorldModelConfig
     objective, network = FrameFlowMatching(config), Transformer(config.model)
     inputs = objective.prepare(clip_batches(dataset, config)(3), torch.Generator().manual_seed(0))
     assert objective.score(network, inputs).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options"),
+    [
+        ([300, 120] * 5, "--clip.frames 121"),  # the rest of each video would be lost
+        ([300] * 9 + [120], ""),
+        ([61, 60, 59, 20], "--clip.frames 60"),
+        ([127, 127], ""),
+        ([], ""),
+    ],
+)
+def test_clips_are_as_long_as_nearly_all_the_footage_allows(lengths: list[int], options: str) -> None:
+    assert FOOTAGE.clip.span == 127
+    assert better_clips(lengths, FOOTAGE.clip) == options
 
 
 @pytest.mark.parametrize("kind", ["ids", "many", "vectors", "labels", "nothing"])

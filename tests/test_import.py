@@ -325,6 +325,27 @@ def test_still_and_repeated_videos_are_reported(tmp_path: Path) -> None:
     found = imported(tmp_path / "in", tmp_path / "out")
     assert found.still == ("c",) and found.duplicates == (("a", "b"),)
     assert "warning: nothing moves in 1: c" in summary(found) and "warning: the same pictures: a, b" in summary(found)
+    split = summary(imported(tmp_path / "in", tmp_path / "split", test_share=0.67))
+    assert "warning: the same pictures: a (train), b (test)" in split
+
+
+def test_a_single_video_is_trained_on_whatever_share_is_held_out(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/a.mp4", 3)
+    found = imported(tmp_path / "in", tmp_path / "out", test_share=0.9)
+    assert [info.split for info in found.dataset.episodes()] == ["train"]
+    assert "nothing is held out to evaluate on: import more, or this one in two files" in summary(found)
+    assert imported(tmp_path / "in", tmp_path / "all", test_share=1.0).dataset.episodes("test")
+
+
+def test_what_has_changed_in_the_folder_is_said(tmp_path: Path) -> None:
+    for name in "abc":
+        write_video(tmp_path / f"in/{name}.mp4", 3, ord(name))
+    lines = summary(imported(tmp_path / "in", tmp_path / "out"))
+    assert not any("anew" in line or "any more" in line for line in lines)
+    (tmp_path / "in/a.mp4").unlink()
+    write_video(tmp_path / "in/b.mp4", 5, 1)
+    lines = summary(imported(tmp_path / "in", tmp_path / "out"))
+    assert "imported anew: b" in lines and "not in the folder any more, and kept: a" in lines
 
 
 def test_rates_that_differ_or_change_are_reported(tmp_path: Path) -> None:
@@ -482,6 +503,8 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             imported(place, tmp_path / "out")
     write_video(tmp_path / "in/a b.mp4", 3)
+    with pytest.raises(UserError, match="a single video: name the folder it lies in"):
+        imported(tmp_path / "in/a b.mp4", tmp_path / "out")
     write_video(tmp_path / "in/a_b.mp4", 3)
     with pytest.raises(UserError, match="would have one name"):
         imported(tmp_path / "in", tmp_path / "out")

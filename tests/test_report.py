@@ -103,7 +103,7 @@ def test_the_verdict_is_honest(results: Results) -> None:
 @pytest.mark.parametrize(("episodes", "counted"), [(1, "1 episode"), (4, "4 episodes")])
 def test_few_episodes_decide_nothing(results: Results, episodes: int, counted: str) -> None:
     said = verdict(scored(results, 23.0, episodes=episodes), late=False)
-    assert f"Whether it is really better {counted} cannot tell" in said and "beats" not in said
+    assert f"Which is really better {counted} cannot tell" in said and "beats" not in said
 
 
 def test_missing_files_are_named(results: Results, folder: Path, tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def _numbers(name: str, cells: Sequence[str]) -> list[float]:
         return [TRUTH[cell.lower()] if cell.lower() in TRUTH else float(cell) for cell in cells]
     except ValueError:
         raise ValueError(
-            f"column {name!r} is not of numbers (the first line has the names): leave it out, or call the one that has "
-            "the actions `action`"
+            f"column {name!r} is not of numbers (the first line has the names): leave it out, write a 0 or 1 a key in "
+            "columns of their own, or call the one that has the actions `action`"
         ) from None
 
 

@@ -60,6 +60,8 @@ def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -
         found = _of_list(place)
     elif place.is_dir():
         found = _of_folder(place, labelled, out)
+    elif place.is_file() and place.suffix.lower() in video.SUFFIXES:
+        raise UserError(f"{place} is a single video: name the folder it lies in")
     else:
         raise UserError(f"{place} is neither a folder of videos nor a .json list of them: check the path")
     if not found:
@@ -220,10 +222,11 @@ def name_of(path: Path) -> str:
 
 def divided(sources: Sequence[Source], test_share: float, known: dict[str, str]) -> list[Source]:
     """Every source with a split: its own, the one it was given before (`known`, by name), or else train, but for a
-    share of them, picked by a hash of their names, for test.
+    share of them, picked by a hash of their names, for test. One at least trains, unless all are asked for.
     """
     order = sorted(sources, key=lambda source: hashlib.sha256(source.name.encode()).digest())
-    tests = {source.name for source in order[: int(test_share * len(order) + 0.5)]}
+    most = len(order) - (test_share < 1)
+    tests = {source.name for source in order[: min(most, int(test_share * len(order) + 0.5))]}
     return [
         replace(source, split=source.split or known.get(source.name) or ("test" if source.name in tests else "train"))
         for source in sources

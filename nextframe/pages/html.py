@@ -58,7 +58,8 @@ th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tab
 @media (max-width: 560px) { .bar, .bar .track { display: block; white-space: normal; }
   .bar .fill { display: inline-block; max-width: 100%; margin-right: 6px; vertical-align: middle; } }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
-pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; overflow-x: auto;
+pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; white-space: pre-wrap;
+  overflow-wrap: anywhere;
   margin: 6px 0 14px; font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 .good { color: var(--accent); font-weight: 600; } .bad { color: #d0483e; font-weight: 600; }

@@ -48,7 +48,7 @@ def verdict(results: Results, late: bool) -> str:
     baselines = f"“{METHODS['repeat_last']}” and “{METHODS['context_mean']}”"
     if too_few(results):
         said = (
-            f"its PSNR is {means['model']} dB, against {against} of {baselines}. Whether it is really better "
+            f"its PSNR is {means['model']} dB, against {against} of {baselines}. Which is really better "
             f"{counted(len(results.episodes), 'episode')} cannot tell: predict {FEWEST} or more."
         )
     elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
@@ -144,7 +144,9 @@ def errors(results: Results) -> Iterator[str]:
         won = " / ".join(f"{gains[metric].won}" for metric in results.frame_metrics)
         leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
     names = " / ".join(name_of(metric) for metric in results.frame_metrics)
-    yield html.table(["the model's lead, episode by episode (+: better)", *head, f"episodes won ({names})"], leads)
+    yield html.table(
+        ["the model's lead, episode by episode (+: better)", *head, f"episodes won, all frames ({names})"], leads
+    )
 
 
 def by_seed(results: Results) -> Iterator[str]:
