@@ -33,8 +33,9 @@ from nextframe.runs import WorldModel
 
 PICTURES_AT_ONCE = 64
 """That LPIPS looks at."""
-ROWS = {"drift": len(METHODS) + 1, "revisit": len(METHODS) + 1, "control": len(METHODS) + 2}
-"""Of the scores of an episode's first trajectory, by metric: one for each method, if nothing else is said here."""
+ROWS = {"drift": (*METHODS, "truth"), "revisit": (*METHODS, "frames"), "control": (*METHODS, "truth", "guess")}
+"""What each row of the scores of an episode's first trajectory is of, by metric; of `METHODS` alone, if nothing is said
+here. Further trajectories have the first row alone, the model's."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Scorer:
     def lacks(self, measured: Measured, first: bool) -> bool:
         """Whether there is more to compute than was, perhaps because weights have been found since, or otherwise."""
         metrics = (*self.frames, *self.own)
-        wanted = {metric: ROWS.get(metric, len(METHODS)) if first else 1 for metric in metrics}
+        wanted = {metric: len(ROWS.get(metric, METHODS)) if first else 1 for metric in metrics}
         enough = all(len(measured.scores.get(metric, ())) >= rows for metric, rows in wanted.items())
         sets = 0 if self.video_features is None else 2 if first else 1
         alike = all(measured.how.get(metric) == how for metric, how in self.how.items())
@@ -282,24 +283,24 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
             fvd_figure = Figure(middle, middle - found.mean + found.low, middle - found.mean + found.high)
     scores, gains = summarise(values)
     missing = dict(scorer.missing)
-    own = {metric: _model_and_others(metric, measured, firsts, shape) for metric in scorer.own}
+    own = {metric: _rows(metric, measured, shape) for metric in scorer.own}
     if "drift" in own:
-        model, others = own["drift"]
-        true, samples = others[:, -1], model.reshape(shape[0], -1, *model.shape[3:])
-        for method, predicted in zip(METHODS, [samples, *others[:, :-1, None].swapaxes(0, 1)], strict=True):
-            scores[method]["drift"] = drift.drift(predicted, true)
-        by_seed["drift"] = spread(np.array([drift.overall(one, true) for one in model.swapaxes(0, 1)]))
+        model, rows = own["drift"]
+        for method in METHODS:
+            samples = model.reshape(shape[0], -1, *model.shape[3:]) if method == "model" else rows[method][:, None]
+            scores[method]["drift"] = drift.drift(samples, rows["truth"])
+        by_seed["drift"] = spread(np.array([drift.overall(one, rows["truth"]) for one in model.swapaxes(0, 1)]))
     references: dict[str, Score] = {}
     if "control" in own:
-        model, others = own["control"]
-        for method, obeyed in zip(METHODS, [model.mean((1, 2)), *others[:, :-2].swapaxes(0, 1)], strict=True):
-            scores[method]["control"] = score(obeyed)
-        references = {"truth": score(others[:, -2]), "guess": score(others[:, -1])}
+        model, rows = own["control"]
+        for method in METHODS:
+            scores[method]["control"] = score(model.mean((1, 2)) if method == "model" else rows[method])
+        references = {name: score(rows[name]) for name in ("truth", "guess")}
         by_seed["control"] = spread(model.mean((0, 2, 3)))
     revisits: tuple[Revisit, ...] = ()
     if "revisit" in own:
-        model, others = own["revisit"]
-        revisits = _revisits(model.mean((1, 2)), others)
+        model, rows = own["revisit"]
+        revisits = _revisits({**rows, "model": model.mean((1, 2))})
         if revisits[0].frames:
             by_seed["revisit"] = spread(np.nanmean(model[..., 0].mean(2), axis=0))
         else:
@@ -307,20 +308,23 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
     return Combined(scores, gains, by_seed, picked, revisits, references, fvd_figure, missing)
 
 
-def _model_and_others(
-    metric: str, measured: Sequence[Measured], firsts: Sequence[Measured], shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A metric's first rows [episodes, seeds, trajectories, ...], and the other rows [episodes, rows, ...]."""
+def _rows(
+    metric: str, measured: Sequence[Measured], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A metric's scores of the model, [episodes, seeds, trajectories, ...], and its rows of each episode's first
+    trajectory by what they are of, [episodes, ...]."""
     model = np.stack([one.scores[metric][0] for one in measured])
-    return model.reshape(*shape, *model.shape[1:]), np.stack([one.scores[metric][1:] for one in firsts])
+    firsts = np.stack([one.scores[metric] for one in measured[:: shape[1] * shape[2]]])
+    rows = dict(zip(ROWS.get(metric, METHODS), firsts.swapaxes(0, 1), strict=True))
+    return model.reshape(*shape, *model.shape[1:]), rows
 
 
-def _revisits(model: np.ndarray, others: np.ndarray) -> tuple[Revisit, ...]:
-    """`model`: [episodes, groups]. `others`: [episodes, the other methods and the number of frames, groups]."""
+def _revisits(rows: dict[str, np.ndarray]) -> tuple[Revisit, ...]:
+    """`rows`: [episodes, groups] of each method, and the numbers of `frames`."""
     found = []
     for place, group in enumerate(revisit.GROUPS):
-        frames = others[:, -1, place]
-        values = np.concatenate([model[:, None, place], others[:, :-1, place]], axis=1)[frames > 0]
+        frames = rows["frames"][:, place]
+        values = np.stack([rows[method][:, place] for method in METHODS], axis=1)[frames > 0]
         scores = dict(zip(METHODS, figures(values), strict=True)) if len(values) else {}
         found.append(Revisit(group, int(frames.sum()), len(values), scores))
     return tuple(found)
