@@ -101,19 +101,14 @@ def import_footage(
     with filling(out, info) as dataset:
         sweep(out)
         there = _by_source(dataset)
-        anew = divided(sources, test_share, {})
+        as_if_new = divided(sources, test_share, {})
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
-        unmoved = (
-            sum(one.split != other.split for one, other in zip(sources, anew, strict=True)) if split is None else 0
-        )
+        elsewhere = [one for one, new in zip(sources, as_if_new, strict=True) if one.split != new.split]
         described, refused = _described(sources, place, numbers, split, use_actions, skip_bad)
         skipped |= refused
         dataset.remove([info for name in skipped for info in there.get(name, [])])
-        moved = split is not None
-        names_here = {source.name for source in sources}
-        gone = [name for name, infos in there.items() if infos[0].meta.get("from") == place.name]
-        gone = [name for name in gone if name not in names_here]
-        jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, moved)}
+        asked = split is not None
+        jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, asked)}
         for name in sorted({job["split"] for job in jobs.values()}):
             sweep(out / name)
         dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
@@ -127,8 +122,25 @@ def import_footage(
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
     still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
-    same, anew = duplicates(dataset.episodes()), [name for name in jobs if name in there]
-    return Imported(dataset, skipped, still, same, others, unheeded, unmoved, gone, anew, split, fps)
+    return Imported(
+        dataset=dataset,
+        skipped=skipped,
+        still=still,
+        duplicates=duplicates(dataset.episodes()),
+        passed_over=others,
+        unheeded=unheeded,
+        unmoved=0 if asked else len(elsewhere),
+        gone=_gone(there, sources, place),
+        anew=[name for name in jobs if name in there],
+        split=split,
+        fps=fps,
+    )
+
+
+def _gone(there: Mapping[str, list[EpisodeInfo]], sources: Sequence[Source], place: Path) -> list[str]:
+    """Videos that were imported from a folder of this name, and are not in it any more."""
+    here = {source.name for source in sources}
+    return [name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name]
 
 
 def _described(
@@ -243,10 +255,10 @@ def _job(source: Source, place: Path, label: int | None, split: str | None, use_
     }
 
 
-def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any], moved: bool) -> bool:
+def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any], asked: bool) -> bool:
     """Whether every episode of a video is there, with the actions that are beside it now.
 
-    `moved`: and in the split of the job. Raises UserError when they are of another video of its name.
+    `asked`: and in the split of the job. Raises UserError when they are of another video of its name.
     """
     if not infos:
         return False
@@ -258,7 +270,7 @@ def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, A
         )
     # Footage that was imported before this was noted is taken as it is.
     same = same and old.get("actions") in (None, meta.get("actions"))
-    same = same and not (moved and infos[0].split != job["split"])
+    same = same and not (asked and infos[0].split != job["split"])
     parts = {info.meta.get("part"): info.meta.get("last") for info in infos if dataset.is_there(info)}
     return same and parts.keys() == set(range(len(infos))) and bool(parts[len(infos) - 1])
 

@@ -56,17 +56,9 @@ def import_latents(
     check_fps_and_share(fps, test_share)
     if not (out / INDEX).exists():
         refuse_taken(out, "latents")
-    sources = find_sources(place)
-    if without := [source for source in sources if source.latents is None]:
-        raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")
+    sources, words = _listed(place, use_actions, action_names)
     autoencoder = load_autoencoder(run, torch.device("cpu"))
     shape = autoencoder.config.latent_shape
-    try:
-        words = vocabulary(tables_of(sources), action_names) if use_actions else Vocabulary()
-    except UserError as error:
-        raise UserError(f"{without_way_out(error)}: {WAY_OUT}") from error
-    if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):
-        raise UserError(f"{place} names no `action_path` of {bare[0]}, others have one: add it, or give --no-actions")
     labels, numbers = classes(sources)
     info = DatasetInfo(fps or USUAL_FPS, autoencoder.config.frame_size, words.names, {}, words.kind, labels)
     with sole_writer(out):
@@ -110,6 +102,20 @@ def import_latents(
                 write_index(out, index)
         remove_shards(listed.shards.keys() - index.shards.keys(), out)
     return index
+
+
+def _listed(place: Path, use_actions: bool, action_names: tuple[str, ...]) -> tuple[list[Source], Vocabulary]:
+    """What the list names, and what its actions have in common. Raises UserError where it is no list of latents."""
+    sources = find_sources(place)
+    if without := [source for source in sources if source.latents is None]:
+        raise UserError(f"{place} names no `latent_path` of {without[0].name}: leave out --autoencoder")
+    try:
+        words = vocabulary(tables_of(sources), action_names) if use_actions else Vocabulary()
+    except UserError as error:
+        raise UserError(f"{without_way_out(error)}: {WAY_OUT}") from error
+    if words.kind != "none" and (bare := [source.name for source in sources if source.actions is None]):
+        raise UserError(f"{place} names no `action_path` of {bare[0]}, others have one: add it, or give --no-actions")
+    return sources, words
 
 
 def _measured_scale(sources: Sequence[Source], shape: tuple[int, int, int]) -> float:
