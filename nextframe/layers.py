@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -90,7 +91,10 @@ def chunks(modulation: Tensor, count: int) -> tuple[Tensor, ...]:
 
 def adaptive_layer_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without weights of its own, then the frame's shift and scale."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
+    # Autocast would have CUDA bring all three to float32 and the result back, by a kernel each. The kernel of the norm
+    # computes in float32 by itself; on a processor autocast leaves it alone.
+    with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
+        return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
 
 
 class HeadNorm(nn.RMSNorm):
