@@ -23,6 +23,18 @@ def test_the_python_example_runs() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
 
 
+def test_the_examples_of_extending_run(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    assert len(examples) == 3
+    check = """
+assert [clip.shape for clip in clips] == [(8, 64, 64, 3)] * 2
+assert not torch.equal(*clips) and len(footage.episodes()) == 3
+assert Path("run/weights.safetensors").exists()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, env=environment, check=True)
+
+
 BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
 
 
