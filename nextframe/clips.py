@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -169,10 +170,10 @@ def better_clips(lengths: Sequence[int], clip: ClipConfig) -> str:
     frames = sum(lengths)
     if sum(length for length in lengths if length < clip.span) <= LEFT_OUT * frames:
         return ""
-    left_out = [sum(other for other in lengths if other < length) for length in lengths]
-    return _clip_options(
-        max(length for length, lost in zip(lengths, left_out, strict=True) if lost <= LEFT_OUT * frames), clip
-    )
+    ordered = sorted(lengths)
+    before = accumulate(ordered, initial=0)  # frames of the episodes that come earlier: not more than are shorter
+    fitting = [length for length, lost in zip(ordered, before, strict=False) if lost <= LEFT_OUT * frames]
+    return _clip_options(fitting[-1], clip)
 
 
 def check_conditions(index: LatentIndex, model: TransformerConfig) -> None:

@@ -57,7 +57,10 @@ def distributed_score(
         if has_unused_parameters:
             scored.add_unused_parameter()
         return DistributedDataParallel(
-            scored, find_unused_parameters=has_unused_parameters, gradient_as_bucket_view=True
+            scored,
+            find_unused_parameters=has_unused_parameters,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # they are alike: constant, or statistics of the whole batch
         )
     for weight in network.parameters():  # convolutions have their channels last, which cannot be cut
         weight.data = weight.data.contiguous()

@@ -43,9 +43,9 @@ class Imported:
     unmoved: int
     """Videos that were imported before, and would be on another side (train, test) if they had not been."""
     gone: list[str]
-    """Videos that were imported from this folder, and are not there any more."""
+    """Videos that were imported from a folder of this name, and are not in this one."""
     anew: list[str]
-    """Videos that were imported before, and have changed, or were not imported whole."""
+    """Videos that were imported before, and have changed, were not imported whole, or were asked into another split."""
     split: str | None
     """That all were asked to be of."""
     fps: float | None
@@ -84,6 +84,7 @@ def import_footage(
     if before is not None and not labelled:
         sources = _labels_kept(sources, before)
     others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
+    here = {source.name for source in sources}
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
@@ -130,17 +131,11 @@ def import_footage(
         passed_over=others,
         unheeded=unheeded,
         unmoved=0 if asked else len(elsewhere),
-        gone=_gone(there, sources, place),
-        anew=[name for name in jobs if name in there],
+        gone=[name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name],
+        anew=[name for name in jobs if name in there and name not in skipped],
         split=split,
         fps=fps,
     )
-
-
-def _gone(there: Mapping[str, list[EpisodeInfo]], sources: Sequence[Source], place: Path) -> list[str]:
-    """Videos that were imported from a folder of this name, and are not in it any more."""
-    here = {source.name for source in sources}
-    return [name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name]
 
 
 def _described(
@@ -293,7 +288,7 @@ def summary(imported: Imported) -> list[str]:
         *([_nothing_held_out(sources)] if none_held_out else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *([f"imported anew: {some_of(imported.anew, SOME)}"] if imported.anew else []),
-        *([f"not in the folder any more, and kept: {some_of(imported.gone, SOME)}"] if imported.gone else []),
+        *([f"imported before, not in this folder, and kept: {some_of(imported.gone, SOME)}"] if imported.gone else []),
         *(f"skipped: {reason}" for reason in imported.skipped.values()),
         *([f"passed over, as no videos by their endings: {others}"] if others else []),
     ]

@@ -17,6 +17,7 @@ from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
 
 EPSILON = 1e-6
 TIME_CHANNELS = 256
+FARTHEST = 10.0
 
 
 def sinusoid(time: FrameTimes) -> Tensor:
@@ -44,8 +45,8 @@ class TimeEmbedding(nn.Module):
 class VectorEmbedding(nn.Module):
     """MLP of an action that is a vector of numbers; a vector of nan is no action, which has an embedding of its own.
 
-    Numbers are of any size, pixels of a mouse or angles, so they are first brought to -1 to 1: `low` and `high` [a] are
-    what nearly all of the footage's lie between. They are kept with the weights.
+    Numbers are of any size, pixels of a mouse or angles. So the range of the footage's, `low` to `high` [a], is first
+    brought to -1 to 1, and what lies far outside to `FARTHEST`. The range is kept with the weights.
     """
 
     low: Tensor
@@ -67,7 +68,7 @@ class VectorEmbedding(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """[b, f, a] -> [b, f, d]"""
         absent = vectors.isnan().any(dim=-1, keepdim=True)
-        centred = 2 * (vectors - self.low) / (self.high - self.low) - 1
+        centred = (2 * (vectors - self.low) / (self.high - self.low) - 1).clamp(-FARTHEST, FARTHEST)
         given = self.project(F.silu(self.expand(centred.masked_fill(absent, 0))))
         return torch.where(absent, self.null.to(given.dtype), given)
 

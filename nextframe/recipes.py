@@ -135,6 +135,8 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
         if (initial / CONFIG).exists() and type(read_config(initial / CONFIG)) is not type(config):
             raise UserError(f"--initial {initial} is a run of another kind: name one like that which is to be trained")
         load_weights(task.product, initial / WEIGHTS if initial.is_dir() else initial)
+    if isinstance(opened, LatentDataset) and isinstance(task.product, Transformer) and before is None:
+        take_action_range(task.product, opened)
     if rank() == 0:
         if initial is not None and before is not None:
             say([f"{run} goes on from its own weights: --initial is for a new run"])
@@ -170,9 +172,9 @@ def notes(
         if short := len(data.episodes("train")) - len(episodes):
             lengths = [episode.frames for episode in data.episodes("train")]
             share = 1 - sum(episode.frames for episode in episodes) / sum(lengths)
-            told = f"{short} of {len(lengths)} training episodes, {share:.0%} of the frames, are shorter than a clip"
+            told = f"{short} of {len(lengths)} training episodes, {100 * share:.2g} % of the frames, are shorter than"
             better = better_clips(lengths, config.clip)
-            yield f"{told} and not learnt from{better and f': {better} takes more of them'}"
+            yield f"{told} a clip and not learnt from{better and f': {better} takes more of them'}"
         yield from latents_off(data, data.episodes("train"))
         if before is None:
             yield from assumed(config, data.index)
@@ -250,14 +252,18 @@ def world_model_task(config: WorldModelConfig, data: LatentDataset) -> Task:
         raise UserError(f"{left_out}: set --clip.interval 1, or --model.condition none")
     batches = clip_batches(data, config, Share.own(clips, config.train.accumulate, config.clip.windows))
     transformer = Transformer(config.model)
-    if config.model.condition == "vector":
-        assert isinstance(transformer.condition, VectorEmbedding)
-        transformer.condition.span(*data.usual_numbers())
 
     def flops(inputs: Inputs) -> int:
         return training_flops(config.model, clips, inputs[LENGTHS][0].tolist(), config.resampled_context > 0)
 
     return Task(transformer, FrameFlowMatching(config), batches, product=transformer, flops=flops)
+
+
+def take_action_range(transformer: Transformer, data: LatentDataset) -> None:
+    """The range of numbers that a new run is told: of its own footage, whatever it starts from."""
+    if transformer.config.condition == "vector":
+        assert isinstance(transformer.condition, VectorEmbedding)
+        transformer.condition.span(*data.action_range())
 
 
 def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:

@@ -78,7 +78,8 @@ class WorldModel:
         `video`: uint8 [f, height, width, 3], f >= 1. `actions`: those that led from each frame to the next, int64
         [f - 1], or float32 [f - 1, a] where they are vectors. `most_frames`: room for so many frames, the clip
         included. `label`: what the clip shows, for a model of labels. Raises ValueError for frames of another size, for
-        actions or a label that the model does not have, and for too little room.
+        actions or a label that the model does not have, and for too little room; UserError for settings of sampling
+        that it cannot follow.
         """
         return self.walk_on(self.encode(video), actions, sample, most_frames, label)
 

@@ -71,7 +71,7 @@ class Scorer:
         """Whether there is more to compute than was, perhaps because weights have been found since, or otherwise."""
         metrics = (*self.frames, *self.own)
         wanted = {metric: len(ROWS.get(metric, METHODS)) if first else 1 for metric in metrics}
-        enough = all(len(measured.scores.get(metric, ())) >= rows for metric, rows in wanted.items())
+        enough = all(len(measured.scores.get(metric, ())) == rows for metric, rows in wanted.items())
         sets = 0 if self.video_features is None else 2 if first else 1
         alike = all(measured.how.get(metric) == how for metric, how in self.how.items())
         return not (enough and alike and len(measured.features) >= sets)

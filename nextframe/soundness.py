@@ -44,8 +44,8 @@ def few_episodes(config: RunConfig, episodes: Episodes) -> Iterator[str]:
         least, beyond = length_range(config, train.steps)
         shown = train.batch * train.steps * (least + beyond - 1) / 2
     if len(episodes) < wanted:
-        fewer = f"a batch takes {wanted} {what}{each}, and there is no more than {counted(len(episodes), 'episode')}"
-        yield f"{fewer}: expect them to be learnt by heart"
+        learnt = f"{counted(len(episodes), 'episode')} to learn from, and {wanted} {what}{each} in a batch"
+        yield f"there {'is' if len(episodes) == 1 else 'are'} only {learnt}: expect them to be learnt by heart"
     elif train.minutes is None and shown > MOST_SHOWINGS * frames:
         often = f"each of the {frames:,} frames is shown about {shown / frames:,.0f} times"
         yield f"{often}: give more data, or lower --train.steps ({train.steps:,})"

@@ -178,14 +178,16 @@ def test_tiny_data_are_named() -> None:
     episodes = [LatentEpisode(f"train_{number}", "train", 300, "", None) for number in range(1088)]
     maze = replace(WORLD, clip=ClipConfig(300, min_frames=16), train=replace(TRAIN, steps=2750, batch=16))
     assert not list(few_episodes(maze, episodes))
-    assert "a batch takes 16 clips, and there is no more than 15 episodes" in next(few_episodes(maze, episodes[:15]))
+    assert "there are only 15 episodes to learn from, and 16 clips in a batch: expect" in next(
+        few_episodes(maze, episodes[:15])
+    )
     assert "shown about" in next(few_episodes(replace(maze, train=replace(maze.train, steps=10**6)), episodes))
 
 
 def test_episodes_shorter_than_a_clip_are_counted(latents: Path, tmp_path: Path) -> None:
     longer = replace(WORLD, clip=ClipConfig(24, min_frames=8))
     said = "\n".join(notes(longer, None, LatentDataset(latents), tmp_path))
-    assert "3 of 5 training episodes, 57% of the frames, are shorter than a clip and not learnt from" in said
+    assert "3 of 5 training episodes, 57 % of the frames, are shorter than a clip and not learnt from" in said
     assert "learnt from: --clip.frames 21 takes more of them" in said
 
 

@@ -1,5 +1,6 @@
 """Reading: in an order that is a function of the step, and only what a clip needs."""
 
+import errno
 import json
 import math
 from collections import Counter
@@ -72,6 +73,15 @@ def test_a_flipped_bit_is_named_each_time_and_other_episodes_are_read(folder: Pa
             damaged.latents(first, 0, 2)
     assert torch.equal(damaged.actions(first), dataset.actions(first))
     assert torch.equal(damaged.latents(other, 0, 5), dataset.latents(other, 0, 5))
+
+
+def test_a_shard_that_may_not_be_read_is_not_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"s\.safetensors cannot be read \(Permission denied\)"):
+        Shard(folder / "s.safetensors")
 
 
 def test_a_shard_of_before_there_were_sums_is_read(tmp_path: Path) -> None:
@@ -178,15 +188,30 @@ def test_a_shard_of_another_kind_is_named(folder: Path) -> None:
 
 
 def test_how_large_the_numbers_of_vectors_are(tmp_path: Path) -> None:
-    """But for the rarest; nearly always 0; always the same."""
-    vectors = torch.stack([torch.linspace(-50, 50, 200), torch.zeros(200), torch.full((200,), 3.0)], dim=1)
-    vectors[0, 0], vectors[7, 1] = 1e6, 5.0
+    """But for the rarest; a key that is hardly pressed, with some noise before; always the same, however large."""
+    columns = [torch.linspace(-50, 50, 200), torch.zeros(200), torch.zeros(200), torch.full((200,), 3.0)]
+    vectors = torch.stack([*columns, torch.full((200,), 1.7e9)], dim=1)
+    vectors[0, 0], vectors[7, 1] = 1e6, -1.0
+    vectors[20:26, 2], vectors[30:32, 2] = 1e-3, 1.0
     write_shard(tmp_path / "s.safetensors", {"a": (torch.zeros(200, 1, 2, 2), vectors)})
     entry = LatentEpisode("a", "train", 200, "s.safetensors", 30.0)
-    write_index(tmp_path, LatentIndex("0" * 64, (1, 2, 2), ("x", "y", "z"), 10.0, (entry,), action_kind="vector"))
-    low, high = LatentDataset(tmp_path).usual_numbers()
-    assert low.tolist() == pytest.approx([-48.5, 0, 2], abs=0.6)
-    assert high.tolist() == pytest.approx([49.5, 5, 4], abs=0.6)
+    write_index(tmp_path, LatentIndex("0" * 64, (1, 2, 2), tuple("abcde"), 10.0, (entry,), action_kind="vector"))
+    low, high = LatentDataset(tmp_path).action_range()
+    assert low[:4].tolist() == pytest.approx([-48.5, -1, 0, 2], abs=0.6)
+    assert high[:4].tolist() == pytest.approx([49.5, 0, 1, 4], abs=0.6)
+    assert low[4] < 1.7e9 < high[4]
+
+
+def test_a_few_shards_tell_how_large_numbers_are(tmp_path: Path) -> None:
+    entries = []
+    for number in range(40):
+        name = f"s{number}.safetensors"
+        write_shard(tmp_path / name, {f"e{number}": (torch.zeros(4, 1, 2, 2), torch.full((4, 1), float(number)))})
+        entries.append(LatentEpisode(f"e{number}", "train", 4, name, 30.0))
+    write_index(tmp_path, LatentIndex("0" * 64, (1, 2, 2), ("a",), 10.0, tuple(entries), action_kind="vector"))
+    data = LatentDataset(tmp_path)
+    low, high = data.action_range()
+    assert low < 2 and high > 34 and len(data._shards) == 8
 
 
 def test_clip_lengths_grow_and_then_are_uniform() -> None:

@@ -160,6 +160,8 @@ def test_a_walk_that_is_given_up_while_it_is_read_says_so() -> None:
     game.close()
     with pytest.raises(UserError, match="not kept any more"):
         game.film.read(0)
+    with pytest.raises(UserError, match="not kept any more"):
+        game.film.append(np.zeros((SIZE, SIZE, 3), np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["arrival", "departure", "vectors at departure", "labels", "a memory", "guided"])

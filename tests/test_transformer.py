@@ -127,6 +127,7 @@ def test_the_numbers_of_a_vector_may_be_of_any_size() -> None:
     plain = network(vectors)
     network.span(-large + 7, large + 7)
     torch.testing.assert_close(network(vectors * large + 7), plain)
+    assert torch.equal(network(torch.full((1, 1, 2), 1e20)), network(torch.full((1, 1, 2), 1e30)))
 
 
 def test_a_conditioned_model_wants_its_condition() -> None:

@@ -248,7 +248,7 @@ def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tm
     run_command([*command, *(way_out[1] or "").split()])
     weights = load_file(tmp_path / "run/weights.safetensors")
     if kind == "vectors":
-        _, high = dataset.usual_numbers()
+        _, high = dataset.action_range()
         assert torch.equal(weights["condition.high"], high)
 
 

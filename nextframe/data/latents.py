@@ -29,8 +29,8 @@ INDEX = "latents.json"
 EPISODES_PER_SHARD = 64
 SUMS = "crc32"
 """In the header of a shard: a JSON text, the checksum of each tensor's bytes."""
-MEASURED = 100
-"""Episodes that are looked at to know how large the numbers of actions are."""
+SHARDS = 8
+"""That are looked at to know how large the numbers of actions are."""
 DTYPES = ("BF16", "I64", "F32")
 
 
@@ -144,6 +144,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            path.open("rb").close()  # safetensors says of all that cannot be opened that it is missing
             self._file = safe_open(path, "pt")
             self._names = set(self._file.keys())
             sums = json.loads((self._file.metadata() or {}).get(SUMS, "{}"))  # older files have none
@@ -172,6 +173,21 @@ class Shard:
         return UserError(f"{self.path} {how}: delete it and encode the data again")
 
 
+def _bounds(numbers: np.ndarray) -> tuple[float, float]:
+    """A range of some width that holds these numbers, but for the rarest."""
+    if not len(numbers):
+        return -1.0, 1.0
+    values, counts = np.unique(numbers, return_counts=True)
+    usual = values[counts.argmax()]
+    if len(values) == 1:
+        margin = max(1.0, 0.001 * abs(usual))  # more than float32 rounds off
+        return usual - margin, usual + margin
+    if counts.max() <= max(1, len(numbers) / 100):  # none is usual
+        usual = np.median(numbers)
+    low, high = np.quantile(numbers[numbers != usual], (0.01, 0.99))
+    return min(low, usual), max(high, usual)
+
+
 class LatentDataset:
     """The latent episodes of one folder."""
 
@@ -190,19 +206,19 @@ class LatentDataset:
             raise UserError(f"{self.folder} has no episodes of the split {split!r}")
         return found
 
-    def usual_numbers(self) -> tuple[Tensor, Tensor]:
-        """Between which 98 % of each number of the training episodes' vectors lie, a hundred episodes of them: two
-        float32 [a], the first below the second. Where most are the same, between which all of them lie."""
+    def action_range(self) -> tuple[Tensor, Tensor]:
+        """From where to where each number of the training footage's vectors goes: two float32 [a], the first below.
+
+        But for the rarest: a hundredth at either end of those that are not what the number usually is, so a key that
+        is hardly ever pressed counts. Of eight shards, if there are more: they may have to be fetched.
+        """
         episodes = self.episodes("train")
-        told = torch.cat([self.actions(episode) for episode in episodes[:: -(-len(episodes) // MEASURED)]]).numpy()
-        told = told[np.isfinite(told).all(axis=1)]
-        if not len(told):
-            told = np.zeros((1, told.shape[1]), np.float32)
-        low, high = np.quantile(told, (0.01, 0.99), axis=0)
-        same = low == high
-        low, high = np.where(same, told.min(axis=0), low), np.where(same, told.max(axis=0), high)
-        same = low == high
-        return torch.tensor(low - same, dtype=torch.float32), torch.tensor(high + same, dtype=torch.float32)
+        shards = list(dict.fromkeys(episode.shard for episode in episodes))
+        looked_at = set(shards[:: -(-len(shards) // SHARDS)])
+        told = torch.cat([self.actions(episode) for episode in episodes if episode.shard in looked_at]).numpy()
+        bounds = [_bounds(column[np.isfinite(column)].astype(np.float64)) for column in told.T]
+        low, high = torch.tensor(bounds, dtype=torch.float32).unbind(dim=1)
+        return low, high
 
     def _shard(self, episode: LatentEpisode) -> Shard:
         if episode.shard not in self._shards:

@@ -57,8 +57,7 @@ class Film:
             self._write(place, again())
             self._coming.pop(place, None)
         with self._in_use:
-            if self._file.closed:
-                raise UserError("this walk is not kept any more: start a new one")
+            self._check_open()
             content = os.pread(self._file.fileno(), self._bytes, place * self._bytes)
         return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
 
@@ -80,8 +79,14 @@ class Film:
         content = np.ascontiguousarray(frame, np.uint8).tobytes()
         if len(content) != self._bytes:
             raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
-        if os.pwrite(self._file.fileno(), content, place * self._bytes) < self._bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with self._in_use:
+            self._check_open()
+            if os.pwrite(self._file.fileno(), content, place * self._bytes) < self._bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _check_open(self) -> None:
+        if self._file.closed:
+            raise UserError("this walk is not kept any more: start a new one")
 
 
 @dataclass

@@ -15,7 +15,7 @@ MOST_GUIDANCE = 20.0
 MOST_CONTEXT = 2000
 MOST_LABELS = 100_000
 MOST_REPEATS = 1000
-LARGEST = 1e6  # of the numbers of an action
+LARGEST = 1e30  # of the numbers of an action: finite in float32 too
 
 
 class MalformedError(Exception):

@@ -9,6 +9,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import ActionKind, DatasetInfo
 from nextframe.devices import thread_start
+from nextframe.errors import UserError
 from nextframe.flow import SOLVERS
 from nextframe.layers import VectorEmbedding
 from nextframe.metadata import Metadata
@@ -110,6 +111,8 @@ class ModelStage:
 
     def begin(self, message: StartMessage, folder: Path) -> Game:
         if message.upload is not None:
+            if self.labels and message.label >= len(self.labels):
+                raise UserError(f"there is no label {message.label}: choose 0 to {len(self.labels) - 1}")
             start = self.library.uploaded(message.upload, message.label)
         else:
             start = self.library.start(message.episode or "", message.context)

@@ -105,12 +105,9 @@ class Library:
         return replace(start, maze=MazePlace(seed, settings), poses=poses_of(pose[: len(video)]))
 
     def uploaded(self, name: str, label: int) -> Start:
-        """Raises UserError when there is no such upload, or no longer, or no such label."""
+        """Raises UserError when there is no such upload, or no longer."""
         if name not in self.uploads:
             raise UserError("this upload is not there any more: upload it again")
-        config = self.world.config.model
-        if config.condition == "label" and label >= config.classes:
-            raise UserError(f"there is no label {label}: choose 0 to {config.classes - 1}")
         return Start("upload", self.uploads[name], label=self._label(label))
 
     def keep(self, name: str, video: np.ndarray) -> None:
