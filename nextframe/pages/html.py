@@ -51,6 +51,7 @@ video, figure img { width: 100%; height: auto; display: block; border-radius: 10
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 14.5px; width: 100%; margin: 12px 0; }
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; } td + td { font-variant-numeric: tabular-nums; }
+td:nth-child(2):last-child { overflow-wrap: anywhere; }
 .bar { display: grid; grid-template-columns: minmax(84px, 150px) 1fr; gap: 10px; align-items: center; margin: 6px 0;
   font-size: 14.5px; }
 .bar .track { display: flex; align-items: center; gap: 8px; min-width: 0; white-space: nowrap; }
