@@ -11,6 +11,8 @@ from nextframe.distributed import gathered_like, local_tensor, sharded_like
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that pulls singular values towards 1, five times (Muon, Jordan and others, 2024)."""
 MOMENTUM = 0.95
+TOGETHER = 8
+"""Matrices of one shape that are made orthogonal in one go: fewer are more launches on a GPU, more take more memory."""
 ADAMW_SIZE = 0.2
 """Root mean square of what AdamW moves a weight by, in learning rates: so one rate serves both (arXiv 2502.16982)."""
 
@@ -68,20 +70,34 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float, broken: Tensor) -> None:
         """`broken`: where it is true nothing is changed, and nobody waits to know."""
-        kept = 1 - rate * self._weight_decay
+        alike: dict[torch.Size, list[str]] = {}
         for name, p in self._matrices.items():
-            if p.grad is None:
-                continue
-            if name not in self._momenta:
-                self._momenta[name] = torch.zeros_like(p)
-            weight, momentum = local_tensor(p), local_tensor(self._momenta[name])
-            gradient = torch.where(broken, momentum, local_tensor(p.grad))
-            momentum.lerp_(gradient, 1 - MOMENTUM)
-            ahead = gathered_like(gradient.lerp(momentum, MOMENTUM), p)
-            direction = sharded_like(orthogonal(ahead.to(self._precision)).to(p.dtype), p)
-            size = rate * ADAMW_SIZE * max(p.shape) ** 0.5
-            weight.copy_(torch.where(broken, weight, kept * weight - size * direction))
+            if p.grad is not None:
+                alike.setdefault(p.shape, []).append(name)
+        for names in alike.values():
+            for first in range(0, len(names), TOGETHER):
+                self._move(names[first : first + TOGETHER], rate, broken)
         self._rest.step(rate, broken)
+
+    def _move(self, names: list[str], rate: float, broken: Tensor) -> None:
+        """Some matrices of one shape."""
+        matrices = [self._matrices[name] for name in names]
+        kept, size = 1 - rate * self._weight_decay, rate * ADAMW_SIZE * max(matrices[0].shape) ** 0.5
+        directions = orthogonal(torch.stack([self._ahead(name, broken) for name in names]))
+        for p, direction in zip(matrices, directions, strict=True):
+            weight, own = local_tensor(p), sharded_like(direction.to(p.dtype), p)
+            weight.copy_(torch.where(broken, weight, kept * weight - size * own))
+
+    def _ahead(self, name: str, broken: Tensor) -> Tensor:
+        """Where the momentum of a matrix, with this gradient in it, will be: whole, in the precision of products."""
+        p = self._matrices[name]
+        assert p.grad is not None
+        if name not in self._momenta:
+            self._momenta[name] = torch.zeros_like(p)
+        momentum = local_tensor(self._momenta[name])
+        gradient = torch.where(broken, momentum, local_tensor(p.grad))
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gathered_like(gradient.lerp(momentum, MOMENTUM), p).to(self._precision)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"{name}/momentum": momentum for name, momentum in self._momenta.items()} | self._rest.state_dict()
@@ -94,16 +110,17 @@ class Muon:
         self._rest.make_room(names)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the semi-orthogonal matrix nearest to this one: its singular values become 0.7 to 1.2 (Newton-Schulz)."""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly the semi-orthogonal matrices nearest to these, [m, rows, columns]: their singular values become 0.7 to 1.2
+    (Newton-Schulz)."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Average:
