@@ -77,18 +77,12 @@ def import_footage(
     """
     _check(size, cut)
     check_fps_and_share(fps, test_share)
-    sources = find_sources(place, labelled, out)
-    if latents := [source for source in sources if source.latents == source.video]:
-        raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
-    before = EpisodeDataset.open(place) if holds_dataset(place) else None  # it is imported again
-    if before is not None and not labelled:
-        sources = _labels_kept(sources, before)
+    sources, kept_names = _found(place, out, labelled)
     others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
     here = {source.name for source in sources}
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
-        kept_names = () if before is None else before.info.action_names
         sources, words = _with_actions(sources, action_names, kept_names, skip_bad, skipped)
     names, numbers = classes(sources)
     info = DatasetInfo(
@@ -108,11 +102,7 @@ def import_footage(
         described, refused = _described(sources, place, numbers, split, use_actions, skip_bad)
         skipped |= refused
         dataset.remove([info for name in skipped for info in there.get(name, [])])
-        asked = split is not None
-        jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, asked)}
-        for name in sorted({job["split"] for job in jobs.values()}):
-            sweep(out / name)
-        dataset.remove([info for name in jobs for info in there.get(name, [])])  # in part, or of a video that changed
+        jobs = _to_do(dataset, there, described, split is not None)
         shared = {"cut": asdict(cut), "skip_bad": skip_bad}
         kept = len(sources) - len(jobs)
         bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
@@ -122,20 +112,30 @@ def import_footage(
             write_json(out / SKIPPED, skipped, indent=1)
     if not dataset.episodes():
         raise UserError(f"none of the {len(skipped)} videos could be imported: see {out / SKIPPED} for the reasons")
-    still = tuple(info.name for info in dataset.episodes() if info.meta.get("still"))
     return Imported(
         dataset=dataset,
         skipped=skipped,
-        still=still,
+        still=tuple(info.name for info in dataset.episodes() if info.meta.get("still")),
         duplicates=duplicates(dataset.episodes()),
         passed_over=others,
         unheeded=unheeded,
-        unmoved=0 if asked else len(elsewhere),
+        unmoved=len(elsewhere) if split is None else 0,
         gone=[name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name],
         anew=[name for name in jobs if name in there and name not in skipped],
         split=split,
         fps=fps,
     )
+
+
+def _found(place: Path, out: Path, labelled: bool) -> tuple[list[Source], tuple[str, ...]]:
+    """The videos, and what footage of ours, which is imported again, calls its actions. Raises UserError for none."""
+    sources = find_sources(place, labelled, out)
+    if latents := [source for source in sources if source.latents == source.video]:
+        raise UserError(f"{place} lists latents alone ({latents[0].latents}): give --autoencoder to import those")
+    if not holds_dataset(place):
+        return sources, ()
+    before = EpisodeDataset.open(place)
+    return sources if labelled else _labels_kept(sources, before), before.info.action_names
 
 
 def _described(
@@ -248,6 +248,15 @@ def _job(source: Source, place: Path, label: int | None, split: str | None, use_
         "label": label,
         "meta": {"source": source.name, "from": place.name, "bytes": source.video.stat().st_size, **digest},
     }
+
+
+def _to_do(dataset: EpisodeDataset, there: Mapping[str, list[EpisodeInfo]], described: Jobs, asked: bool) -> Jobs:
+    """Those of the jobs that are not done; what there is of them, in part or of a video that changed, is taken away."""
+    jobs = {name: job for name, job in described.items() if not _is_done(dataset, there.get(name, []), job, asked)}
+    for name in sorted({job["split"] for job in jobs.values()}):
+        sweep(dataset.folder / name)
+    dataset.remove([info for name in jobs for info in there.get(name, [])])
+    return jobs
 
 
 def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, Any], asked: bool) -> bool:

@@ -216,8 +216,9 @@ def _wandb(run: Path, config: TrainConfig) -> Iterator[Draw]:
     wandb, kept = _wandb_module(), run / WANDB_ID
     if not kept.exists():
         write_atomically(kept, uuid4().hex[:12].encode())
-    everything = asdict(read_config(run / CONFIG))
-    settings = {"project": config.wandb, "name": run.name, "config": everything, "dir": str(run)}
+    # Of a task of somebody's own there is no more than this.
+    described = read_config(run / CONFIG) if (run / CONFIG).exists() else config
+    settings = {"project": config.wandb, "name": run.name, "config": asdict(described), "dir": str(run)}
     try:
         board = wandb.init(**settings, id=kept.read_text(), resume="allow")
     except wandb.Error as error:

@@ -57,11 +57,9 @@ def foresee(
 
 
 def amount(needed: float, room: float) -> str:
-    return (
-        f"needs more than {in_words(int(room))}"
-        if math.isinf(needed)
-        else f"needs about {in_words(int(needed))} beside torch itself"
-    )
+    if math.isinf(needed):
+        return f"needs more than {in_words(int(room))}"
+    return f"needs about {in_words(int(needed))} beside torch itself"
 
 
 def way_out(learner: Learner, demand: Demand, footprint: Footprint, room: float) -> str:

@@ -315,7 +315,7 @@ def _rows(
     trajectory by what they are of, [episodes, ...]."""
     model = np.stack([one.scores[metric][0] for one in measured])
     firsts = np.stack([one.scores[metric] for one in measured[:: shape[1] * shape[2]]])
-    rows = dict(zip(ROWS.get(metric, METHODS), firsts.swapaxes(0, 1), strict=True))
+    rows = dict(zip(ROWS[metric], firsts.swapaxes(0, 1), strict=True))
     return model.reshape(*shape, *model.shape[1:]), rows
 
 

@@ -60,8 +60,8 @@ td:nth-child(2):last-child { overflow-wrap: anywhere; }
   .bar .fill { display: inline-block; max-width: 100%; margin-right: 6px; vertical-align: middle; } }
 .bar .fill + .fill { margin-left: -6px; opacity: .45; }
 pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; white-space: pre-wrap;
-  overflow-wrap: anywhere;
-  margin: 6px 0 14px; font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+  overflow-wrap: anywhere; margin: 6px 0 14px;
+  font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 .good { color: var(--accent); font-weight: 600; } .bad { color: #d0483e; font-weight: 600; }
 footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }

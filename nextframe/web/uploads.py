@@ -28,7 +28,6 @@ def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
                 stdout=made,
                 stderr=subprocess.DEVNULL,
                 env=worker_environment(),
-                cwd=folder,
                 timeout=SECONDS,
                 start_new_session=True,
             )
