@@ -18,8 +18,8 @@ from nextframe.metadata import Metadata, unlike
 from nextframe.progress import Advance
 from nextframe.protocol import MOST_EPISODES, MOST_TRAJECTORIES, Protocol
 from nextframe.runs import WorldModel
-from nextframe.sampler import at_sampling, sample_clip
-from nextframe.session import Session, rollout
+from nextframe.sampler import at_sampling
+from nextframe.session import predicted
 
 
 def noise_seed(seed: int, episode: int, trajectory: int) -> int:
@@ -156,20 +156,9 @@ def forecast(
     """
     with world.at_work():
         conditions = conditions_of(world, episodes, protocol, labels)
-        if world.config.model.attention == "full":
-            started = now(world.device)
-            made = sample_clip(world.transformer, len(episodes), protocol.frames, conditions, sample, seeds)
-            advance(len(episodes) * protocol.frames)
-        else:
-            past = None if conditions is None else conditions[:, : protocol.context]
-            future = None if conditions is None else conditions[:, protocol.context :]
-            session = _session(world, episodes, past, protocol, sample, seeds)
-            started = now(world.device)
-            latents: list[Tensor] = []
-            for frame in rollout(session, future, protocol.frames):
-                latents.append(frame)
-                advance(len(episodes))
-            made = torch.stack(latents, dim=1)
+        context = _context(world, episodes, protocol)
+        started = now(world.device)
+        made = predicted(world.transformer, context, conditions, protocol.frames, sample, seeds, advance)
         rolled_out = now(world.device)
         videos = torch.stack([world.decode(clip) for clip in made])
         return Forecast(videos.numpy(), rolled_out - started, now(world.device) - rolled_out)
@@ -188,22 +177,12 @@ def conditions_of(
     return actions_for_frames(config, actions)
 
 
-def _session(
-    world: WorldModel,
-    episodes: Sequence[Episode],
-    past: Tensor | None,
-    protocol: Protocol,
-    sample: SampleConfig,
-    seeds: list[int],
-) -> Session:
-    """The model, having seen the context."""
-    if protocol.context:
-        context = torch.from_numpy(np.stack([episode.video[: protocol.context] for episode in episodes]))
-        latents = torch.stack([world.encode(clip) for clip in context])
-    else:
-        latents = torch.empty(len(episodes), 0, *world.config.model.latent_shape, device=world.device)
-    past = None if past is None else past.to(world.device)
-    return Session(world.transformer, latents, past, protocol.context + protocol.frames, sample, seeds)
+def _context(world: WorldModel, episodes: Sequence[Episode], protocol: Protocol) -> Tensor:
+    """Latents [b, context, c, h, w] of what the model is shown."""
+    if not protocol.context:
+        return torch.empty(len(episodes), 0, *world.config.model.latent_shape)
+    videos = [torch.from_numpy(episode.video[: protocol.context]) for episode in episodes]
+    return torch.stack([world.encode(video) for video in videos])
 
 
 def shortened(episode: Episode, protocol: Protocol, world: WorldModel) -> Episode:

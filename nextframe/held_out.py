@@ -25,8 +25,7 @@ from nextframe.objective import LENGTHS, Clips, FrameFlowMatching
 from nextframe.pages.drawing import CONTEXT_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, enlarge, mp4_bytes, panel_factor
 from nextframe.reconstruction import Reconstruction
 from nextframe.runs import load_autoencoder
-from nextframe.sampler import sample_clip
-from nextframe.session import Session, rollout
+from nextframe.session import predicted
 from nextframe.transformer import Transformer
 
 SPLITS = ("validation", "test")
@@ -70,10 +69,13 @@ def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: 
         with torch.random.fork_rng(devices=[]), torch.no_grad(), matrix_precision(precision, device):
             loss = held_out_loss(FrameFlowMatching(config), network, map(scored, range(BATCHES)), device)
             clips = shown(0)
-            made = continued(config, network, clips, context)
+            given, frames = clips.latents[:, :context].float(), clips.latents.shape[1] - context
+            seeds = [config.sample.seed + number for number in range(len(given))]
+            made = predicted(network, given, clips.conditions, frames, config.sample, seeds)
             autoencoder = load_autoencoder(run / AUTOENCODER, device)
-            for number, (truth, ours) in enumerate(zip(clips.latents.float(), made, strict=True)):
-                sides = [decode_video(autoencoder, latents).numpy() for latents in (truth, ours)]
+            ours = torch.cat([given.to(device), made], dim=1)
+            for number, pair in enumerate(zip(clips.latents.float(), ours, strict=True)):
+                sides = [decode_video(autoencoder, latents).numpy() for latents in pair]
                 write_clip(run, step, number, sides, context, data.index.fps / config.clip.interval)
         return {"held_out_loss": loss}
 
@@ -98,21 +100,6 @@ def held_out_loss(
         sent = {name: x if name == LENGTHS else x.to(device) for name, x in inputs.items()}
         losses.append(objective.score(network, sent).loss)
     return torch.stack(losses).mean().item()
-
-
-def continued(config: WorldModelConfig, network: Transformer, clips: Clips, context: int) -> Tensor:
-    """The clips as the model goes on from their first frames, [b, f, c, h, w]; a Video DiT makes all of them."""
-    sample, (b, f) = config.sample, clips.latents.shape[:2]
-    seeds = [sample.seed + number for number in range(b)]
-    device = network.head.weight.device
-    told = None if clips.conditions is None else clips.conditions.to(device)
-    if config.model.attention == "full":
-        return sample_clip(network, b, f, told, sample, seeds)
-    past, future = (None, None) if told is None else (told[:, :context], told[:, context:])
-    session = Session(network, clips.latents[:, :context].float().to(device), past, f, sample, seeds)
-    for _ in rollout(session, future, f - context):
-        pass
-    return session.latents
 
 
 def autoencoder_examination(

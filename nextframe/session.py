@@ -15,6 +15,7 @@ from nextframe.config import SampleConfig
 from nextframe.flow import Velocity, noise_levels
 from nextframe.graphs import FrameGraphs
 from nextframe.layout import COARSE, FINE, Layout, continued, layout_of
+from nextframe.progress import Advance, silent
 from nextframe.sampler import (
     at_sampling,
     for_all_branches,
@@ -22,6 +23,7 @@ from nextframe.sampler import (
     guidance_branches,
     integrated,
     layout_times,
+    sample_clip,
     to_device,
 )
 from nextframe.shapes import Modulations
@@ -305,6 +307,34 @@ def rollout(session: Session, conditions: Tensor | None, frames: int) -> Iterato
     """Generate `frames` frames, one latent [b, c, h, w] after the other; `conditions`: one each, as in `Session`."""
     for index in range(frames):
         yield session.step(None if conditions is None else conditions[:, index])
+
+
+def predicted(
+    model: Transformer,
+    context: Tensor,
+    conditions: Tensor | None,
+    frames: int,
+    sample: SampleConfig,
+    seeds: list[int],
+    advance: Advance = silent,
+) -> Tensor:
+    """The `frames` frames that follow a context (scaled latents [b, f, c, h, w], f may be 0): [b, frames, c, h, w].
+
+    `conditions`: of the frames of the context and then of those to come, as in `Session`. A Video DiT makes a clip from
+    nothing: its f is 0. `advance` is told of every frame.
+    """
+    device = model.head.weight.device
+    context, conditions = context.to(device), None if conditions is None else conditions.to(device)
+    if model.config.attention == "full":
+        made = sample_clip(model, len(context), frames, conditions, sample, seeds)
+        advance(len(context) * frames)
+        return made
+    seen = context.shape[1]
+    past, future = (None, None) if conditions is None else (conditions[:, :seen], conditions[:, seen:])
+    session = Session(model, context, past, seen + frames, sample, seeds)
+    for _ in rollout(session, future, frames):
+        advance(len(context))
+    return session.latents[:, seen:]
 
 
 def past_layout(config: TransformerConfig, frames: int) -> Layout:
