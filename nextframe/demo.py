@@ -25,7 +25,7 @@ from nextframe.presets import AUTOENCODER_MAZE, MAZE, PRETRAINED, PROTOCOLS
 from nextframe.progress import clock
 from nextframe.protocol import Protocol
 from nextframe.recipes import train_preset
-from nextframe.worlds.record import record_maze
+from nextframe.worlds.maze.record import record_maze
 
 N = TypeVar("N")
 PROTOCOL = PROTOCOLS["demo"]

@@ -22,7 +22,7 @@ from nextframe.cli import _interrupt
 from nextframe.data.video import lossless_mp4
 from nextframe.errors import UserError
 from nextframe.import_footage import USUAL_CUT, import_footage
-from nextframe.worlds.record import MazeSettings, record_maze
+from nextframe.worlds.maze.record import MazeSettings, record_maze
 
 EPISODES = 6
 

@@ -25,8 +25,8 @@ from nextframe.protocol import Protocol
 from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
 from nextframe.web.server import application
+from nextframe.worlds.maze.record import record_maze
 from nextframe.worlds.maze.settings import MazeSettings
-from nextframe.worlds.record import record_maze
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

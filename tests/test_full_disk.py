@@ -20,7 +20,7 @@ from nextframe.evaluate import evaluate
 from nextframe.files import TEMPORARY
 from nextframe.protocol import Protocol
 from nextframe.recipes import train_preset
-from nextframe.worlds.record import MazeSettings, record_maze
+from nextframe.worlds.maze.record import MazeSettings, record_maze
 
 SIZE = 8 * 2**20
 SHARES = (0.0, 0.1, 0.5, 0.9)

@@ -22,9 +22,10 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
 from nextframe.presets import PRESETS
-from nextframe.worlds.maze.engine import INSTANCE, MazeCamera, launcher
+from nextframe.worlds.maze.engine import MazeCamera
 from nextframe.worlds.maze.explorer import explore, move
 from nextframe.worlds.maze.map import Maze, cell_centre, free_cells, make_maze
+from nextframe.worlds.maze.record import record_maze
 from nextframe.worlds.maze.settings import (
     BACKWARD,
     CELL,
@@ -39,7 +40,8 @@ from nextframe.worlds.maze.settings import (
     settings_of,
     source_of,
 )
-from nextframe.worlds.record import SPLITS, episode_seed, record_maze
+from nextframe.worlds.record import SPLITS, episode_seed
+from nextframe.worlds.vizdoom import INSTANCE, launcher
 
 SETTINGS = MazeSettings(frames=240)
 """Long enough that a recorder of EPISODES is still at work when it is killed."""
@@ -288,7 +290,7 @@ class Recorder:
         self.working.mkdir()
         self.temporary.mkdir()
         script = (
-            "from pathlib import Path; from nextframe.worlds.record import record_maze, MazeSettings\n"
+            "from pathlib import Path; from nextframe.worlds.maze.record import record_maze, MazeSettings\n"
             f"settings = MazeSettings(frames={SETTINGS.frames})\n"
             f"record_maze(Path({str(self.out)!r}), {EPISODES}, settings=settings, workers=2)"
         )

@@ -28,8 +28,8 @@ from nextframe.web.game import Game
 from nextframe.web.reality import Reality
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library, Start, poses_of
+from nextframe.worlds.maze.record import record_maze
 from nextframe.worlds.maze.settings import MazeSettings
-from nextframe.worlds.record import record_maze
 
 SIZE = 64
 CONTEXT = 8

@@ -1,19 +1,23 @@
 """Commands that make and look at footage. What needs torch or an engine is imported when it is called for."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from nextframe.errors import counted
 from nextframe.hub import local_run
 from nextframe.options import choose, say_next
+from nextframe.worlds.maze.settings import ACTION_NAMES, Difficulty, MazeSettings
 
 if TYPE_CHECKING:
     from nextframe.data.episodes import EpisodeDataset
     from nextframe.data.latents import LatentIndex
 
+Split = Literal["train", "validation", "test", "demo"]
+FLAT = tyro.conf.arg(name="")
+"""Its fields are options of the command, without a word before them."""
+USUAL_MAZES = MazeSettings()
 GYM = "gym:"
 WORLDS = {
     "maze": "random mazes in ViZDoom",
@@ -25,27 +29,21 @@ WORLDS = {
 def record(arguments: list[str]) -> None:
     """Record footage of a world: nextframe record maze --episodes 200 --out DATA"""
     if arguments and arguments[0].startswith(GYM):
-        _record_world(arguments[0], arguments[1:])
+        _record_environment(arguments[0].removeprefix(GYM), arguments[1:])
     else:
         choose("world", arguments, WORLDS, "nextframe record", _record_world)
 
 
 def _record_world(name: str, arguments: list[str]) -> None:
-    recorders = {"maze": record_maze, "play": record_play}
-    recorder = recorders.get(name) or partial(record_gym, name.removeprefix(GYM))
-    tyro.cli(recorder, args=arguments, prog=f"nextframe record {name}")
+    tyro.cli({"maze": record_maze, "play": record_play}[name], args=arguments, prog=f"nextframe record {name}")
 
 
 def record_maze(
     out: Path,
     episodes: int = 200,
-    split: Literal["train", "validation", "test", "demo"] = "train",
+    split: Split = "train",
     seed: int = 0,
-    difficulty: Literal["calm", "plain", "rich"] = "calm",
-    cells: int = 3,
-    frames: int = 300,
-    size: int = 64,
-    linger: float = 0.0,
+    settings: Annotated[MazeSettings, FLAT] = USUAL_MAZES,
     workers: int = 0,
 ) -> None:
     """Record random mazes in ViZDoom: an exploring agent, its actions and poses. Goes on where it stopped.
@@ -55,23 +53,18 @@ def record_maze(
         episodes: Episodes of this split to have in the end.
         split: Splits never share a maze.
         seed: Another seed, other mazes.
-        difficulty: calm has large patterns in soft colours; plain and rich have more and finer ones.
-        cells: Junctions along one side of the maze.
-        frames: Frames per episode.
-        size: Height and width of a frame in pixels: 64, 128 or 256.
-        linger: Probability, before each turn, step or goal, that the explorer first looks around: views come back soon.
+        settings: How they are made.
         workers: Engines at work at once; 0: one for each core.
     """
-    from nextframe.worlds.maze.settings import MazeSettings
-    from nextframe.worlds.record import record_maze as run
+    from nextframe.worlds.maze.record import record_maze as run
 
-    _recorded(run(out, episodes, split, seed, MazeSettings(difficulty, cells, frames, size, linger=linger), workers))
+    _recorded(run(out, episodes, split, seed, settings, workers))
 
 
 def record_play(
     world: str = "maze",
     size: int = 64,
-    difficulty: Literal["calm", "plain", "rich"] | None = None,
+    difficulty: Difficulty | None = None,
     cells: int | None = None,
     fit: Literal["crop", "squeeze"] | None = None,
     fps: float | None = None,
@@ -103,45 +96,33 @@ def record_play(
     play_world(world, chosen, host, port, sessions, browser)
 
 
-def record_gym(
-    environment: str,
-    out: Path,
-    episodes: int = 200,
-    split: Literal["train", "validation", "test", "demo"] = "train",
-    seed: int = 0,
-    frames: int = 300,
-    least_frames: int = 16,
-    size: int = 64,
-    fit: Literal["crop", "squeeze"] = "crop",
-    fps: float | None = None,
-    action_repeat: int = 1,
-    policy: str = "random",
-    hold: float = 8.0,
-    workers: int = 0,
-) -> None:
-    """Record a Gymnasium environment: its frames, actions and rewards. Goes on where it stopped. See docs/footage.md.
-
-    Args:
-        environment: ID of the environment; MODULE:ENV_ID imports MODULE first, here or installed.
-        out: Folder of episodes to make, or to add to.
-        episodes: Episodes of this split to have in the end.
-        split: Splits never share a seed.
-        seed: Another seed, other episodes.
-        frames: Frames per episode, at most; one that the environment ends is shorter.
-        least_frames: Shorter episodes are kept out.
-        size: Height and width of a frame in pixels.
-        fit: crop keeps the middle square of the picture; squeeze keeps all of it, as Atari games need.
-        fps: Frames per second of the video; if not given, the environment's, divided by --action-repeat.
-        action_repeat: Steps of the environment per frame, all with the same action.
-        policy: random, or MODULE:FUNCTION, which is given (observation, info, generator) and returns an action.
-        hold: Frames that the random policy keeps to an action, on average.
-        workers: Environments at work at once; 0: one for each core.
-    """
+def _record_environment(environment: str, arguments: list[str]) -> None:
     from nextframe.worlds.gym.record import record_gym as run
     from nextframe.worlds.gym.settings import GymSettings
 
-    settings = GymSettings(environment, frames, least_frames, size, fit, fps, action_repeat, policy, hold)
-    _recorded(run(out, episodes, settings, split, seed, workers))
+    usual = GymSettings(environment)
+
+    def record_gym(
+        out: Path,
+        episodes: int = 200,
+        split: Split = "train",
+        seed: int = 0,
+        settings: Annotated[GymSettings, FLAT] = usual,
+        workers: int = 0,
+    ) -> None:
+        """Record a Gymnasium environment: frames, actions and rewards. Goes on where it stopped. See docs/footage.md.
+
+        Args:
+            out: Folder of episodes to make, or to add to.
+            episodes: Episodes of this split to have in the end.
+            split: Splits never share a seed.
+            seed: Another seed, other episodes.
+            settings: How they are made.
+            workers: Environments at work at once; 0: one for each core.
+        """
+        _recorded(run(out, episodes, settings, split, seed, workers))
+
+    tyro.cli(record_gym, args=arguments, prog=f"nextframe record {GYM}{environment}")
 
 
 def _recorded(dataset: "EpisodeDataset") -> None:
@@ -186,7 +167,6 @@ def say_training(index: "LatentIndex", latents: Path) -> None:
     """The command that learns from these latents: by the preset of mazes, with its compass, or of other footage."""
     from nextframe.clips import options_for
     from nextframe.presets import FOOTAGE, MAZE
-    from nextframe.worlds.maze.settings import ACTION_NAMES
 
     maze = index.action_names == ACTION_NAMES
     options = options_for(index, MAZE if maze else FOOTAGE)

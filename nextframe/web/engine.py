@@ -20,9 +20,9 @@ from nextframe.web.reality import Reality
 from nextframe.web.starts import MazePlace, Start
 from nextframe.worlds.gym.record import world_seed
 from nextframe.worlds.gym.settings import GymSettings
-from nextframe.worlds.maze.engine import load_vizdoom
 from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
 from nextframe.worlds.record import SEEDS, episode_seed
+from nextframe.worlds.vizdoom import load_vizdoom
 
 BY_HAND = SEEDS - 1
 """The seed, as of `record --seed`, of worlds that people walk in: of the training split, and in no other recording."""

@@ -1,6 +1,5 @@
-"""Recording worlds: which episodes there shall be, each from its own seed; and of them, mazes."""
+"""Recording worlds: which episodes there shall be, each from its own seed."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,10 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.production import Jobs, filling, produce
 from nextframe.errors import UserError
 from nextframe.files import sweep
-from nextframe.worlds.maze.engine import clear_after_kill, load_vizdoom
-from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
+from nextframe.worlds.vizdoom import clear_after_kill
 
 SPLITS = ("train", "validation", "test", "demo")
 SEEDS = 10**6  # recordings per split, and episodes per recording
-FILM = "nextframe.worlds.maze.film"
 
 
 def episode_seed(split: str, seed: int, index: int) -> int:
@@ -36,7 +33,7 @@ def record_episodes(
     out: Path,
     info: DatasetInfo,
     film: str,
-    shared: dict[str, Any],
+    settings: dict[str, Any],
     jobs: Jobs,
     split: str,
     workers: int,
@@ -51,32 +48,6 @@ def record_episodes(
         there = {info.name for info in dataset.episodes(split) if dataset.is_there(info)}
         left = {name: job for name, job in jobs.items() if name not in there}
         done = len(jobs) - len(left)
+        shared = {"split": split, "settings": settings}
         refused = produce(f"record {split}", dataset, film, shared, left, done, workers, clear_after_kill)
     return dataset, refused
-
-
-USUAL_MAZES = MazeSettings()
-
-
-def record_maze(
-    out: Path,
-    episodes: int,
-    split: str = "train",
-    seed: int = 0,
-    settings: MazeSettings = USUAL_MAZES,
-    workers: int = 0,
-) -> EpisodeDataset:
-    """Record episodes of ViZDoom mazes into the dataset folder `out`, and go on where an earlier call stopped.
-
-    episodes: how many of this split there shall be; those whose files are there already are kept.
-    seed: another one gives other mazes; one dataset has one seed.
-    workers: processes, 0 for one per core.
-    Raises UserError when ViZDoom is not installed, `out` is something else, a setting is wrong or the disk is full.
-    """
-    load_vizdoom()
-    jobs = episode_jobs(episodes, split, seed)
-    source = {**source_of(settings), "seed": seed}
-    info = DatasetInfo(FRAMES_PER_SECOND, settings.size, ACTION_NAMES, source)
-    shared = {"split": split, "settings": asdict(settings)}
-    dataset, _ = record_episodes(Path(out), info, FILM, shared, jobs, split, workers)
-    return dataset

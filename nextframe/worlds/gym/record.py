@@ -44,8 +44,7 @@ def record_gym(
         fps, actions = world.fps, world.actions
     source = {"world": "gym", **asdict(settings), "fps": fps, "seed": seed}
     info = DatasetInfo(fps, settings.size, actions.names, source, actions.kind)
-    shared = {"split": split, "settings": asdict(settings)}
-    dataset, short = record_episodes(Path(out), info, FILM, shared, jobs, split, workers)
+    dataset, short = record_episodes(out, info, FILM, asdict(settings), jobs, split, workers)
     kept = dataset.episodes(split)
     if short:
         line = f"{len(short)} of {episodes} episodes ended before frame {settings.least_frames} and are kept out"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import get_args
 
+import tyro
+
 from nextframe.data.video import Fit
 from nextframe.errors import UserError
 
@@ -14,28 +16,27 @@ SIZES = (16, 1024)
 class GymSettings:
     """How episodes are made. Two recordings with the same settings and seed are the same bytes, if the environment
     and the policy are functions of their seeds.
-
-    environment: ID of the environment, as `gymnasium.make` takes it.
-    frames: per episode, at most: the environment may end it before.
-    least_frames: a shorter episode is kept out.
-    size: height and width of a frame in pixels.
-    fit: how the environment's picture is made square: "crop" keeps its middle, as the paper's video is prepared,
-        "squeeze" keeps all of it and changes its aspect.
-    fps: frames per second; as the environment says if not given.
-    action_repeat: steps of the environment per frame, all with the same action.
-    policy: "random", or MODULE:FUNCTION.
-    hold: frames that the random policy keeps an action for, on average.
     """
 
-    environment: str
+    environment: tyro.conf.Suppress[str]  # the command line has it before the options
+    """ID of the environment, as `gymnasium.make` takes it; MODULE:ENV_ID imports MODULE first."""
     frames: int = 300
+    """Frames per episode, at most; one that the environment ends is shorter."""
     least_frames: int = 16
+    """Shorter episodes are kept out."""
     size: int = 64
+    """Height and width of a frame in pixels."""
     fit: Fit = "crop"
+    """crop keeps the middle square of the picture, as the paper's video is prepared; squeeze keeps all of it and
+    changes its aspect, as Atari games need."""
     fps: float | None = None
+    """Frames per second of the video; if not given, the environment's, divided by --action-repeat."""
     action_repeat: int = 1
+    """Steps of the environment per frame, all with the same action."""
     policy: str = RANDOM
+    """random, or MODULE:FUNCTION, which is given (observation, info, generator) and returns an action."""
     hold: float = 8.0
+    """Frames that the random policy keeps to an action, on average."""
 
     def __post_init__(self) -> None:
         if self.fit not in get_args(Fit):

@@ -13,7 +13,7 @@ from nextframe.errors import UserError
 from nextframe.worlds.gym.actions import Actions
 from nextframe.worlds.gym.registry import make, where_and_why
 from nextframe.worlds.gym.settings import GymSettings
-from nextframe.worlds.maze.engine import launcher
+from nextframe.worlds.vizdoom import launcher
 
 USUAL_FPS = 30.0
 

@@ -21,26 +21,24 @@ FRAMES_PER_SECOND = 10.0  # at which a walk is pleasant to watch; nothing in a m
 
 @dataclass(frozen=True)
 class MazeSettings:
-    """How episodes are made. Two recordings with the same settings and seed are the same bytes.
-
-    difficulty: "calm" has plain floors and 3 or 4 soft wall colours in large patterns, for small models; "plain" has
-        more patterns and stronger colours; "rich" has a pattern per wall, fine ones too, and patterned floors.
-    cells: the maze has cells x cells junctions, on a grid of (2 cells + 1) squared.
-    frames: per episode.
-    size: height and width of a frame in pixels: 64, 128 or 256.
-    loops: probability that a wall between two corridors is opened.
-    revisit: probability that the explorer's next goal is a place it has already been to.
-    linger: probability, before each turn, step or new goal, that the explorer first looks around on the spot, so that
-        views come back soon after they were left; 0: never.
-    """
+    """How episodes are made. Two recordings with the same settings and seed are the same bytes."""
 
     difficulty: Difficulty = "calm"
+    """calm has plain floors and 3 or 4 soft wall colours in large patterns, for small models; plain has more patterns
+    and stronger colours; rich has a pattern per wall, fine ones too, and patterned floors."""
     cells: int = 3
+    """The maze has cells x cells junctions, on a grid of (2 cells + 1) squared."""
     frames: int = 300
+    """Frames per episode."""
     size: int = 64
+    """Height and width of a frame in pixels: 64, 128 or 256."""
     loops: float = 0.25
+    """Probability that a wall between two corridors is opened."""
     revisit: float = 0.6
+    """Probability that the explorer's next goal is a place it has already been to."""
     linger: float = 0.0
+    """Probability, before each turn, step or new goal, that the explorer first looks around on the spot, so that views
+    come back soon after they were left."""
 
     def __post_init__(self) -> None:
         if self.difficulty not in get_args(Difficulty):
