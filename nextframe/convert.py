@@ -25,11 +25,11 @@ from nextframe.published.runs import (
 )
 
 
-def convert_published(file: Path, out: Path, latent_size: int | None = None, autoencoder: Path | None = None) -> Path:
+def convert_published(file: Path, out: Path, latent_size: int | None = None, autoencoder: Path | None = None) -> None:
     """Make the run `out` of a published transformer or DC-AE, and say what it is.
 
     `latent_size`: rows and columns of its latents, which no weight tells; as published if not given. `autoencoder`:
-    for a transformer, a published DC-AE or a run of one. Returns `out`. Raises UserError, before anything is written,
+    for a transformer, a published DC-AE or a run of one. Raises UserError, before anything is written,
     for a file that is damaged or fits no model, and for an `out` that is there already.
     """
     if out.exists():
@@ -52,13 +52,12 @@ def convert_published(file: Path, out: Path, latent_size: int | None = None, aut
         if autoencoder is not None:
             add_autoencoder(folder, autoencoder if autoencoder.is_file() else local_run(autoencoder))
     print(summary(model, file, out))
-    return out
 
 
-def convert_to_official(run: Path, out: Path) -> Path:
+def convert_to_official(run: Path, out: Path) -> None:
     """Write the world model or autoencoder of a run as the published classes load it: .pth, or .safetensors.
 
-    Returns `out`. Raises UserError for a model that has no published counterpart, and for an `out` that is there.
+    Raises UserError for a model that has no published counterpart, and for an `out` that is there.
     """
     run = local_run(run)
     if out.exists():
@@ -77,7 +76,6 @@ def convert_to_official(run: Path, out: Path) -> Path:
     config = read_config(run / CONFIG)
     print(f"{run}: {described(config.model)}\n  written        {out}, {len(weights)} tensors, sha256 {sha256(out)[:8]}")
     print("\n".join(f"  not in it      {line}" for line in _left_out(config, run)))
-    return out
 
 
 def summary(model: PublishedModel, file: Path, out: Path) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from nextframe.attention import allow_recompiles, in_blocks
 from nextframe.errors import UserError, counted
 from nextframe.layers import Block
 from nextframe.ranks import local_rank
+
+T = TypeVar("T")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -106,9 +108,7 @@ def choose_threads(device: torch.device, work: Callable[[], object]) -> None:
     work()  # the first time of many things is slower
     for threads in (1, all_threads):
         torch.set_num_threads(threads)
-        began = time.perf_counter()
-        work()
-        seconds[threads] = time.perf_counter() - began
+        _, seconds[threads] = timed(device, work)
     torch.set_num_threads(1 if seconds[1] < WORTH_A_THREAD * seconds[all_threads] else all_threads)
 
 
@@ -260,6 +260,13 @@ def now(device: torch.device) -> float:
     """Seconds on a clock that only means something in differences; what was sent to a GPU is finished first."""
     synchronise(device)
     return time.perf_counter()
+
+
+def timed(device: torch.device, work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` makes, and how many seconds it took; what was sent to a GPU is finished first."""
+    started = now(device)
+    made = work()
+    return made, now(device) - started
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,12 +1,11 @@
 """Footage to latents: once, before a world model is trained on them."""
 
-import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,18 @@ from nextframe.data.latents import (
     INDEX,
     LatentEpisode,
     LatentIndex,
+    new_shards,
     read_index,
+    remove_unlisted,
+    still_there,
+    with_shard,
     write_index,
     write_shard,
 )
 from nextframe.devices import matrix_precision, resolve_devices, resolve_precision
 from nextframe.errors import UserError
 from nextframe.files import refuse_taken, sha256, sole_writer, sweep, write_atomically
+from nextframe.metrics.image import pooled_psnr
 from nextframe.progress import Advance, progress, silent
 from nextframe.runs import load_autoencoder
 from nextframe.stopping import interruptions, stop_as
@@ -38,7 +42,6 @@ SCALE_EPISODES = 32
 """Training episodes whose latents say what unit variance is."""
 SHARD_SECONDS = 60.0
 """After so long a shard is written, full or not: whoever is stopped has lost no more."""
-SHARD = "latents-{:05d}.safetensors"
 SHARED = ("fps", "action_kind", "action_names", "label_names")
 """What `DatasetInfo` and `LatentIndex` say alike."""
 
@@ -126,30 +129,11 @@ def measured_scale(autoencoder: Autoencoder, dataset: EpisodeDataset) -> float:
     return float(autoencoder.scale / torch.cat(latents).std())
 
 
-def kept(index: LatentIndex, now: Mapping[str, tuple[str, str, int | None]], out: Path) -> LatentIndex:
-    """The index without episodes whose shard is missing or cut short, or that are not what they are `now`.
-
-    `now`: by name, the digest of what they were made from, their split and their label. Others are left alone.
-    """
-    sizes = {shard: size for shard, size in index.shards.items() if _size(out / shard) == size}
-    episodes = tuple(
-        episode
-        for episode in index.episodes
-        if episode.shard in sizes and now.get(episode.name) in (None, (episode.source, episode.split, episode.label))
-    )
-    used = {episode.shard for episode in episodes}
-    return replace(index, episodes=episodes, shards={shard: sizes[shard] for shard in sizes if shard in used})
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
 def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.device]) -> LatentIndex:
     """Encode, shard by shard, the episodes of which the index in `out` lists no usable latents."""
     listed = read_index(out)
     now = {info.name: (dataset.digest(info), info.split, info.label) for info in dataset.episodes()}
-    index, names = kept(listed, now, out), new_shards(listed)
+    index, names = still_there(out, listed, now), new_shards(listed)
     done = {episode.name for episode in index.episodes}
     missing = [info for info in dataset.episodes() if info.name not in done]
     with progress(f"encoding {dataset.folder.name}", len(done) + len(missing), len(done)) as advance:
@@ -161,22 +145,9 @@ def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.d
             work = {next(names): missing[first : first + EPISODES_PER_SHARD] for first in firsts}
             made = _encode_side_by_side(dataset, out, work, listed.mirrored, devices, advance)
         for entries in made:
-            shard = entries[0].shard
-            shards = {**index.shards, shard: (out / shard).stat().st_size}
-            index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
-            write_index(out, index)
-    remove_shards(listed.shards.keys() - index.shards.keys(), out)
+            index = with_shard(out, index, entries)
+    remove_unlisted(out, listed, index)
     return index
-
-
-def new_shards(listed: LatentIndex) -> Iterator[str]:
-    """Names for shards; never one that the index on disk still lists."""
-    return (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
-
-
-def remove_shards(unused: Iterable[str], out: Path) -> None:
-    for shard in unused:
-        (out / shard).unlink(missing_ok=True)
 
 
 def _encode_in_turn(
@@ -296,15 +267,10 @@ class EncodedEpisode:
 def encode_episode(
     autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo, mirrored: bool = False
 ) -> EncodedEpisode:
-    """Encode one episode, and if `mirrored` its mirrored frames too. Raises UserError when it cannot be read.
-
-    Its PSNR is that of the pooled error: squared errors are averaged over all these frames. `metrics.image.psnr`,
-    which is one value a frame, needs torchmetrics, and encoding shall not.
-    """
+    """Encode one episode, and if `mirrored` its mirrored frames too. Raises UserError when it cannot be read."""
     episode = dataset.read(info)
     video = torch.from_numpy(episode.video)
     latents = encode_video(autoencoder, video)
-    error = (decode_video(autoencoder, latents[::16]).float() - video[::16].float()).square().mean()
-    psnr = 10 * math.log10(255**2 / max(float(error), 1e-4))
+    psnr = pooled_psnr(decode_video(autoencoder, latents[::16]).numpy(), episode.video[::16])
     other = encode_video(autoencoder, video.flip(2)).cpu() if mirrored else None
     return EncodedEpisode(latents.cpu(), torch.from_numpy(episode.actions), psnr, other)

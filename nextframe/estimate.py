@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from nextframe.autoencoder import encode_video
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode
-from nextframe.devices import now, peak_memory
+from nextframe.devices import peak_memory, timed
 from nextframe.errors import counted
 from nextframe.flow import evaluated_levels
 from nextframe.forecast import conditions_of
@@ -67,18 +66,19 @@ def estimate(
     rollouts = sum(batches)
     if not rollouts:
         return Estimate(0, protocol.frames, 0.0, 0, peak_memory(world.device))
-    stopwatch = _Stopwatch(world.device)
-    episode, reading = stopwatch(read)
-    latents, encoding = stopwatch(lambda: encode_video(world.autoencoder, torch.from_numpy(episode.video)))
+    episode, reading = timed(world.device, read)
+    video = torch.from_numpy(episode.video)
+    latents, encoding = timed(world.device, partial(encode_video, world.autoencoder, video))
     encoding *= protocol.context / len(episode.video)
     size = max(batches)
-    rolling = _rollout_seconds(world, episode, latents, protocol, sample, size, stopwatch)
-    video, decoding = stopwatch(lambda: world.decode(latents[-protocol.frames :]).numpy())
+    rolling = _rollout_seconds(world, episode, latents, protocol, sample, size)
+    decoded, decoding = timed(world.device, partial(world.decode, latents[-protocol.frames :]))
+    made = decoded.numpy()
     judging = {
-        first: stopwatch(lambda first=first: scorer.judge(world, episode, video, first))[1]
+        first: timed(world.device, partial(scorer.judge, world, episode, made, first))[1]
         for first in {True, firsts == rollouts}
     }
-    size_of_file, writing = stopwatch(lambda: _compressed(video))
+    size_of_file, writing = timed(world.device, partial(_compressed, made))
     seconds = rollouts * (encoding + rolling / size + decoding + writing) + firsts * judging[True]
     seconds += (rollouts - firsts) * judging.get(False, 0.0) + reading * min(rollouts, firsts + len(batches))
     return Estimate(rollouts, protocol.frames, seconds, rollouts * size_of_file, peak_memory(world.device))
@@ -91,7 +91,6 @@ def _rollout_seconds(
     protocol: Protocol,
     sample: SampleConfig,
     size: int,
-    stopwatch: "_Stopwatch",
 ) -> float:
     """A whole batch of `size` trajectories in the transformer. `latents`: of the episode, [f, c, h, w]."""
     seeds = list(range(size))
@@ -100,7 +99,7 @@ def _rollout_seconds(
         short = replace(sample, steps=MEASURED_STEPS)  # all frames at once, by evaluations that cost the same
         clip = partial(sample_clip, world.transformer, size, protocol.frames, conditions, short, seeds)
         evaluations, few = (len(evaluated_levels(one.solver, one.steps)) for one in (sample, short))
-        return stopwatch(clip)[1] * evaluations / few
+        return timed(world.device, clip)[1] * evaluations / few
     if conditions is not None:
         conditions = conditions.to(world.device)
     clips = latents[None].expand(size, *latents.shape)
@@ -112,23 +111,11 @@ def _rollout_seconds(
         past = None if conditions is None else conditions[:, :place]
         session = Session(world.transformer, clips[:, :place], past, capacity, sample, seeds)
         told = [None if conditions is None else conditions[:, frame] for frame in range(place, place + piece)]
-        return [stopwatch(partial(session.step, condition))[1] for condition in told]
+        return [timed(world.device, partial(session.step, condition))[1] for condition in told]
 
     first, *others = end(protocol.context)
     others += end(capacity - piece)[1:]
     return first + (protocol.frames - 1) * sum(others) / max(1, len(others))
-
-
-class _Stopwatch:
-    """Does something, and says how many seconds it took; what was sent to a GPU is finished first."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        started = now(self._device)
-        done = work()
-        return done, now(self._device) - started
 
 
 def _compressed(video: np.ndarray) -> int:

@@ -85,7 +85,7 @@ def evaluate(
     and protocol do not fit together, or when none of the metrics can be computed; where something is missing for some
     of them, `Results.missing` says so.
     """
-    plan = prepare(protocol, model, data, out, device, batch, sample, keep=True)
+    plan = prepare(protocol, model, data, out, device, batch, sample)
     with sole_writer(out):
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
         missing = plan.missing()
@@ -118,22 +118,6 @@ def _results(plan: "Plan", missing: "list[Job]") -> Results:
         data={"folder": str(plan.data), **asdict(plan.dataset.info)},
         environment=environment(world, plan.scorer),
     )
-
-
-def estimate_evaluation(
-    protocol: Protocol | str,
-    model: Path,
-    data: Path,
-    out: Path,
-    device: str = "auto",
-    batch: int = 8,
-    sample: SampleConfig | None = None,
-) -> Estimate:
-    """What `evaluate` with the same arguments would take; nothing is written."""
-    plan = prepare(protocol, model, data, out, device, batch, sample, keep=False)
-    missing = plan.missing()
-    with plan.at_work(missing):
-        return plan.estimate(missing)
 
 
 @dataclass(frozen=True)
@@ -179,6 +163,12 @@ class Plan:
         few = replace(self.sample, steps=min(self.sample.steps, TRIED_STEPS))
         forecast(self.world, [episode] * len(group), short, few, seeds, silent, labels)
 
+    def estimated(self) -> Estimate:
+        """What is left of it to do, before any of it is done."""
+        missing = self.missing()
+        with self.at_work(missing):
+            return self.estimate(missing)
+
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""
         info = (missing or self.jobs)[0].info
@@ -199,10 +189,10 @@ def prepare(
     model: Path,
     data: Path,
     out: Path,
-    device: str,
-    batch: int,
-    sample: SampleConfig | None,
-    keep: bool,
+    device: str = "auto",
+    batch: int = 8,
+    sample: SampleConfig | None = None,
+    keep: bool = True,
 ) -> Plan:
     """All that is checked and loaded before the first rollout; raises as `evaluate` does.
 

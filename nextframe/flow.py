@@ -18,6 +18,13 @@ Velocity = Callable[[Tensor, float], Tensor]
 """dx/ds at (x, s)."""
 
 
+def noise_generator(seed: int, number: int) -> torch.Generator:
+    """Of the `number`-th draw of a seed, the step of a training or the frame of a sample: it does not depend on those
+    before, so what is resumed draws what the undisturbed would have drawn.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + number) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
 def noised(latents: Tensor, noise: Tensor, s: Tensor) -> Tensor:
     """x_s; `s` in [0, 1] broadcasts from the left: [b, f] for latents [b, f, c, h, w]."""
     s = s.reshape(s.shape + (1,) * (latents.dim() - s.dim()))

@@ -20,13 +20,16 @@ from nextframe.data.latents import (
     INDEX,
     LatentEpisode,
     LatentIndex,
+    new_shards,
     read_index,
-    write_index,
+    remove_unlisted,
+    still_there,
+    with_shard,
     write_shard,
 )
 from nextframe.data.sources import Source, classes, divided, find_sources, tables_of
 from nextframe.data.tensors import tensors_of
-from nextframe.encode import SCALE_EPISODES, begin, check_weights, kept, new_shards, remove_shards
+from nextframe.encode import SCALE_EPISODES, begin, check_weights
 from nextframe.errors import UserError, reason_of
 from nextframe.files import refuse_taken, sha256, sole_writer, sweep
 from nextframe.import_footage import USUAL_FPS, check_fps_and_share
@@ -82,7 +85,7 @@ def import_latents(
             for source in divided(sources, test_share, known)
         ]
         now = {source.name: _now(source, numbers) for source in sources if source.name in known}
-        index = kept(listed, now, out)
+        index = still_there(out, listed, now)
         done, names = {episode.name for episode in index.episodes}, new_shards(listed)
         missing = [source for source in sources if source.name not in done]
         with progress(f"import {place.name}", len(sources), len(sources) - len(missing)) as advance:
@@ -97,10 +100,8 @@ def import_latents(
                     entries.append(LatentEpisode(source.name, among, len(latents), shard, None, digest, label))
                     advance()
                 write_shard(out / shard, content)
-                shards = {**index.shards, shard: (out / shard).stat().st_size}
-                index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
-                write_index(out, index)
-        remove_shards(listed.shards.keys() - index.shards.keys(), out)
+                index = with_shard(out, index, entries)
+        remove_unlisted(out, listed, index)
     return index
 
 

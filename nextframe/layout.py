@@ -65,11 +65,11 @@ class Layout:
 
     def token_frames(self, device: torch.device | str = "cpu") -> Tensor:
         """int64 [n]: the frame of every token. Made on the device, so that nothing waits for a copy."""
-        counted = [
-            torch.arange(segment.start, segment.stop, device=device)[:, None].expand(-1, segment.tokens_per_frame)
+        parts = [
+            torch.arange(segment.start, segment.stop, device=device).repeat_interleave(segment.tokens_per_frame)
             for segment in self.segments
         ]
-        return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *(part.flatten() for part in counted)])
+        return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *parts])
 
     def __add__(self, other: "Layout") -> "Layout":
         return Layout(self.segments + other.segments, other.windows)

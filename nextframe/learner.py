@@ -24,6 +24,7 @@ from nextframe.devices import (
     should_compile,
 )
 from nextframe.distributed import distributed_score, exchange, full_tensor
+from nextframe.flow import noise_generator
 from nextframe.objective import LENGTHS, Inputs, Objective, Score
 from nextframe.optimizer import Average, optimizer_of
 
@@ -76,7 +77,7 @@ class Learner:
 
     def inputs(self, step: int) -> Inputs:
         """All that a step needs, randomness included: a function of the step, on the CPU, ready to be sent."""
-        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step))
+        generator = noise_generator(self.config.seed, step)
         inputs = self.task.objective.prepare(self.task.batch(step), generator)
         # Only from pinned memory can a copy be asked for without waiting for it.
         return {name: x.pin_memory() for name, x in inputs.items()} if self.device.type == "cuda" else inputs
@@ -188,8 +189,3 @@ def accumulate_gradients(
         total += loss.detach()
         told.append(score.parts)
     return Score(total, torch.stack(told).sum(dim=0))
-
-
-def step_seed(seed: int, step: int) -> int:
-    """A seed for each step, so that a resumed run draws what the undisturbed one would have drawn."""
-    return (seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF

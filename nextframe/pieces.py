@@ -186,7 +186,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
         except (OSError, ValueError, TypeError, KeyError) as error:  # whole, and yet not one of ours
             raise UserError(f"{path / POSITION} is damaged ({error}): delete {path}") from None
     if damaged:
-        raise UserError(f"{damaged[0]}, and there is no whole one before: delete {run / 'checkpoints'} to begin anew")
+        raise UserError(f"{damaged[0]}, and there is no whole one before: delete {run / CHECKPOINTS} to begin anew")
     return None
 
 

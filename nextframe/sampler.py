@@ -14,7 +14,7 @@ from nextframe.architecture import TransformerConfig
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
-from nextframe.flow import CLEAN_TIME, COARSE_TIME, SOLVERS, Velocity
+from nextframe.flow import CLEAN_TIME, COARSE_TIME, SOLVERS, Velocity, noise_generator
 from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.transformer import Transformer
 
@@ -37,12 +37,7 @@ def integrated(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches
 
 def frame_noise(shape: tuple[int, ...], seeds: list[int], frame: int) -> Tensor:
     """Starting noise of one frame [b, *shape]: each sample has its own seed, so the batch changes nothing."""
-    generator = torch.Generator()
-    draws = []
-    for seed in seeds:
-        generator.manual_seed((seed * 1_000_003 + frame) & 0x7FFF_FFFF_FFFF_FFFF)
-        draws.append(torch.randn(shape, generator=generator))
-    return torch.stack(draws)
+    return torch.stack([torch.randn(shape, generator=noise_generator(seed, frame)) for seed in seeds])
 
 
 def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) -> TransformerConfig:
@@ -52,17 +47,14 @@ def at_sampling(config: TransformerConfig, sample: SampleConfig, frames: int) ->
     """
     if config.condition == "none" and sample.guidance != 1:
         raise UserError(f"guidance is {sample.guidance}, and the model is told nothing it could follow: set it to 1")
-    changes: dict[str, Any] = {}
-    if sample.memory is not None:
-        changes["memory"] = sample.memory
-    if sample.slide > 1:
-        changes["slide"] = sample.slide
-    if sample.riflex:
-        changes["riflex_frames"] = frames
-    if sample.temporal_decay:
-        changes["temporal_decay"] = sample.temporal_decay
+    given: dict[str, Any] = {
+        "memory": sample.memory,
+        "slide": sample.slide if sample.slide > 1 else None,
+        "riflex_frames": frames if sample.riflex else None,
+        "temporal_decay": sample.temporal_decay or None,
+    }
     try:
-        return replace(config, **changes)
+        return replace(config, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise UserError(f"sampling: {error}") from None
 

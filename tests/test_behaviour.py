@@ -9,7 +9,7 @@ from tiny import tiny_episode, tiny_episodes, tiny_run
 
 from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.errors import UserError
-from nextframe.evaluate import estimate_evaluation, evaluate
+from nextframe.evaluate import evaluate, prepare
 from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.control import ActionReader
 from nextframe.metrics.drift import drift, frame_statistics, overall
@@ -96,7 +96,7 @@ def test_a_world_is_scored_by_all_of_them_and_again_without_predicting(
     run, out = tiny_run(tmp_path / "run"), tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.delattr(ActionReader, "learn")  # to estimate it is not worth the time
-        estimated = estimate_evaluation(WORLD, run, dataset.folder, out, "cpu")
+        estimated = prepare(WORLD, run, dataset.folder, out, "cpu", keep=False).estimated()
     assert estimated.rollouts == 3 and estimated.seconds > 0 and estimated.disk_bytes > 0 and not out.exists()
     first = evaluate(replace(WORLD, metrics=("psnr",)), run, dataset.folder, out, "cpu")
     assert "3 rollouts of 3 frames: about" in capsys.readouterr().err

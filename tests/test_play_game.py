@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import random_transformer
 from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode, tiny_episodes
+from visiting import stepped
 
 from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
@@ -18,10 +19,11 @@ from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.video import decoded
 from nextframe.errors import UserError
+from nextframe.metrics.image import psnr
 from nextframe.runs import WorldModel
 from nextframe.web import saving
 from nextframe.web.dreamer import Made
-from nextframe.web.game import Game, dreamed, psnr, step_games
+from nextframe.web.game import Game, dreamed, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
 from nextframe.web.messages import StartMessage
 from nextframe.web.saving import save
@@ -94,27 +96,27 @@ def test_going_back_and_on_is_a_fresh_walk(kind: str, monkeypatch: pytest.Monkey
     world = world_of(config)
     game = dreamed(world, start_of(config), sample)
     for number in range(8):
-        game.step(action(config, number))
+        stepped(game, action(config, number))
     check_as_fresh(game, world, sample)
     first_end = game.shown().copy()
     game.seek(CONTEXT + 2)
     for number in (2, 2, 1, 0, 1):
-        game.step(action(config, number))
+        stepped(game, action(config, number))
     assert (game.history.branch.number, game.history.branch.origin) == (1, CONTEXT + 3)
     check_as_fresh(game, world, sample)
     game.seek(CONTEXT - 2)  # into the clip
-    game.step(action(config, 1))
-    game.step(action(config, 2))
+    stepped(game, action(config, 1))
+    stepped(game, action(config, 2))
     assert game.history.outline()[2] == {"id": 2, "from": CONTEXT - 1, "length": CONTEXT + 1}
     assert np.array_equal(game.enter(0), first_end)  # as it was left
-    game.step(action(config, 2))
+    stepped(game, action(config, 2))
     assert len(game.history.branches) == 3  # at an end there is nothing to branch off
     check_as_fresh(game, world, sample)
     game.enter(1)  # shorter than what the session holds, and another way
-    game.step(action(config, 0))
+    stepped(game, action(config, 0))
     check_as_fresh(game, world, sample)
     game.source.rest()  # as when the visitor is away
-    game.step(action(config, 1))
+    stepped(game, action(config, 1))
     check_as_fresh(game, world, sample)
 
 
@@ -122,11 +124,11 @@ def test_other_settings_are_those_of_a_fresh_walk_over_the_same_frames() -> None
     world, other = world_of(MODEL), SampleConfig(steps=4, guidance=2.0, solver="adams", seed=3)
     game = dreamed(world, start_of(MODEL), SAMPLE)
     for number in range(3):
-        game.step(number % 3)
+        stepped(game, number % 3)
     before = torch.stack([step.latents for step in game.history.path()])
     actions = torch.tensor([step.action for step in game.history.path()[1:]])
     game.change(steps=4, guidance=2.0, solver="adams")
-    frames = [game.step(1)[0] for _ in range(6)]
+    frames = [stepped(game, 1)[0] for _ in range(6)]
     walk = world.walk_on(before, actions, other, 60)
     fresh = torch.stack([walk.imagine(1) for _ in range(6)])
     made = torch.stack([step.latents for step in game.history.path()])[-6:]
@@ -152,7 +154,7 @@ def test_a_setting_the_model_cannot_follow_leaves_the_walk_as_it_was() -> None:
     game = dreamed(world_of(config), start_of(config), SAMPLE)
     with pytest.raises(UserError, match="told nothing it could follow"):
         game.change(guidance=2.0)
-    game.step(None)
+    stepped(game, None)
 
 
 def test_a_walk_that_is_given_up_while_it_is_read_says_so() -> None:
@@ -172,7 +174,7 @@ def test_walks_that_are_stepped_together_are_fresh_walks(kind: str) -> None:
     samples = [sample, sample, other, sample]
     games = [dreamed(world, start_of(config), own) for own in samples]
     for number in range(3):
-        games[1].step(action(config, number))
+        stepped(games[1], action(config, number))
     for number in range(8):
         if number == 4:
             games[1].seek(CONTEXT + 2)
@@ -192,7 +194,7 @@ def test_the_next_frame_is_made_while_one_is_decoded() -> None:
         assert game.history.frame == CONTEXT + 2
         assert not any(isinstance(one, Exception) or one.frame.done() for one in made)
         release.set()
-        assert np.array_equal(game.shown(), [plain.step(number)[0] for number in range(3)][-1])  # it waits for it
+        assert np.array_equal(game.shown(), [stepped(plain, number)[0] for number in range(3)][-1])  # it waits for it
     check_as_fresh(game, world, SAMPLE)
 
 
@@ -225,16 +227,16 @@ def test_nothing_grows_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     game = Game(
         dreamed(world_of(MODEL), start_of(MODEL), SAMPLE).source, start_of(MODEL).seen_by(world_of(MODEL)), None, 3
     )
-    game.step(0)
+    stepped(game, 0)
     game.seek(2)
-    game.step(0)
+    stepped(game, 0)
     game.seek(2)
     with pytest.raises(UserError, match="2 branches"):
-        game.step(0)
+        stepped(game, 0)
     game.enter(1)
-    game.step(0)
+    stepped(game, 0)
     with pytest.raises(UserError, match="3 frames, which is all there is room for: save it"):
-        game.step(0)
+        stepped(game, 0)
 
 
 def test_what_two_branches_share() -> None:
@@ -263,7 +265,7 @@ def test_what_two_branches_share() -> None:
 def walked(actions: list[int]) -> tuple[Game, DatasetInfo]:
     game = dreamed(world_of(MODEL), start_of(MODEL), SAMPLE)
     for number in actions:
-        game.step(number)
+        stepped(game, number)
     names = (*ACTIONS, "action 3", "action 4")
     return game, DatasetInfo(10.0, SIZE, names, {"world": "dream", "model": "ab"})
 
@@ -287,7 +289,7 @@ def test_a_class_without_a_name_is_not_saved(tmp_path: Path) -> None:
     """As of a model of classes that is played without its footage."""
     config, sample = KINDS["labels"]
     game = dreamed(world_of(config), start_of(config), sample)
-    game.step(action(config, 0))
+    stepped(game, action(config, 0))
     info = DatasetInfo(10.0, SIZE, (), {"world": "dream", "model": "ab"}, "none")
     with zipfile.ZipFile(save(game, game.history.path(), info, "episode", tmp_path)) as archive:
         archive.extractall(tmp_path / "data")
@@ -298,8 +300,8 @@ def test_a_class_without_a_name_is_not_saved(tmp_path: Path) -> None:
 def test_what_is_dreamt_from_the_middle_of_the_clip_on_is_not_saved_as_shown(tmp_path: Path) -> None:
     game, info = walked([1])
     game.seek(CONTEXT - 3)
-    game.step(2)
-    game.step(0)
+    stepped(game, 2)
+    stepped(game, 0)
     assert game.history.shown == CONTEXT - 2
     path = game.history.path()
     assert int(np.load(save(game, path, info, "npz", tmp_path))["context"]) == CONTEXT - 2
@@ -321,7 +323,7 @@ def test_a_walk_from_a_picture_is_saved_from_where_somebody_acts(tmp_path: Path)
     game = dreamed(world, replace(start_of(MODEL), actions=None), SAMPLE)
     with pytest.raises(UserError, match="nobody has acted"):
         save(game, game.history.path(), info, "episode", tmp_path)
-    game.step(2)
+    stepped(game, 2)
     with zipfile.ZipFile(save(game, game.history.path(), info, "episode", tmp_path)) as archive:
         archive.extractall(tmp_path / "data")
     dataset = EpisodeDataset.open(tmp_path / "data")
@@ -334,7 +336,8 @@ def test_a_saved_video_and_saved_frames(tmp_path: Path) -> None:
     game, info = walked([1, 2, 2, 0])
     path = game.history.path()
     truth = np.full((SIZE, SIZE, 3), 7, np.uint8)
-    assert game.note_truth(path[-1], truth) == psnr(game.shown(), truth) < 40
+    game.note_truth(path[-1], truth)
+    assert path[-1].psnr == round(float(psnr(game.shown()[None], truth[None])), 2) < 40
     video = np.stack([game.film.read(step.place) for step in path])
     with np.load(save(game, path, info, "npz", tmp_path)) as saved:
         assert np.array_equal(saved["video"], video)

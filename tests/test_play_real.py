@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny import TOKENIZER, eventually, tiny_episodes, tiny_run
-from visiting import Client, children, serving, tiny_stage
+from visiting import Client, children, serving, stepped, tiny_stage
 
 from nextframe.cli import run_command
 from nextframe.data.episodes import EpisodeDataset
@@ -168,11 +168,11 @@ def test_an_environment_that_died_is_played_again(tmp_path: Path) -> None:
     walk = EnvironmentWalk(reality, 0)
     game = Game(walk, Start("new", walk.first()[1][None]), tmp_path)
     for _ in range(2):
-        game.step(1)
+        stepped(game, 1)
     reality.fails = True
     with pytest.raises(UserError, match="has ended"):
-        game.step(1)
-    game.step(1)
+        stepped(game, 1)
+    stepped(game, 1)
     assert game.shown().max() == reality.count == 3
 
 

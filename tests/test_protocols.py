@@ -20,6 +20,7 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
+from nextframe.flow import noise_generator
 from nextframe.forecast import Forecast, drawn, forecast, noise_seed
 from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.fvd import VideoFeatures, frechet_distance
@@ -103,8 +104,8 @@ def test_the_noise_of_no_two_trajectories_is_the_same() -> None:
     assert [noise_seed(0, episode, 0) for episode in (0, 7)] == [0, 7]
     corners = [(0, 1, 2, 4095), (*range(30), 2**20 - 1), (*range(9), 1023)]
     seeds = [noise_seed(seed, episode, trajectory) for seed, episode, trajectory in product(*corners)]
-    # As `frame_noise` makes generators of them, for the first and the last frame of a clip.
-    generators = {(seed * 1_000_003 + frame) & 0x7FFF_FFFF_FFFF_FFFF for seed in seeds for frame in (0, 300)}
+    # For the first and the last frame of a clip.
+    generators = {noise_generator(seed, frame).initial_seed() for seed in seeds for frame in (0, 300)}
     assert len(generators) == 2 * len(seeds) == 2 * 4 * 31 * 10
 
 

@@ -19,6 +19,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from nextframe.runs import load
 from nextframe.web.address import LOOPBACK, listen
+from nextframe.web.dreamer import Made
+from nextframe.web.game import Game, step_games
+from nextframe.web.history import Action
 from nextframe.web.serve import server_of
 from nextframe.web.server import application
 from nextframe.web.stages import ModelStage
@@ -32,6 +35,14 @@ def tiny_stage(folder: Path, fps: float | None = None) -> ModelStage:
     stage = ModelStage("tiny", world, Library(world, dataset), world.config.sample)
     stage.fps = fps or stage.fps
     return stage
+
+
+def stepped(game: Game, action: Action) -> tuple[np.ndarray, Made]:
+    """The frame that `action` leads to, uint8 [h, w, 3], and what it took; raises what the step raised."""
+    made = step_games([(game, action)])[0]
+    if isinstance(made, Exception):
+        raise made
+    return made.frame.result(), made
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """How time and memory are measured: the device is waited for, two rivals take turns."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from nextframe.devices import now, peak_memory
+from nextframe.devices import peak_memory, timed
 from nextframe.progress import progress
 
 GIB = 2**30
@@ -37,9 +37,7 @@ def in_turns(
         while shown < 1:
             taken.append(next(laps))
             if rival is not None:
-                begun = now(device)
-                rival()
-                rival_seconds.append(now(device) - begun)
+                rival_seconds.append(timed(device, rival)[1])
             by_time = (time.perf_counter() - started) / seconds if seconds else 1.0
             done = min(1.0, len(taken) / least, by_time)
             advance(done - shown)
@@ -49,7 +47,7 @@ def in_turns(
 
 def percentile_95(seconds: list[float]) -> float:
     """The smallest value that at least 95 % of all are not above; of fewer than 20 that is the largest."""
-    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+    return float(np.quantile(seconds, 0.95, method="inverted_cdf"))
 
 
 class PeakMemory:

@@ -128,12 +128,12 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             trajectories=trajectories,
         )
         settings = sampling.settings(asked, model)
-        from nextframe.evaluate import estimate_evaluation
         from nextframe.evaluate import evaluate as run
+        from nextframe.evaluate import prepare
         from nextframe.pages.report import write_report
 
         if estimate:
-            print(estimate_evaluation(asked, model, data, out, device, batch, settings).line())
+            print(prepare(asked, model, data, out, device, batch, settings, keep=False).estimated().line())
             return
 
         results = run(asked, model, data, out, device, batch, settings)

@@ -9,7 +9,8 @@ that a process reads of an episode, when the whole of it is read against the che
 import dataclasses
 import json
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from nextframe.files import described, inside, plain_name, read_json, write_atom
 
 VERSION = 1
 INDEX = "latents.json"
+SHARD = "latents-{:05d}.safetensors"
 EPISODES_PER_SHARD = 64
 SUMS = "crc32"
 """In the header of a shard: a JSON text, the checksum of each tensor's bytes."""
@@ -41,7 +43,7 @@ class LatentEpisode:
     frames: int
     shard: str
     psnr: float | None
-    """Of the autoencoder's reconstruction, in dB; of the pooled error, see `encode_episode`. None: not known, of
+    """Of the autoencoder's reconstruction, in dB; of the error pooled over every 16th frame. None: not known, of
     latents that came without their footage."""
     source: str = ""
     """`EpisodeDataset.digest` of the footage: tells other footage of the same name."""
@@ -123,6 +125,43 @@ def read_index(folder: Path) -> LatentIndex:
         raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or encode into a new folder") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({reason_of(error)}): delete it and encode the data again") from None
+
+
+def still_there(folder: Path, listed: LatentIndex, now: Mapping[str, tuple[str, str, int | None]]) -> LatentIndex:
+    """The index without episodes whose shard is missing or cut short, or that are not what they are `now`.
+
+    `now`: by name, the digest of what they were made from, their split and their label. Others are left alone.
+    """
+    paths = {shard: folder / shard for shard in listed.shards}
+    whole = {shard for shard, path in paths.items() if path.is_file() and path.stat().st_size == listed.shards[shard]}
+    episodes = tuple(
+        episode
+        for episode in listed.episodes
+        if episode.shard in whole and now.get(episode.name) in (None, (episode.source, episode.split, episode.label))
+    )
+    used = {episode.shard for episode in episodes}
+    shards = {shard: size for shard, size in listed.shards.items() if shard in used}
+    return replace(listed, episodes=episodes, shards=shards)
+
+
+def new_shards(listed: LatentIndex) -> Iterator[str]:
+    """Names for shards; never one that the index on disk still lists."""
+    return (name for number in range(10**5) if (name := SHARD.format(number)) not in listed.shards)
+
+
+def with_shard(folder: Path, index: LatentIndex, entries: Sequence[LatentEpisode]) -> LatentIndex:
+    """The index with the episodes of a shard that has been written; it is on disk then."""
+    shard = entries[0].shard
+    shards = {**index.shards, shard: (folder / shard).stat().st_size}
+    index = replace(index, episodes=(*index.episodes, *entries), shards=shards)
+    write_index(folder, index)
+    return index
+
+
+def remove_unlisted(folder: Path, listed: LatentIndex, index: LatentIndex) -> None:
+    """Delete the shards that were `listed` and are not in the index any more."""
+    for shard in listed.shards.keys() - index.shards.keys():
+        (folder / shard).unlink(missing_ok=True)
 
 
 def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:

@@ -119,7 +119,7 @@ def words(action: str) -> str:
     return action.replace("_", " ")
 
 
-def draw_arrow(draw: Any, centre: tuple[float, float], action: str, size: float) -> bool:
+def draw_arrow(draw: Any, centre: tuple[float, float], action: str, size: float) -> None:
     """An arrow for an action whose name has a direction in it, a ring for one that does nothing; else nothing."""
     x, y, half = *centre, size / 2
     parts = action.lower().replace("-", "_").split("_")
@@ -132,9 +132,6 @@ def draw_arrow(draw: Any, centre: tuple[float, float], action: str, size: float)
         draw.polygon([(float(a), float(b)) for a, b in turned], fill=INK)
     elif parts[0] in ("noop", "none", "idle", "stay", "wait"):
         draw.ellipse((x - half / 2, y - half / 2, x + half / 2, y + half / 2), outline=INK, width=2)
-    else:
-        return False
-    return True
 
 
 class _Canvas:

@@ -54,7 +54,7 @@ class Dreams:
         return future
 
     def step(self, game: Game, action: Action) -> Future[tuple[float, Made]]:
-        """When the frame was begun (`time.perf_counter`), and what it took; raises what `Game.step` does."""
+        """When the frame was begun (`time.perf_counter`), and what it took; raises what `step_games` says."""
         future: Future[tuple[float, Made]] = Future()
         self._queue.put(_Frame(game, action, future))
         return future

@@ -9,6 +9,7 @@ import numpy as np
 
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
+from nextframe.metrics.image import pooled_psnr
 from nextframe.runs import WorldModel
 from nextframe.web.dreamer import Dreamer, Made, Source, dream
 from nextframe.web.history import MOST_FRAMES, Action, Film, History, Step
@@ -32,18 +33,8 @@ class Game:
         self.history = History(steps, most_frames)
         self.start = replace(start, video=start.video[:0].copy(), latents=None)  # they are kept by the steps now
 
-    def step(self, action: Action) -> tuple[np.ndarray, Made]:
-        """The frame that `action` leads to, uint8 [h, w, 3], and what it took.
-
-        Raises UserError when the walk is full, or the world has ended.
-        """
-        made = step_games([(self, action)])[0]
-        if isinstance(made, Exception):
-            raise made
-        return made.frame.result(), made
-
     def check_next(self) -> None:
-        """Raises UserError where `step` would."""
+        """Raises UserError when the walk is full, or the world has ended."""
         self.history.check_room()
         branch = self.history.branch
         if branch.end is not None and self.history.frame == branch.length - 1:
@@ -80,11 +71,10 @@ class Game:
             raise UserError("the engine has no sampling settings: play a model")
         self.source.change(steps=steps, guidance=guidance, solver=solver)
 
-    def note_truth(self, step: Step, truth: np.ndarray) -> float:
-        """Keep the engine's frame beside a dreamed one; their PSNR in dB."""
+    def note_truth(self, step: Step, truth: np.ndarray) -> None:
+        """Keep the engine's frame beside a dreamed one, and how near they are."""
         step.truth_place = self.truth_film.append(truth)
-        step.psnr = psnr(self.film.read(step.place), truth)
-        return step.psnr
+        step.psnr = round(pooled_psnr(self.film.read(step.place), truth), 2)
 
     def truth(self, step: Step) -> np.ndarray | None:
         """The engine's frame, where there is one; of the clip, the clip's own."""
@@ -99,8 +89,9 @@ class Game:
 
 
 def step_games(asked: Sequence[tuple[Game, Action]], beside: Executor | None = None) -> list[Made | Exception]:
-    """`Game.step` of each; what the model dreams is made in one pass. What one raises is in its place.
+    """The frame that its action leads to, in each walk; what the model dreams is made in one pass.
 
+    What one raises is in its place: UserError when its walk is full, or its world has ended.
     `beside`: where frames are decoded, while the next ones are made; None: here.
     """
     results: dict[int, Made | Exception] = {}
@@ -120,16 +111,12 @@ def step_games(asked: Sequence[tuple[Game, Action]], beside: Executor | None = N
             game, action = asked[place]
             results[place] = game.take(action, one)
     except Exception as error:
-        if len(dreamt) > 1:  # alone, it shows whose it is
-            return [result for one in asked for result in step_games([one], beside)]
-        results[dreamt[0][0]] = error
+        left = [place for place, _ in dreamt if place not in results]
+        if not left:
+            raise
+        alone = len(left) == 1  # it shows whose it is
+        results |= {place: error if alone else step_games([asked[place]], beside)[0] for place in left}
     return [results[place] for place in range(len(asked))]
-
-
-def psnr(frame: np.ndarray, truth: np.ndarray) -> float:
-    """In dB, of 8-bit frames; 100 where they are the same."""
-    error = np.square(frame.astype(np.float32) - truth).mean()
-    return 100.0 if error == 0 else round(float(10 * np.log10(255**2 / error)), 2)
 
 
 def dreamed(world: WorldModel, start: Start, sample: SampleConfig, folder: Path | None = None) -> Game:
