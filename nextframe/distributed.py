@@ -18,6 +18,8 @@ from nextframe.objective import Inputs
 
 # The modulations of a frame are views, cut from one tensor; nothing changes them in place, which is what it warns of.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+# The new name of torch 2.13, which 2.11 does not know, is of another thing too: sending them once at the start.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 
 class Scored(nn.Module):

@@ -174,14 +174,19 @@ def read_json(path: Path) -> Any:
 
 def plain_name(name: object) -> bool:
     """Whether a word can be the name of a file, and not lead out of its folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0", "\n"}
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and _can_be_told(name)
+
+
+def _can_be_told(name: str) -> bool:
+    """Whether a name is short enough for a path and a message, and has no letter that ends a line or a text."""
+    return len(name) <= LONGEST_NAME and min(name, default=" ") >= " "
 
 
 def inside(folder: Path, name: str) -> Path:
     """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too,
     or is too long."""
-    if len(name) > LONGEST_NAME:
-        raise ValueError(f"names {name[:200]!r} ..., longer than a path can be: do not trust it")
+    if not _can_be_told(name):
+        raise ValueError(f"names {name[:200]!r}, which can be no path: do not trust it")
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"names {name[:200]!r}, outside its folder: do not trust it")

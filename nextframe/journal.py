@@ -121,7 +121,8 @@ def read_log(run: Path) -> list[Record]:
     """The records of a run by step, those of one step together. Raises UserError when there are none."""
     path = run / METRICS
     try:
-        records = _records(path)
+        begun = (run / CONFIG).exists() and not path.exists()
+        records = [] if begun else _records(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read, {run} {described(run)}: name a run that has been trained") from error
     by_step: dict[float, Record] = {}

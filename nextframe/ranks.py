@@ -39,6 +39,11 @@ def world_size() -> int:
     return dist.get_world_size() if _hosts is not None else 1
 
 
+def first_launched() -> bool:
+    """Whether this is the first of the processes that torchrun started, or alone: also before they join and after."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 def local_rank() -> int | None:
     """Which of the processes of this machine this is; None of one that is alone."""
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else None

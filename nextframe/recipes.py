@@ -75,8 +75,6 @@ def train_preset(
         ready = prepared(config, data, run, initial)
         if fraction_done(config.train, ready.position) < 1:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
-        elif rank() == 0:
-            say([f"{run} is done: to go on with it raise --train.steps, or --train.minutes where it has one"])
         if rank() == 0:
             if isinstance(ready.data, LatentDataset) and not checkpoints(run):
                 keep_autoencoder(ready.data.folder / AUTOENCODER, run / AUTOENCODER)

@@ -35,6 +35,9 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     """
     config = learner.config
     position = restore(run, learner)
+    if fraction_done(config, position) >= 1 and ranks.rank() == 0:
+        way_on = "to go on with it raise --train.steps, or --train.minutes where it has one"
+        print(f"{run} is done: {way_on}", file=sys.stderr)
     stop, held_out, told = 0.0, None, ""
     less = "add --train.accumulate 2 (the same batch, in parts) or --train.recompute, or lower --train.batch"
     with (
@@ -63,14 +66,14 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
             done = fraction_done(config, position) >= 1
             if position.step % config.log_every == 0 or done or stop:
                 figures, in_a_row = learner.figures(position.step - logged.step)
+                measured = meter.figures(position, logged)
+                record = {"step": position.step, **figures, "learning_rate": rate, **measured}
+                log(record)
                 if in_a_row >= config.most_skipped:
                     raise UserError(
                         f"the loss or its gradient was not a number for {in_a_row} steps in a row, up to step "
                         f"{position.step}: lower --train.optimizer.learning-rate"
                     )
-                measured = meter.figures(position, logged)
-                record = {"step": position.step, **figures, "learning_rate": rate, **measured}
-                log(record)
                 told, logged = shown(record, held_out), position
             advance(min(1.0, fraction_done(config, position)) - before, f"step {position.step}{told}")
             if due or done or stop:

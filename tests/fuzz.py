@@ -44,6 +44,7 @@ from nextframe.errors import UserError
 from nextframe.import_footage import USUAL_CUT, import_footage
 from nextframe.import_latents import import_latents
 from nextframe.journal import metrics_log, read_log
+from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics import control
 from nextframe.metrics.fvd import VideoFeatures
 from nextframe.metrics.lpips import _fill
@@ -112,6 +113,11 @@ def make_configs(folder: Path) -> None:
 def read_configs(folder: Path) -> None:
     for path in sorted(folder.glob("*.yaml")):
         read_config(path)
+
+
+def make_run(folder: Path) -> None:
+    tiny_run(folder / "run")
+    write_metadata(Metadata(10.0, ("left", "right"), ("a", "b")), folder / "run")
 
 
 def make_checkpoints(folder: Path) -> None:
@@ -286,7 +292,7 @@ READERS = {
     "episodes": Reader(make_episodes, read_episodes, 2),
     "latents": Reader(make_latents, read_latents, 2),
     "config": Reader(make_configs, read_configs, 2),
-    "run": Reader(lambda folder: tiny_run(folder / "run"), lambda folder: load(folder / "run"), 0.2),
+    "run": Reader(make_run, lambda folder: load(folder / "run"), 0.2),
     "checkpoint": Reader(make_checkpoints, read_checkpoints, 0.5),
     "training log": Reader(make_log, go_on_with_log),
     "watch": Reader(make_log, lambda folder: watch_page([folder], refreshed=True), 0.13),
@@ -301,7 +307,7 @@ READERS = {
     "weights of I3D": Reader(tiny_i3d, read_i3d, 0.5),
     "weights of control": Reader(make_control, read_control, 0.2),
     "prediction": Reader(make_prediction, lambda folder: read_prediction(folder / "a.npz")),
-    "upload": Reader(make_uploads, read_uploads, 0.02, names=False),
+    "upload": Reader(make_uploads, read_uploads, 0.1, names=False),
     "notes of the demo": Reader(make_notes, read_notes, 0.5),
 }
 

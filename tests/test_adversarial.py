@@ -241,5 +241,7 @@ def test_impossible_settings_are_refused() -> None:
     for wrong in ({"adversarial_start": 1.5}, {"perceptual_weight": -1.0}, {"train": replace(TRAIN, minutes=1.0)}):
         with pytest.raises(ValueError):
             replace(JUDGED, **wrong)
+    with pytest.raises(ValueError, match="gradient_clip is 0"):
+        replace(TRAIN.optimizer, gradient_clip=0.0)
     with pytest.raises(ValueError, match="at least 24"):
         replace(JUDGED, model=replace(JUDGED.model, frame_size=16))

@@ -58,7 +58,6 @@ def test_what_does_not_fit_is_refused(text: str, says: str, tmp_path: Path) -> N
         ("clip", {"interval": 0}),
         ("clip", {"frames": 12}),
         ("sample", {"steps": 0}),
-        ("model", {"attention": "full", "coarse_patch": None, "temporal_decay": 0.1}),
         ("model", {"window": 0}),
         ("model", {"rope_axes": (15, 25, 24)}),
         ("model", {"turns": ()}),
@@ -90,6 +89,9 @@ def test_impossible_models_are_refused() -> None:
     for wrong in (*patches, {"condition": "action"}):
         with pytest.raises(ValueError):
             replace(TransformerConfig(), **wrong)
+    for wrong in ({"temporal_decay": 0.1}, {"coarse_patch": 4}):
+        with pytest.raises(ValueError, match="sees all frames alike"):
+            replace(TransformerConfig(), attention="full", **wrong)
     impossible: list[dict[str, Any]] = [{"frame_size": 60}, {"frame_size": 0}, {"encoder_layers": (1, 1)}]
     impossible += [{"latent_channels": 7}, {"latent_channels": 0}, {"decoder_channels": (-8, 8, 8, 8)}]
     for wrong in impossible:

@@ -166,6 +166,15 @@ def test_a_damaged_kind_or_label_is_named(folder: Path, changes: dict[str, objec
         LatentDataset(folder)
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\nb", "../a", "", 3])
+def test_a_name_that_is_none_is_told_in_a_line(folder: Path, name: object) -> None:
+    entries = json.loads((folder / "latents.json").read_text())["episodes"]
+    edit_index(folder, episodes=[{**entry, "name": name} for entry in entries])
+    with pytest.raises(UserError, match=r"latents\.json is damaged \(name") as raised:
+        LatentDataset(folder)
+    assert len(str(raised.value)) < 500 and "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("label", [True, "cat", 1.0, 2, -1])
 def test_a_label_that_is_none_is_damage(folder: Path, label: object) -> None:
     entries = json.loads((folder / "latents.json").read_text())["episodes"]

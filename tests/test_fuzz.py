@@ -20,10 +20,10 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("cases", [300, pytest.param(12_000, marks=LONG)])
-def test_broken_files_are_refused_in_a_line(cases: int) -> None:
+@pytest.mark.parametrize(("cases", "seed"), [(300, 0), *(pytest.param(4000, seed, marks=LONG) for seed in (1, 2, 3))])
+def test_broken_files_are_refused_in_a_line(cases: int, seed: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    command = [sys.executable, str(HERE / "fuzz.py"), str(cases)]
+    command = [sys.executable, str(HERE / "fuzz.py"), str(cases), str(seed)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     *wrong, counted = [json.loads(line) for line in ran.stdout.splitlines()]

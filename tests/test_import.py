@@ -131,6 +131,16 @@ def test_actions_in_arrays(tmp_path: Path) -> None:
     assert vocabulary([named]).names == ("x", "y") and vocabulary([named], ("up", "on")).names == ("up", "on")
 
 
+def test_a_text_with_a_letter_that_is_none_is_damage(tmp_path: Path) -> None:
+    """Python cannot make a message of it, not even one that says what is wrong."""
+    for order in "<>":
+        names = np.array([0x78, 0x110000], f"{order}u4").view(f"{order}U1")
+        with pytest.raises(
+            UserError, match=r"d\.npz is no table of actions \(the text of 'action_names' in it is damaged"
+        ):
+            read_actions(_saved(tmp_path / "d.npz", actions=np.eye(2), action_names=names))
+
+
 def _saved(path: Path, **arrays: np.ndarray) -> Path:
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path

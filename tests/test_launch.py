@@ -84,6 +84,7 @@ def test_the_command_line_of_the_readme_trains_one_run_in_two_processes(tmp_path
             [*run, "--out", str(tmp_path / name)], capture_output=True, text=True, env=environment, timeout=200
         )
         assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.count("walk in it") == 1
     one, two = ([line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two"))
     assert len(one) == 2 and two == pytest.approx(one, abs=1e-6)
     assert (tmp_path / "two" / WEIGHTS).exists()

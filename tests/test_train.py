@@ -24,6 +24,7 @@ from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
 from nextframe.files import sole_writer
+from nextframe.journal import read_log
 from nextframe.learner import Learner, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.pieces import newest_checkpoint
@@ -207,6 +208,7 @@ def test_a_broken_loss_stops_the_run_with_a_word(latents: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="not a number for 5 steps in a row, up to step 6"):
         train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run") is None
+    assert read_log(tmp_path / "run")[-1]["skipped"] == 1  # the curve says how it ended
 
 
 def test_a_broken_weight_is_never_saved(latents: Path, tmp_path: Path) -> None:

@@ -44,15 +44,17 @@ def _train_preset(name: str, arguments: list[str]) -> None:
     except ValueError as error:  # settings that do not go together; tyro itself only catches those of one part
         raise UserError(f"train {name}: {error}") from None
 
-    from nextframe.ranks import rank
+    from nextframe.ranks import first_launched
     from nextframe.recipes import estimate_preset, train_preset
 
     what = (chosen.config, chosen.data, chosen.out, chosen.initial)
     if chosen.estimate:
-        print("\n".join(estimate_preset(*what)))
+        lines = estimate_preset(*what)
+        if first_launched():
+            print("\n".join(lines))
     else:
         train_preset(*what, chosen.insist)
-        if rank() == 0:
+        if first_launched():
             _trained(chosen.config, chosen.data, chosen.out)
 
 

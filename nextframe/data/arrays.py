@@ -1,5 +1,6 @@
 """Arrays of files that somebody else wrote: nothing is unpickled, and no small file fills the memory."""
 
+import sys
 from collections.abc import Container
 from pathlib import Path
 from typing import IO
@@ -28,7 +29,17 @@ def arrays_of(file: IO[bytes], unread: Container[str] = ()) -> dict[str, np.ndar
         raise ValueError(reason_of(error)) from error
     if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{others[0][:100]!r} in it is no array")
+    if strange := [name for name, array in arrays.items() if _is_no_text(array)]:
+        raise ValueError(f"the text of {strange[0][:100]!r} in it is damaged")
     return arrays
+
+
+def _is_no_text(array: np.ndarray) -> bool:
+    """Whether an array of texts has a number in it that is no letter: numpy only finds out when one is asked for."""
+    if array.dtype.kind != "U" or not array.nbytes:
+        return False
+    numbers = np.ascontiguousarray(array).ravel().view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+    return bool(numbers.max() > sys.maxunicode)
 
 
 def names_of_arrays(path: Path) -> list[str]:

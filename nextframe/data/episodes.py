@@ -266,14 +266,14 @@ def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
 def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
     """Undo `asdict`. Raises KeyError, TypeError or ValueError when a field is missing, unknown or of a wrong type."""
     info = EpisodeInfo(**entry)
+    if not plain_name(info.name) or not plain_name(info.split):  # files are called after them
+        raise ValueError(f"name {str(info.name)[:200]!r} or split {str(info.split)[:200]!r} of an episode")
     if not isinstance(info.frames, int) or info.frames < 1:
         raise TypeError(f"frames of episode {info.name}")
     if not all(isinstance(part, dict) for part in (info.files, info.sha256, info.meta)):
         raise TypeError(f"files, sha256 or meta of episode {info.name}")
-    if not all(isinstance(text, str) for text in (info.name, info.split, *info.files.values(), *info.sha256.values())):
+    if not all(isinstance(text, str) for text in (*info.files.values(), *info.sha256.values())):
         raise TypeError(f"names of episode {info.name}")
-    if not plain_name(info.name) or not plain_name(info.split):  # files are called after them
-        raise ValueError(f"name {info.name[:200]!r} of an episode")
     if info.label is not None and type(info.label) is not int:  # True is an int, and no label
         raise TypeError(f"label of episode {info.name}")
     return info

@@ -109,7 +109,7 @@ def read_index(folder: Path) -> LatentIndex:
         content["shards"] = dict(content.get("shards", {}))
         named = {*content["shards"], *(episode.shard for episode in episodes)}
         if outside := [name for name in named if not plain_name(name)]:
-            raise ValueError(f"{outside[0]} is outside its folder")
+            raise ValueError(f"{outside[0][:200]!r} is outside its folder")
         index = LatentIndex(**content, episodes=episodes)
         if index.action_kind not in get_args(ActionKind) or not isinstance(index.mirrored, bool):
             raise ValueError(f"action_kind {index.action_kind!r}, mirrored {index.mirrored!r}")
@@ -166,10 +166,10 @@ def remove_unlisted(folder: Path, listed: LatentIndex, index: LatentIndex) -> No
 
 def _parse_episode(entry: dict[str, Any]) -> LatentEpisode:
     episode = LatentEpisode(**entry)
-    if not all(isinstance(text, str) for text in (episode.name, episode.split, episode.shard, episode.source)):
-        raise TypeError(f"names of episode {episode.name}")
     if not plain_name(episode.name):
-        raise ValueError(f"name {episode.name[:200]!r} of an episode")
+        raise ValueError(f"name {str(episode.name)[:200]!r} of an episode")
+    if not all(isinstance(text, str) for text in (episode.split, episode.shard, episode.source)):
+        raise TypeError(f"names of episode {episode.name}")
     if not isinstance(episode.frames, int) or episode.frames < 1:
         raise TypeError(f"frames of episode {episode.name}")
     if episode.label is not None and type(episode.label) is not int:  # True is an int, and no label
