@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
@@ -141,9 +141,7 @@ def encode_missing(dataset: EpisodeDataset, out: Path, devices: Sequence[torch.d
             autoencoder = load_autoencoder(out / AUTOENCODER, devices[0])
             made = _encode_in_turn(autoencoder, dataset, missing, out, names, listed.mirrored, advance)
         else:
-            firsts = range(0, len(missing), EPISODES_PER_SHARD)
-            work = {next(names): missing[first : first + EPISODES_PER_SHARD] for first in firsts}
-            made = _encode_side_by_side(dataset, out, work, listed.mirrored, devices, advance)
+            made = _encode_side_by_side(dataset, missing, out, names, listed.mirrored, devices, advance)
         for entries in made:
             index = with_shard(out, index, entries)
     remove_unlisted(out, listed, index)
@@ -163,13 +161,8 @@ def _encode_in_turn(
     left = list(missing)
     with interruptions() as interrupted:
         while left:
-            until = time.monotonic() + SHARD_SECONDS
-
-            def is_enough(until: float = until) -> bool:
-                return bool(interrupted()) or time.monotonic() > until
-
             shard, path = left[:EPISODES_PER_SHARD], out / next(names)
-            entries = encode_shard(autoencoder, dataset, shard, path, mirrored, advance, is_enough)
+            entries = encode_shard(autoencoder, dataset, shard, path, mirrored, advance, SHARD_SECONDS, interrupted)
             left = left[len(entries) :]
             yield entries
             if stop := interrupted():
@@ -183,9 +176,14 @@ def encode_shard(
     path: Path,
     with_mirrored: bool,
     advance: Advance,
-    is_enough: Callable[[], bool] = lambda: False,
+    seconds: float,
+    interrupted: Callable[[], object] = lambda: False,
 ) -> list[LatentEpisode]:
-    """Encode episodes into a file, all or until there are enough, one at least; returns their lines for the index."""
+    """Encode episodes into a file, all or as many as `seconds` and interruptions leave time for, one at least.
+
+    Returns their lines for the index.
+    """
+    until = time.monotonic() + seconds
     encoded, mirrored, entries = {}, {}, []
     for info in infos:
         episode = encode_episode(autoencoder, dataset, info, with_mirrored)
@@ -195,7 +193,7 @@ def encode_shard(
         psnr, source = round(episode.psnr, 2), dataset.digest(info)
         entries.append(LatentEpisode(info.name, info.split, info.frames, path.name, psnr, source, info.label))
         advance(1, f"{psnr:.1f} dB")
-        if is_enough():
+        if interrupted() or time.monotonic() > until:
             break
     write_shard(path, encoded, mirrored)
     return entries
@@ -203,25 +201,35 @@ def encode_shard(
 
 def _encode_side_by_side(
     dataset: EpisodeDataset,
+    missing: Sequence[EpisodeInfo],
     out: Path,
-    work: dict[str, list[EpisodeInfo]],
+    names: Iterator[str],
     mirrored: bool,
     devices: Sequence[torch.device],
     advance: Advance,
 ) -> Iterator[list[LatentEpisode]]:
     """A process for each device, a shard at a time; in the order in which they are done."""
+    size = max(1, min(EPISODES_PER_SHARD, -(-len(missing) // len(devices))))  # few are shared too
+    work = [missing[first : first + size] for first in range(0, len(missing), size)]
     context, others = get_context("spawn"), active_children()
     free: Any = context.Queue()
     for device in devices:
         free.put(str(device))
     with ProcessPoolExecutor(len(devices), context, _begin_worker, (free, dataset, out)) as pool:
         try:
-            for future in as_completed(
-                [pool.submit(_encode_in_worker, infos, out / name, mirrored) for name, infos in work.items()]
-            ):
-                entries = future.result()
-                advance(len(entries), f"{entries[-1].psnr:.1f} dB")
-                yield entries
+
+            def begun(infos: Sequence[EpisodeInfo]) -> Future[list[LatentEpisode]]:
+                return pool.submit(_encode_in_worker, infos, out / next(names), mirrored, SHARD_SECONDS)
+
+            at_work = {begun(infos): infos for infos in work}
+            while at_work:
+                done, _ = wait(at_work, return_when=FIRST_COMPLETED)
+                for future in done:
+                    infos, entries = at_work.pop(future), future.result()
+                    if left := infos[len(entries) :]:
+                        at_work[begun(left)] = left
+                    advance(len(entries), f"{entries[-1].psnr:.1f} dB")
+                    yield entries
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
@@ -245,11 +253,11 @@ def _begin_worker(free: Any, dataset: EpisodeDataset, out: Path) -> None:
     _worker.update(autoencoder=load_autoencoder(out / AUTOENCODER, device), dataset=dataset)
 
 
-def _encode_in_worker(infos: list[EpisodeInfo], path: Path, mirrored: bool) -> list[LatentEpisode]:
+def _encode_in_worker(infos: Sequence[EpisodeInfo], path: Path, mirrored: bool, seconds: float) -> list[LatentEpisode]:
     autoencoder: Autoencoder = _worker["autoencoder"]
     device = next(autoencoder.parameters()).device
     with matrix_precision(resolve_precision("auto", device), device):
-        return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, silent)
+        return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, silent, seconds)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError, some_of
-from nextframe.metrics.motion import TELLING, explained_by_actions, motion
+from nextframe.metrics.motion import CLEARLY, TELLING, explained_by_actions, motion
 from nextframe.progress import progress
 
 SAMPLE = 32
@@ -71,11 +71,15 @@ class Inspection:
 
     @property
     def best_offset(self) -> int | None:
-        """The offset that explains most; None when no action explains anything, or nothing was checked."""
+        """The offset that explains most, if clearly more than 0 does; None when no action explains anything, or nothing
+        was checked."""
         if not self.explained:
             return None
         best = max(self.explained, key=lambda offset: (self.explained[offset], -abs(offset)))
-        return best if self.explained[best] >= TELLING else None
+        share = self.explained[best]
+        if share < TELLING:
+            return None
+        return best if share - self.explained[0] > CLEARLY * share else 0
 
 
 def alignment(dataset: EpisodeDataset) -> str:
@@ -158,16 +162,19 @@ def verdict(found: Inspection) -> str:
             "time: do they matter in this world, are they recorded?"
         )
     if best == 0:
-        return "the actions are on time: the movement from frame t to t+1 goes best with actions[t]"
+        best_of_all = max(found.explained.values()) == found.explained[0]
+        how = "best" if best_of_all else "about as well as with those beside"
+        return f"the actions are on time: the movement from frame t to t+1 goes {how} with actions[t]"
     direction = "late" if best > 0 else "early"
     frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"
+    slow = " (all is well if the world is slow to answer, as what has a momentum is)" if best < 0 else ""
     advice = ""
     if found.imported is not None:
         offset, every = found.imported
         advice = f"; import them again, into a new folder, with --offset {offset + best * every}"
     return (
         f"warning: the actions are {frames} {direction}: the movement from frame t to t+1 goes best with "
-        f"actions[{offset_name(best)}], not actions[t]{advice}"
+        f"actions[{offset_name(best)}], not actions[t]{advice}{slow}"
     )
 
 

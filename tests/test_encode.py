@@ -302,6 +302,16 @@ def test_several_devices_share_the_work(autoencoder: Path, data: Path, tmp_path:
     assert {episode.name: episode.psnr for episode in one.episodes} == {e.name: e.psnr for e in two.episodes}
 
 
+@pytest.mark.parametrize(("seconds", "shards"), [(60.0, 2), (0.0, EPISODES)])
+def test_few_episodes_are_shared_too_and_in_pieces(
+    autoencoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, shards: int
+) -> None:
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 64)
+    monkeypatch.setattr(module, "SHARD_SECONDS", seconds)
+    assert len(encode(autoencoder, data, tmp_path / "latents", "cpu,cpu").shards) == shards
+    assert_right(tmp_path / "latents", data)
+
+
 def test_a_process_that_is_killed_is_reported(autoencoder: Path, data: Path, tmp_path: Path) -> None:
     """As the kernel does when there is no memory left.
 

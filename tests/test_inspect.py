@@ -42,6 +42,15 @@ def test_the_way_out_counts_rows_of_the_imported_file(tmp_path: Path) -> None:
     assert verdict(replace(found, imported=(2, 4))).endswith("--offset 6")
 
 
+def test_what_is_hardly_better_is_no_reason_to_shift_anything(tmp_path: Path) -> None:
+    """Footage of worlds with a momentum goes a little better with the action before."""
+    found = inspect(tiny_episodes(tmp_path / "data", count=1, frames=60).folder)
+    alike = replace(found, explained={-2: 0.1, -1: 0.1276, 0: 0.1257, 1: 0.05, 2: 0.0}, imported=(0, 1))
+    assert alike.best_offset == 0 and "on time" in verdict(alike) and "--offset" not in verdict(alike)
+    slow = replace(found, explained={-2: 0.3, -1: 0.6, 0: 0.4, 1: 0.1, 2: 0.0})
+    assert slow.best_offset == -1 and "momentum" in verdict(slow)
+
+
 @pytest.mark.parametrize("late", [0, 1])
 def test_vectors_that_are_on_time_or_not(tmp_path: Path, late: int) -> None:
     """A turn as a number: the movement of the picture is linear in it."""
