@@ -206,6 +206,9 @@ def prepare(
     world = load(run, target)
     sample = sample or protocol.settings(world.config.sample)
     check_sampling(world, protocol, sample)
+    # What is recorded as asked for is what is done, where the protocol has a word in it.
+    steps, guidance = protocol.steps and sample.steps, None if protocol.guidance is None else sample.guidance
+    protocol = replace(protocol, steps=steps, guidance=guidance)
     infos = held_out_episodes(dataset, world, protocol)
     told = world.config.model.condition == "action" and sample.guidance > 0
     # Better missing now than after the first rollout.

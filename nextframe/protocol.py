@@ -6,6 +6,7 @@ from typing import Literal
 from nextframe.architecture import at_least
 from nextframe.config import SampleConfig
 
+Metric = Literal["psnr", "ssim", "lpips", "fvd", "drift", "revisit", "control"]
 MOST_EPISODES, MOST_TRAJECTORIES, SEEDS = 2**20, 2**10, 2**12
 """Within these no two trajectories meet in the 63 bits that noise is drawn from (`forecast.noise_seed`)."""
 
@@ -36,7 +37,7 @@ class Protocol:
     """Euler steps per frame. None: the model's own setting, and its own solver."""
     guidance: float | None = None
     """None: the model's own setting."""
-    metrics: tuple[Literal["psnr", "ssim", "lpips", "fvd", "drift", "revisit", "control"], ...] = ("psnr", "ssim")
+    metrics: tuple[Metric, ...] = ("psnr", "ssim")
     """What cannot be computed is reported missing. FVD needs 10 frames and 2 episodes; FVD and LPIPS need weights,
     revisit needs logged poses, control needs actions by number and footage of the training split."""
     name: str = ""

@@ -27,6 +27,7 @@ from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import psnr
 from nextframe.metrics.lpips import Lpips
 from nextframe.options import SamplingOptions, changed
+from nextframe.pages.behaviour import unlike_the_papers
 from nextframe.pages.report import chosen_clips, write_report
 from nextframe.pages.scores import by_seed
 from nextframe.presets import PROTOCOLS, as_published
@@ -498,6 +499,8 @@ def test_measured_as_the_published_script_does(
     plain = replace(PROTOCOLS["ucf101-prediction"], **fewer, trajectories=1)
     published = replace(as_published("ucf101-prediction"), **fewer, trajectories=1, every=2)
     ours, theirs = (evaluate(one, run, data, tmp_path / name) for name, one in (("a", plain), ("b", published)))
+    fewer_steps = SampleConfig(steps=1, solver="euler")
+    assert evaluate(plain, run, data, tmp_path / "c", sample=fewer_steps).protocol.steps == 1  # as it was done
     assert ours.episodes == ("test_0", "test_1") and theirs.episodes == ("test_0", "test_2")
     assert "context and prediction, after a lossy mp4" in theirs.how["fvd"] and "lossy" not in ours.how["psnr"]
     # By hand: what is looked at of the first episode.
@@ -510,6 +513,10 @@ def test_measured_as_the_published_script_does(
     np.testing.assert_allclose(made.measured.scores["psnr"][0], psnr(pair[0][5:], pair[1][5:]), rtol=1e-4)
     page = write_report(tmp_path / "b" / "report.html", theirs, tmp_path / "b", data).read_text()
     assert "Beside the paper" in page and "FAR-B (paper)" in page and "194.1" in page and "25.64" in page
+    assert "not the paper&#x27;s protocol: 5 frames of context, not 4; 10 predicted frames, not 12; 2 episodes" in page
+    whole = replace(PROTOCOLS["dmlab"], guidance=1.0)
+    assert unlike_the_papers(PROTOCOLS["dmlab"], "euler") == []
+    assert unlike_the_papers(whole, "adams") == ["1.0 as guidance, not 1.5", "the solver adams, not euler"]
     assert (
         "Beside the paper"
         not in write_report(

@@ -10,7 +10,7 @@ from nextframe.errors import UserError, counted
 from nextframe.options import OWN_SETTINGS, Sampling, changed, choose
 from nextframe.presets import PROTOCOLS, protocol_summary
 from nextframe.presets import as_published as with_published_choices
-from nextframe.protocol import Protocol
+from nextframe.protocol import Metric, Protocol
 
 
 def watch(
@@ -94,6 +94,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
         episodes: int = protocol.episodes,
         seeds: tuple[int, ...] = protocol.seeds,
         trajectories: int = protocol.trajectories,
+        split: str = protocol.split,
+        metrics: tuple[Metric, ...] = protocol.metrics,
         sampling: Sampling = OWN_SETTINGS,
         batch: int = 8,
         as_published: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -111,6 +113,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             episodes: How many episodes are scored.
             seeds: All is done once for each, and averaged.
             trajectories: Predictions of each episode, of which the best counts.
+            split: Which episodes of DATA.
+            metrics: What is computed (docs/evaluation.md); lpips and fvd want weights, which are fetched once.
             sampling: How frames are drawn.
             batch: Predictions made at once; changes speed and memory (and rounding, in bfloat16).
             as_published: Measure as the published script does, where it differs from us (docs/paper.md).
@@ -126,6 +130,8 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             episodes=episodes,
             seeds=seeds,
             trajectories=trajectories,
+            split=split,
+            metrics=metrics,
         )
         settings = sampling.settings(asked, model)
         from nextframe.evaluate import evaluate as run

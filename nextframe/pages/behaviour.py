@@ -1,12 +1,14 @@
 """The part of a report on drift, memory of places and obedience; and the authors' rows beside ours."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from nextframe.metrics.statistics import Score
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
 from nextframe.pages.scores import interval
 from nextframe.presets import PROTOCOLS
+from nextframe.protocol import Protocol
 from nextframe.published.tables import PUBLISHED, Row
 from nextframe.results import DIGITS, METHODS, REFERENCES, Results, name_of
 
@@ -80,11 +82,34 @@ def beside_published(results: Results) -> Iterator[str]:
         )
     )
     yield html.paragraph(text, "soft")
+    if other := unlike_the_papers(protocol, results.sample.solver):
+        yield html.paragraph(f"This is not the paper's protocol: {'; '.join(other)}.", "bad")
     ours = [results.figure(metric) if metric in (*results.by_seed, *results.missing) else "" for metric in metrics]
     rows = [["this model", results.data["folder"], *ours]]
     for row in published:
         rows.append([f"{row.model} (paper)", row.said_of, *(_printed(row, metric) for metric in metrics)])
     yield html.table(["", "footage", *(name_of(metric) for metric in metrics)], rows)
+
+
+def unlike_the_papers(protocol: Protocol, solver: str) -> list[str]:
+    """In what a protocol falls short of the paper's of its name: `2 episodes, not 256`."""
+    papers = PROTOCOLS[protocol.name]
+    words = {
+        "context": "frames of context",
+        "frames": "predicted frames",
+        "episodes": "episodes",
+        "seeds": "as seeds",
+        "trajectories": "trajectories",
+        "steps": "steps a frame",
+    }
+    words |= {"guidance": "as guidance", "split": "as split"}
+    told = {name: [_in_a_word(getattr(one, name)) for one in (protocol, papers)] for name in words}
+    unlike = [f"{ours} {words[name]}, not {theirs}" for name, (ours, theirs) in told.items() if ours != theirs]
+    return unlike + ([f"the solver {solver}, not euler"] if solver != "euler" else [])
+
+
+def _in_a_word(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "its own" if value is None else f"{value}"
 
 
 def _printed(row: Row, metric: str) -> str:
