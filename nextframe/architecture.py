@@ -82,7 +82,10 @@ class TransformerConfig:
         if self.turns and (self.condition, self.action_of, self.attention) != ("action", "arrival", "frame-causal"):
             raise ValueError("a compass adds up the actions that led to each frame: this model is told none, turns=()")
         if self.turns and len(self.turns) != self.classes:
-            raise ValueError(f"turns {self.turns} must have a number for each of the {self.classes} actions")
+            raise ValueError(
+                f"turns {self.turns} must have a number for each of the {self.classes} actions: set --model.turns, or "
+                "train the preset footage, which has no compass"
+            )
         if sum(self.rope_axes) + 2 * len(self.compass) != self.head_dim:
             compass = f" and the compass's {2 * len(self.compass)}" if self.compass else ""
             raise ValueError(f"rope_axes {self.rope_axes}{compass} must add up to head_dim {self.head_dim}")

@@ -83,6 +83,7 @@ def demo(out: Path, episodes: int, device: str) -> Path:
     if not (PRETRAINED / CONFIG).exists():
         raise UserError(f"the default model is missing ({PRETRAINED}): install nextframe again, or use demo --train")
     _check(episodes)
+    resolve_device(device)  # better missing now than after the mazes are recorded
     return show(out, PRETRAINED, replace(PROTOCOL, episodes=episodes), device, {})
 
 
@@ -127,7 +128,9 @@ def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
 def within(train: TrainConfig, seconds: float, device: str) -> TrainConfig:
     """The same training, for so many seconds instead of steps."""
     optimizer = replace(train.optimizer, warmup_steps=30)
-    return replace(train, minutes=seconds / 60, steps=10**6, device=device, log_every=5, optimizer=optimizer)
+    return replace(
+        train, minutes=seconds / 60, steps=10**6, device=device, log_every=5, examine_minutes=None, optimizer=optimizer
+    )
 
 
 def same_budget(out: Path, seconds: float) -> None:
@@ -158,7 +161,7 @@ def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str
 def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str]]:
     """Commands to type after the demo."""
     here = program()
-    model, data = Path(os.path.relpath(model)), out / "footage"
+    model, data = (Path(os.path.relpath(path)) for path in (model, out / "footage"))
     given = f"--model {shlex.quote(str(model))} --data {shlex.quote(str(data))}"
     asked = f"--context {protocol.context} --frames {protocol.frames} --episodes {protocol.episodes}"
     dream = f"{here} sample {given} --split demo {asked} --steps 25 --out runs/sample"

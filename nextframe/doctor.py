@@ -11,6 +11,8 @@ import torch
 from nextframe.checkpoint import CONFIG
 from nextframe.devices import has_bfloat16, matrix_rate, resolve_device
 from nextframe.memory import available_memory
+from nextframe.metrics.lpips import FILES
+from nextframe.metrics.weights import Name, place_of
 from nextframe.presets import PRETRAINED
 
 OPTIONAL = {
@@ -29,7 +31,7 @@ OPTIONAL = {
 
 def doctor() -> None:
     """Print the findings; a line that begins with `!` is something to do."""
-    lines = [*machine(), *accelerators(), *packages(), *model()]
+    lines = [*machine(), *accelerators(), *packages(), *weights(), *model()]
     print("\n".join(lines))
 
 
@@ -67,6 +69,17 @@ def packages() -> list[str]:
             lines.append(f"  {name} {importlib.metadata.version(name)}: {purpose}")
         except importlib.metadata.PackageNotFoundError:
             lines.append(f"! {name} is missing ({purpose}): pip install 'nextframe[{extra}]'")
+    return lines
+
+
+def weights() -> list[str]:
+    """Of metrics and losses: they are fetched when they are needed, so none is a fault."""
+    uses: dict[str, tuple[Name, ...]] = {"LPIPS": FILES["alex"], "FVD": ("i3d",), "LPIPS as a loss": FILES["vgg"]}
+    lines = []
+    for use, names in uses.items():
+        missing = [place_of(name).name for name in names if not place_of(name).is_file()]
+        where = f"not here yet: {', '.join(missing)}; fetched when first asked for" if missing else "here"
+        lines.append(f"  weights of {use}: {where}")
     return lines
 
 

@@ -33,7 +33,7 @@ def local_run(name: Path | str) -> Path:
     if name == REPOSITORY:
         raise UserError(f"{name} holds many models: name a file in it, {name}/FOLDER/FAR_....pth")
     folder = _download(
-        name, ["config.yaml", "weights.safetensors", "metadata.json", "autoencoder/*"], "name the folder it is in"
+        name, ["config.yaml", "weights.safetensors", "metadata.json", "autoencoder/*"], "name the folder they are in"
     )
     if not (folder / "config.yaml").exists():
         raise UserError(
@@ -103,5 +103,5 @@ def _download(repository: str, files: list[str], way_out: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise UserError(
         f"{repository} is no folder here, and cannot be downloaded ({reason}): "
-        f"fetch {', '.join(files)} from https://huggingface.co/{repository} elsewhere, {way_out}"
+        f"fetch {', '.join(files)} from https://huggingface.co/{repository} elsewhere, and {way_out}"
     )

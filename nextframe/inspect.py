@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nextframe.data.episodes import EpisodeDataset
-from nextframe.errors import UserError
+from nextframe.errors import UserError, counted
 from nextframe.inspection import SAMPLE, Inspection, damaged, doubts, evenly_spaced, inspection_of, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.footage import contact_sheet
@@ -45,7 +45,7 @@ def summary(dataset: EpisodeDataset, found: Inspection) -> Iterator[str]:
     yield f"{dataset.folder}"
     yield from (f"  {name:<9}  {value}" for name, value in _facts(dataset, found))
     if found.explained:
-        yield f"actions, in {found.sampled} episodes:"
+        yield f"actions, in {counted(found.sampled, 'episode')}:"
         yield from _number_lines(found) if found.numbers else _id_lines(found)
         shares = [f"actions[{offset_name(offset)}] {share:.0%}" for offset, share in found.explained.items()]
         yield f"movement from frame t to t+1 explained by: {', '.join(shares)}"

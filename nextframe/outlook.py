@@ -45,8 +45,9 @@ def foresee(
         raise UserError(f"training {fit}: {way_out(learner, demand, footprint, room)}; or --insist")
     if ranks.rank() == 0:
         weights = parameters_of(learner.network)
-        minutes = f", or {learner.config.minutes:g} minutes in all," if learner.config.minutes else ""
-        left = f"{learner.config.steps - position.step:,} steps of {learner.config.batch}{minutes} to go"
+        steps = f"{learner.config.steps - position.step:,} steps of {learner.config.batch}"
+        minutes = learner.config.minutes and learner.config.minutes - position.seconds / 60
+        left = f"{minutes:.2g} minutes to go, or {steps}" if minutes else f"{steps} to go"
         near = needed > NEARLY * room
         advice = f" (that is near: {way_out(learner, demand, footprint, NEARLY * room)})" if near else ""
         lines = [f"{weights:,} parameters, {left}, {fit}{advice}"]

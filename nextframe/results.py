@@ -15,7 +15,7 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_json
-from nextframe.metrics.statistics import Figure, Gain, Score, Spread, gain, score
+from nextframe.metrics.statistics import EARLY, Figure, Gain, Score, Spread, gain, score
 from nextframe.protocol import Protocol
 
 RESULTS = "results.json"
@@ -200,7 +200,15 @@ class Results:
         lines = [
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
+        if self.protocol.frames > EARLY and self.frame_metrics:
+            early = [f"{name_of(metric)} {self._early(metric)}" for metric in self.frame_metrics]
+            lines.append(
+                f"over {self.protocol.frames} frames; the model over the first {EARLY} alone: {', '.join(early)}"
+            )
         return lines + [f"{name_of(metric)} is missing: {reason}" for metric, reason in self.missing.items()]
+
+    def _early(self, metric: str) -> str:
+        return f"{self.scores['model'][metric].early.mean:.{DIGITS[metric]}f}"
 
     def figure(self, metric: str) -> str:
         """The model by one metric, over all predicted frames, and how far the seeds lie apart."""

@@ -55,9 +55,10 @@ def assumed(config: WorldModelConfig, index: LatentIndex) -> Iterator[str]:
     """What a model takes for granted of its footage; and a line if its clips leave a part of it untrained."""
     model = config.model
     if model.turns:
-        turning = ((index.action_names[action], turn) for action, turn in enumerate(model.turns) if turn)
+        turning = [(index.action_names[action], turn) for action, turn in enumerate(model.turns) if turn]
         told = ", ".join(f"{name!r} turns by {360 * turn / model.headings:+g} degrees" for name, turn in turning)
-        yield f"a compass takes it that {told}; if they do not, train the preset footage, which has no compass"
+        if not all(("left" if turn > 0 else "right") in name for name, turn in turning):
+            yield f"a compass takes it that {told}; if they do not, train the preset footage, which has no compass"
     longest = length_range(config, config.train.steps)[1] - 1
     if model.coarse_patch is not None and longest <= model.window:
         yield (

@@ -51,6 +51,8 @@ def measure(preset: str, run: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     keep_freed_memory()
     torch.set_num_threads(1)
     with ranks.process_group(torch.device("cpu"), 10):

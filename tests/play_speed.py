@@ -14,12 +14,13 @@ import sys
 import time
 from statistics import median, quantiles
 from typing import Any
+from urllib.request import urlopen
 
 from websockets.asyncio.client import ClientConnection, connect
 
 PRESSES = 60
 SECONDS = 12.0
-START = {"type": "start", "episode": "demo_000000", "context": 144}
+START: dict[str, Any] = {"type": "start", "context": 144}
 
 
 def header_of(said: str | bytes) -> dict[str, Any] | None:
@@ -99,6 +100,8 @@ def main(model: str, data: str, visitors: list[int]) -> None:
             found = re.search(r":(\d+)/", server.stdout.readline())
             assert found
             address = f"ws://127.0.0.1:{found[1]}/play"
+            with urlopen(f"http://127.0.0.1:{found[1]}/api/world") as world:
+                START["episode"] = json.load(world)["starts"][0]["name"]
             print(f"load average at first {os.getloadavg()[0]:.1f}")
             for real in (False, True):
                 asyncio.run(key_to_pixel(address, real))

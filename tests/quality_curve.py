@@ -89,6 +89,8 @@ def draw(path: Path, points: list[dict[str, float]]) -> str:
 
 
 def main() -> None:
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     data, out = map(Path, sys.argv[1:3])
     points = []
     for given in sys.argv[3:]:

@@ -152,7 +152,8 @@ def test_a_maze_is_scored_as_it_always_was(run: Path, tmp_path: Path, monkeypatc
     assert results.gains["repeat_last"]["psnr"].early.mean == -19.3433
     assert [results.gains[method]["ssim"].won for method in ("repeat_last", "context_mean")] == [3, 2]
     assert results.by_seed["psnr"].mean == pytest.approx(15.0016, abs=1e-4) and results.missing == {}
-    lines = [line.split("  ") for line in results.summary()]
+    *lines, of_the_first = [line.split("  ") for line in results.summary()]
+    assert of_the_first == ["over 20 frames; the model over the first 16 alone: PSNR 15.01, SSIM 0.554"]
     assert [line[0] for line in lines] == list(METHODS.values())
     assert "PSNR 15.00" in lines[0] and "PSNR 32.08" in lines[1]
 

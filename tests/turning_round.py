@@ -50,6 +50,8 @@ def scores(model: WorldModel, video: torch.Tensor, actions: torch.Tensor, memory
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     model, data = nextframe.load(Path(sys.argv[1])), EpisodeDataset.open(Path(sys.argv[2]))
     window = model.config.model.window
     for name, memory in (("all frames", None), (f"the newest {window}", window)):

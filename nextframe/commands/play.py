@@ -1,5 +1,6 @@
 """The command that opens a world in the browser."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,4 +67,5 @@ def _show(opened: Callable[[], Any], host: str, port: int, sessions: int, browse
             raise
         raise UserError(f"playing needs {error.name}, which is not installed: pip install 'nextframe[play]'") from None
     with listen(host, port) as listener:  # first, so that a port that is taken is told at once
+        print("getting ready ...", file=sys.stderr)
         serve(opened(), listener, host, sessions, browser)

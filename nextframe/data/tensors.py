@@ -1,5 +1,6 @@
 """Tensors of files that somebody else wrote with torch.save: no code in them is run, no small file fills the memory."""
 
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ def tensors_of(path: Path, mmap: bool = False) -> Any:
     """
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with it is said below, in a line
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:  # broken files make torch raise of all kinds
         raise ValueError(reason_of(error)) from error
     # One number may be told to stand for all of a huge tensor.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
-from nextframe.metrics.weights import Name, fingerprint, weight_file
+from nextframe.metrics.weights import Name, fingerprint, weight_files
 from nextframe.shapes import Pixels
 
 EPSILON = 1e-10
@@ -77,7 +77,7 @@ class Lpips(nn.Module):
     @classmethod
     def load(cls, trunk: Literal["vgg", "alex"]) -> Self:
         """With the standard weights. Raises UserError when a file of them is missing or damaged."""
-        features, heads = (weight_file(name) for name in FILES[trunk])
+        features, heads = weight_files(*FILES[trunk])
         lpips = cls(trunk)
         _fill(lpips.features, features, lambda name: f"features.{name}")
         _fill(lpips.heads, heads, lambda name: f"lin{name.replace('.', '.model.1.')}")

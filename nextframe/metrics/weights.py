@@ -54,13 +54,29 @@ def weight_file(name: Name) -> Path:
 
     Raises UserError when it is nowhere and cannot be downloaded whole; nothing half is left behind.
     """
-    standard = STANDARD[name]
+    path = place_of(name)
+    return path if path.is_file() else _download(STANDARD[name], path)
+
+
+def place_of(name: Name) -> Path:
+    """Where these weights are, or will be put."""
     named = os.environ.get(FOLDER_VARIABLE)
     folders = ([Path(named).expanduser()] if named else []) + [cache_folder() / "weights"]
-    for folder in folders:
-        if (folder / standard.file).is_file():
-            return folder / standard.file
-    return _download(standard, folders[0] / standard.file)
+    paths = [folder / STANDARD[name].file for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def weight_files(*names: Name) -> list[Path]:
+    """`weight_file` of each; what is missing is said of all of them at once."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(weight_file(name))
+        except UserError as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError("; ".join(missing))
+    return found
 
 
 def fingerprint(*names: Name) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
+from nextframe.errors import counted
 from nextframe.inspection import Inspection, doubts, evenly_spaced, offset_name, verdict
 from nextframe.pages import html
 from nextframe.pages.drawing import action_clip, action_strip, words
@@ -53,7 +54,7 @@ def contact_sheet(
 def _histograms(found: Inspection) -> Iterator[str]:
     """Of actions, of classes, and of lengths where they differ."""
     if found.explained:
-        yield html.heading(f"Actions taken, in {found.sampled} episodes", 3)
+        yield html.heading(f"Actions taken, in {counted(found.sampled, 'episode')}", 3)
         yield _number_table(found) if found.numbers else _action_bars(found)
     if found.labels:
         yield html.heading("Episodes of each class", 3)

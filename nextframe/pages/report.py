@@ -230,7 +230,8 @@ def _tokens_and_speed(results: Results) -> Iterator[str]:
             ["transformer alone", f"{speed.rollout_frames_per_second:.1f} frames per second"],
             ["decoder alone", f"{speed.decode_frames_per_second:.1f} frames per second"],
             ["clips at once (frames of all are counted)", f"{speed.batch}"],
-            ["steps per frame, guidance", f"{results.sample.steps}, {results.sample.guidance:g}"],
+            ["steps per frame", f"{results.sample.steps}"],
+            ["guidance", f"{results.sample.guidance:g}"],
             ["hardware", f"{speed.hardware}, {settings['precision']}"],
         ],
     )

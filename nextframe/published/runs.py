@@ -52,7 +52,7 @@ def read_published(path: Path, latent_size: int = LATENT_SIZE) -> PublishedModel
     try:
         model = recognise(weights, latent_size)
     except ValueError as error:
-        raise UserError(f"{path}: {error}; convert takes the state dict of a published model, unchanged") from None
+        raise UserError(f"{path} {error}; convert takes the state dict of a published model, unchanged") from None
     if isinstance(model, AutoencoderConfig):
         ours = {AUTOENCODER_PREFIX + name: weight for name, weight in weights.items()}
         ours["scale"] = torch.tensor(PUBLISHED_SCALE)

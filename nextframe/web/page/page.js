@@ -24,6 +24,7 @@ let newest = {}; // the newest frame of each kind that is not on the canvas yet:
 let drawing = false;
 let answered = null; // `at` of the newest action whose frame is on screen
 let delays = []; // ms from key to picture
+let spent = []; // ms in transformer and decoder, of the same frames and others
 let psnr = new Map(); // frame -> dB
 let curveTold = null; // of a branch that the state does not speak of yet
 let sought = null; // the frame dragged to, until it is on screen: what comes in between does not move the needle
@@ -128,7 +129,7 @@ function onReady(ready) {
     // Not the same session after a dropped connection, but one whose frames this page has not seen.
     memory.forget();
     psnr = new Map();
-    [newest, delays] = [{}, []];
+    [newest, delays, spent] = [{}, [], []];
   }
   sought = null;
   const { frame, branch, context, real } = ready;
@@ -220,14 +221,20 @@ function paint(canvas, { pixels, width, height }) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
+const middle = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
+
+/** Medians of the newest answers, so that the parts add up to about the whole. */
 function showNumbers({ at, transformer_ms, decode_ms }) {
   if (at !== null && at !== answered) {
     delays = [...delays, performance.now() - at].slice(-30);
     answered = at;
-    $("latency").textContent = `${delays.toSorted((a, b) => a - b)[delays.length >> 1].toFixed(0)} ms`;
+    $("latency").textContent = `${middle(delays).toFixed(0)} ms`;
   }
-  if (transformer_ms) $("transformer").textContent = `${transformer_ms.toFixed(0)} ms`;
-  if (decode_ms) $("decoder").textContent = `${decode_ms.toFixed(decode_ms < 10 ? 1 : 0)} ms`;
+  spent = [...spent, [transformer_ms, decode_ms]].filter(([made]) => made).slice(-30);
+  if (!spent.length) return;
+  const [making, decoding] = [0, 1].map((part) => middle(spent.map((times) => times[part])));
+  $("transformer").textContent = `${making.toFixed(0)} ms`;
+  $("decoder").textContent = `${decoding.toFixed(decoding < 10 ? 1 : 0)} ms`;
 }
 
 // ---- what the visitor sees of it
