@@ -1,16 +1,22 @@
 """What the README shows works."""
 
+import functools
+import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
-from nextframe.cli import VERBS
+from nextframe.cli import VERBS, run_command
 from nextframe.config import WorldModelConfig
-from nextframe.presets import PRESETS, PROTOCOLS
+from nextframe.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,15 +41,50 @@ assert Path("run/weights.safetensors").exists()
     subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, env=environment, check=True)
 
 
-BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("evaluation", "footage", "paper", "play", "scaling", "speed", "tour")),
+)
+"""All but the experiments: there stands what was typed then."""
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?nextframe (.+)$", BLOCKS, re.MULTILINE))
-def test_commands_exist(line: str) -> None:
-    verb, *words = line.split()
-    assert verb in VERBS
-    known = {"train": PRESETS, "evaluate": PROTOCOLS, "record": {"maze", "play"}}.get(verb)
-    assert known is None or words[0] in known or (verb, words[0][:4]) == ("record", "gym:")
+def commands(page: str) -> set[str]:
+    """What a page would have one type, from blocks and from the text."""
+    text = (ROOT / page).read_text()
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    inline = "\n".join(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+    found = re.findall(
+        r"^(?:\S*=\S+ )*(?:\.venv/bin/|.* -m )?nextframe ([a-z].+)$", f"{blocks}\n{inline}", re.MULTILINE
+    )
+    open_ended = re.compile(r"\.\.\.|[\[|]|--help")
+    return {line.replace("PROTOCOL", "maze") for line in found if line not in VERBS and not open_ended.search(line)}
+
+
+class UnderstoodError(Exception):
+    """The command line could be read."""
+
+
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in sorted(commands(page))])
+def test_commands_can_be_typed(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All words of it are known. What has no default and is not named, in the middle of a sentence, may be missing."""
+    parse = tyro.cli
+
+    def only_parse(what: Callable[..., Any], args: list[str], **options: Any) -> None:
+        given = list(args)
+        for name, parameter in inspect.signature(what).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                continue
+            if "POSITIONAL" in str(parameter.annotation).upper():
+                given = given if given and not given[0].startswith("-") else ["x", *given]
+            elif f"--{name}" not in given:
+                given += [f"--{name}", "x"]
+        stub = functools.wraps(what)(lambda **_: None) if inspect.isfunction(what) else what
+        parse(stub, args=given, **options)
+        raise UnderstoodError
+
+    monkeypatch.setattr(tyro, "cli", only_parse)
+    with pytest.raises(UnderstoodError):
+        run_command(shlex.split(line, comments=True))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/scaling.md"])
