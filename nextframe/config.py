@@ -15,6 +15,8 @@ Solver = Literal["euler", "even-euler", "heun", "adams"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    """How gradients change weights, and the weights their average."""
+
     algorithm: Literal["adamw", "muon"] = "adamw"
     """`muon`: for the matrices in the blocks of a transformer, beside AdamW for the rest, at the same rate. It takes
     fewer steps (docs/experiments.md); the paper has AdamW."""

@@ -12,7 +12,7 @@ from nextframe.errors import UserError
 from nextframe.files import new_file, new_folder, sha256
 from nextframe.hub import local_run
 from nextframe.published.names import PUBLISHED_SCALE
-from nextframe.published.recognise import LATENT_SIZE, described
+from nextframe.published.recognise import LATENT_SIZE, model_in_words
 from nextframe.published.releases import TRANSFORMERS, name_and_hash, release_of
 from nextframe.published.runs import (
     PUBLISHED,
@@ -74,7 +74,8 @@ def convert_to_official(run: Path, out: Path) -> None:
         else:
             save_file(weights, temporary)
     config = read_config(run / CONFIG)
-    print(f"{run}: {described(config.model)}\n  written        {out}, {len(weights)} tensors, sha256 {sha256(out)[:8]}")
+    print(f"{run}: {model_in_words(config.model)}")
+    print(f"  written        {out}, {len(weights)} tensors, sha256 {sha256(out)[:8]}")
     print("\n".join(f"  not in it      {line}" for line in _left_out(config, run)))
 
 
@@ -84,7 +85,7 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     settings = f"those of the preset {model.preset}" if model.preset else "defaults"
     parts = [CONFIG, WEIGHTS, *([PUBLISHED] if model.rest else [])]
     lines = [
-        f"{file.name}: {described(config.model)}; {count / 1e6:.1f} M parameters",
+        f"{file.name}: {model_in_words(config.model)}; {count / 1e6:.1f} M parameters",
         f"  content        {'has the hash in its name' if model.verified else 'not checked: no hash in the name'}",
         f"  settings       {settings}",
     ]

@@ -39,7 +39,7 @@ LONG_BUDGET = 3600.0
 SHORT_PROTOCOL = Protocol(context=32, frames=32, episodes=8, split="demo")
 
 
-class Stages:
+class StageTimes:
     """Seconds each stage took until it was finished, over all calls: kept in a file beside what they made."""
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
     _check(episodes)
     same_budget(out, seconds)
     episodes = min(episodes, max(2, int(seconds / 60)))  # predicting has to fit into the budget too
-    target, stages = resolve_device(device).type, Stages(out / "stages.json")
+    target, stages = resolve_device(device).type, StageTimes(out / "stages.json")
     count = max(FEWEST_EPISODES, int(seconds * SHARES["encode"] * ENCODED_PER_SECOND[target]))
     footage, latents, autoencoder, world = (
         out / name for name in ("training-footage", "latents", "autoencoder", "world")
@@ -143,7 +143,7 @@ def same_budget(out: Path, seconds: float) -> None:
 
 def show(out: Path, model: Path, protocol: Protocol, device: str, runs: dict[str, Path]) -> Path:
     """Predict fresh mazes with `model` and write the report."""
-    footage, stages = out / "footage", Stages(out / "stages.json")
+    footage, stages = out / "footage", StageTimes(out / "stages.json")
     with stages("record fresh mazes"):
         record_maze(footage, protocol.episodes, "demo")
     with stages("predict"):

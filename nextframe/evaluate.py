@@ -48,7 +48,7 @@ from nextframe.results import (
     Prediction,
     Results,
     Speed,
-    Tokens,
+    TokenCounts,
     is_done,
     prediction_path,
     read_prediction,
@@ -335,12 +335,12 @@ def measured_speed(measured: Sequence[Measured]) -> Speed:
     )
 
 
-def count_tokens(config: TransformerConfig, frames: int) -> Tokens:
+def count_tokens(config: TransformerConfig, frames: int) -> TokenCounts:
     """Of what the last of `frames` frames sees, itself included; and of all of them, if each were fine."""
     layout = layout_of(config, frames)
     coarse = [segment for segment in layout.segments if segment.level == COARSE]
     fine = layout.segments[-1]
-    return Tokens(
+    return TokenCounts(
         fine_frames=fine.frames,
         fine_per_frame=fine.tokens_per_frame,
         coarse_frames=sum(segment.frames for segment in coarse),

@@ -218,8 +218,8 @@ def _wandb(run: Path, config: TrainConfig) -> Iterator[Draw]:
     if not kept.exists():
         write_atomically(kept, uuid4().hex[:12].encode())
     # Of a task of somebody's own there is no more than this.
-    described = read_config(run / CONFIG) if (run / CONFIG).exists() else config
-    settings = {"project": config.wandb, "name": run.name, "config": asdict(described), "dir": str(run)}
+    whole = read_config(run / CONFIG) if (run / CONFIG).exists() else config
+    settings = {"project": config.wandb, "name": run.name, "config": asdict(whole), "dir": str(run)}
     try:
         board = wandb.init(**settings, id=kept.read_text(), resume="allow")
     except wandb.Error as error:

@@ -41,6 +41,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
+    """What a pass of the network sees: runs of neighbouring frames of one level, in the order of their tokens.
+
+    (i, v, l) of the paper's long short-term context (section 3.3): the newest frames fine, in many tokens each, those
+    before them coarse, in few.
+    """
+
     segments: tuple[Segment, ...] = ()
     windows: int = 1
     """How many of the last segments are windows: each sees itself and what is older than it in the segments before the

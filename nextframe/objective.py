@@ -33,6 +33,8 @@ class Score(NamedTuple):
 
 
 class Objective(Protocol):
+    """What is to become small: a loss of a network on a batch (`Task.objective`)."""
+
     @property
     def parts(self) -> tuple[str, ...]:
         """What a score has parts of, by name."""

@@ -100,7 +100,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenCounts:
     """What the transformer looks at when the last frame is predicted: the newest frames fine, all older ones coarse."""
 
     fine_frames: int
@@ -157,7 +157,7 @@ class Results:
     missing: dict[str, str]
     """Metrics of the protocol that could not be computed, and why."""
     speed: Speed
-    tokens: Tokens
+    tokens: TokenCounts
     model: dict[str, Any]
     """Its folder, configuration, parameters, and the sha256 of its weights."""
     data: dict[str, Any]

@@ -153,11 +153,11 @@ class Session:
         self.frames += 1
 
     def latents_at(self, layout: Layout) -> Tensor:
-        """Of the frames of a layout, for all branches of guidance one after the other."""
+        """[branches * b, frames of the layout, c, h, w], one branch of guidance after the other."""
         return layout.of_clip(self._latents).repeat(len(self.branches), 1, 1, 1, 1)
 
     def conditions_at(self, layout: Layout, repeats: int) -> Tensor | None:
-        """Of the frames of a layout, and then `repeats` times that of the next frame; for all branches of guidance."""
+        """[branches * b, frames of the layout + repeats (, a)]: theirs, and `repeats` times that of the next frame."""
         if self._conditions is None:
             return None
         newest = self._conditions[:, self.frames : self.frames + 1]
@@ -165,7 +165,7 @@ class Session:
         return for_all_branches(self.model.config, self.sample, conditions)
 
     def headings_at(self, layout: Layout) -> Tensor | None:
-        """Which way the frames of a layout face, for all branches; None for a model without a compass."""
+        """int64 [branches * b, frames of the layout], which way they face; None for a model without a compass."""
         if self._conditions is None:
             return None
         headings = headings_of(self.model.config, self._conditions[:, : layout.segments[-1].stop])

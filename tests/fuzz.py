@@ -39,7 +39,7 @@ from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import find_sources, tables_of
 from nextframe.data.video import lossless_mp4
-from nextframe.demo import Stages, same_budget
+from nextframe.demo import StageTimes, same_budget
 from nextframe.errors import UserError
 from nextframe.import_footage import USUAL_CUT, import_footage
 from nextframe.import_latents import import_latents
@@ -281,7 +281,7 @@ def make_notes(folder: Path) -> None:
 
 
 def read_notes(folder: Path) -> None:
-    stages = Stages(folder / "stages.json")
+    stages = StageTimes(folder / "stages.json")
     sum(stages.seconds.values())
     with stages("record"):
         pass

@@ -27,7 +27,8 @@ from nextframe.web.engine import EngineStage, EnvironmentWalk, world_settings
 from nextframe.web.game import Game
 from nextframe.web.reality import Reality
 from nextframe.web.stages import ModelStage
-from nextframe.web.starts import Library, Start, poses_of
+from nextframe.web.starts import Library, Start
+from nextframe.worlds.maze.map import poses_of
 from nextframe.worlds.maze.record import record_maze
 from nextframe.worlds.maze.settings import MazeSettings
 

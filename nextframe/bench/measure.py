@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nextframe.autoencoder import Autoencoder, decode_video
-from nextframe.bench.rival import Rival, Work, compared
+from nextframe.bench.rival import Rival, RivalWork, compared
 from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
@@ -64,7 +64,7 @@ def bench_train(workload: TrainBench, bed: Bed) -> dict[str, Any]:
     laps = training_laps(workload, bed)
     first, _ = next(laps), next(laps)
     peak = bed.memory.gib()
-    work = Work("train", batch, frames, 0, 0, bed.precision_name, str(bed.device))
+    work = RivalWork("train", batch, frames, 0, 0, bed.precision_name, str(bed.device))
     rival = Rival.of(workload.against, work, model) if workload.against else None
     taken, rival_seconds = in_turns(laps, rival and rival.unit, bed.subject.repeats, bed.subject.seconds, bed.device)
     core, whole = [lap.core for lap in taken], [lap.whole for lap in taken]
@@ -158,7 +158,7 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
             pass
         warm_up = now(device) - warm_up
         peak = bed.memory.gib()
-        work = Work("sample", batch, frames, context, sample.steps, bed.precision_name, str(device))
+        work = RivalWork("sample", batch, frames, context, sample.steps, bed.precision_name, str(device))
         rival = Rival.of(workload.against, work, bed.config.model) if workload.against else None
         laps = sampled_laps(session, workload, bed, decoder, first_frames)
         taken, rival_seconds = in_turns(laps, rival and rival.unit, least, bed.subject.seconds, device)

@@ -14,7 +14,7 @@ from nextframe.errors import UserError
 
 
 @dataclass(frozen=True)
-class Work:
+class RivalWork:
     """What a rival is asked to do, beside the configuration of the model: the arguments of its `build`."""
 
     kind: str
@@ -33,12 +33,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Rival:
+    """Another implementation, ready to do the same work."""
+
     name: str
     unit: Callable[[], object]
     """Does the work once."""
 
     @staticmethod
-    def of(path: Path, work: Work, config: TransformerConfig) -> "Rival":
+    def of(path: Path, work: RivalWork, config: TransformerConfig) -> "Rival":
         """Run the file, build what it has to offer, and let it warm up.
 
         Raises UserError when the file is missing or defines no `build`; what the file itself raises goes through.
@@ -66,7 +68,7 @@ class Rival:
         return Rival(path.stem, alone)
 
 
-def work_device(work: Work) -> str:
+def work_device(work: RivalWork) -> str:
     """The kind of device, `cpu` or `cuda`."""
     return torch.device(work.device).type
 

@@ -38,6 +38,8 @@ DTYPES = ("BF16", "I64", "F32")
 
 @dataclass(frozen=True)
 class LatentEpisode:
+    """A line of the index: an episode, and the shard its latents are in."""
+
     name: str
     split: str
     frames: int

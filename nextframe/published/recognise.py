@@ -36,11 +36,11 @@ def recognise(weights: Mapping[str, Tensor], latent_size: int = LATENT_SIZE) -> 
         )
     problem = misfits(weights, published_weights_of(config))
     if problem:
-        raise ValueError(f"is almost {described(config)}, but does not fit: {problem}")
+        raise ValueError(f"is almost {model_in_words(config)}, but does not fit: {problem}")
     return config
 
 
-def described(config: TransformerConfig | AutoencoderConfig) -> str:
+def model_in_words(config: TransformerConfig | AutoencoderConfig) -> str:
     """A model in a few words."""
     if isinstance(config, AutoencoderConfig):
         return (

@@ -37,7 +37,7 @@ class Made:
     end: str | None = None
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Where frames come from that are made one by one; a `Dreamer`'s are made for many walks in one pass."""
 
     def step(self, history: History, action: Action) -> Made:

@@ -11,7 +11,7 @@ from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.metrics.image import pooled_psnr
 from nextframe.runs import WorldModel
-from nextframe.web.dreamer import Dreamer, Made, Source, dream
+from nextframe.web.dreamer import Dreamer, FrameSource, Made, dream
 from nextframe.web.history import MOST_FRAMES, Action, Film, History, Step
 from nextframe.web.starts import Start
 
@@ -20,7 +20,7 @@ class Game:
     """A history, what makes its frames, and the films that keep them. Close it: the films are files."""
 
     def __init__(
-        self, source: Source | Dreamer, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
+        self, source: FrameSource | Dreamer, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
     ) -> None:
         self.source = source
         size = start.video.shape[1]

@@ -15,7 +15,7 @@ from nextframe.files import writing
 from nextframe.pages.drawing import mp4_bytes
 from nextframe.web.game import Game
 from nextframe.web.history import Step
-from nextframe.worlds.maze.settings import HEADINGS
+from nextframe.worlds.maze.map import logged_poses
 
 FORMATS = {"mp4": "mp4", "npz": "npz", "episode": "zip"}
 """Format -> how the name of its file ends."""
@@ -61,9 +61,9 @@ def _write_episode(folder: Path, game: Game, path: Sequence[Step], video: np.nda
     if first is None:
         raise UserError("nobody has acted in this walk yet: walk on, then save it")
     kept, extras, meta = path[first:], {}, {"start": game.start.name, "context": _given(game, path) - first}
-    if all(step.pose is not None for step in kept):
-        poses = np.array([step.pose for step in kept], np.float32)
-        extras["pose"] = poses * np.array([1, 1, 360 / HEADINGS], np.float32)
+    poses = [step.pose for step in kept if step.pose is not None]
+    if len(poses) == len(kept):
+        extras["pose"] = logged_poses(poses)
     if game.start.maze is not None:
         meta["seed"] = game.start.maze.seed
         extras["grid"] = game.start.maze.maze.grid.astype(np.uint8)

@@ -60,13 +60,7 @@ def application(
 
     @app.get("/")
     async def index() -> Response:
-        return _page("index.html")
-
-    def _page(name: str) -> Response:
-        if name not in pages:
-            return JSONResponse({"error": f"there is no {name}"}, 404)
-        headers = {"cache-control": "no-cache"}  # another version may serve here tomorrow
-        return FileResponse(pages[name], media_type=TYPES[pages[name].suffix], headers=headers)
+        return await part_of_page("index.html")
 
     @app.get("/api/world")
     async def world() -> JSONResponse:
@@ -81,7 +75,10 @@ def application(
 
     @app.get("/{name}")
     async def part_of_page(name: str) -> Response:
-        return _page(name)
+        if name not in pages:
+            return JSONResponse({"error": f"there is no {name}"}, 404)
+        headers = {"cache-control": "no-cache"}  # another version may serve here tomorrow
+        return FileResponse(pages[name], media_type=TYPES[pages[name].suffix], headers=headers)
 
     return app
 

@@ -17,8 +17,8 @@ from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.web.history import Action
 from nextframe.worlds.maze.explorer import move
-from nextframe.worlds.maze.map import Pose, make_maze
-from nextframe.worlds.maze.settings import HEADINGS, NOOP, MazeSettings, settings_of
+from nextframe.worlds.maze.map import Pose, make_maze, poses_of
+from nextframe.worlds.maze.settings import NOOP, MazeSettings, settings_of
 
 MOST_STARTS = 100
 MOST_UPLOADS = 32
@@ -121,8 +121,3 @@ class Library:
     def _thumbnail(self, name: str) -> bytes:
         """png of the first frame of an episode. Raises UserError when there is none."""
         return png_bytes(self.start(name, 1).video[0])
-
-
-def poses_of(logged: np.ndarray) -> list[Pose]:
-    """float32 [f, 3], the angle in degrees, as the recorder logs them."""
-    return [(round(float(x)), round(float(y)), round(float(a) * HEADINGS / 360) % HEADINGS) for x, y, a in logged]

@@ -12,8 +12,8 @@ from nextframe.data.episodes import DatasetInfo, Episode, EpisodeInfo, write_epi
 from nextframe.data.production import Finished, Jobs, work
 from nextframe.worlds.maze.engine import MazeCamera
 from nextframe.worlds.maze.explorer import explore
-from nextframe.worlds.maze.map import make_maze
-from nextframe.worlds.maze.settings import HEADINGS, MazeSettings
+from nextframe.worlds.maze.map import logged_poses, make_maze
+from nextframe.worlds.maze.settings import MazeSettings
 
 MAZES_PER_ENGINE = 200  # an engine starts in a third of a second; a maze takes 20 kB of its WAD
 
@@ -30,8 +30,8 @@ def film(seeds: list[int], settings: MazeSettings, folder: Path) -> Generator[Ep
             actions, poses = explore(seed, maze.grid, maze.start, settings)
             camera.enter(number)
             video = np.stack([camera.frame(pose) for pose in poses])
-            angles = np.array(poses, np.float32) * np.array([1, 1, 360 / HEADINGS], np.float32)
-            yield Episode(video, np.array(actions, np.int64), {"pose": angles, "grid": maze.grid.astype(np.uint8)})
+            extras = {"pose": logged_poses(poses), "grid": maze.grid.astype(np.uint8)}
+            yield Episode(video, np.array(actions, np.int64), extras)
 
 
 def film_jobs(

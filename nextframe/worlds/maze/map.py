@@ -3,6 +3,7 @@
 import random
 import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,17 @@ LIGHT = 208  # of 255; leaves room for the engine to darken far walls, and two o
 
 Cell = tuple[int, int]  # row (grows with y, to the north) and column (grows with x, to the east)
 Pose = tuple[int, int, int]  # x and y in map units, heading in turns of 360 / HEADINGS degrees anticlockwise from east
+ANGLES = np.array([1, 1, 360 / HEADINGS], np.float32)
+
+
+def logged_poses(poses: Sequence[Pose]) -> np.ndarray:
+    """As episodes keep them: float32 [f, 3], the angle in degrees."""
+    return np.array(poses, np.float32) * ANGLES
+
+
+def poses_of(logged: np.ndarray) -> list[Pose]:
+    """What `logged_poses` was given."""
+    return [(x, y, heading % HEADINGS) for x, y, heading in np.rint(logged / ANGLES).astype(int).tolist()]
 
 
 @dataclass(frozen=True)
