@@ -13,7 +13,12 @@ import numpy as np
 
 RECORDED = Path(__file__).parent / "recorded" / "metrics.json"
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+VGG16 = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
+VGG16 |= {17: (512, 256), **dict.fromkeys((19, 21, 24, 26, 28), (512, 512))}
+TRUNKS = {"alex": ALEXNET, "vgg": {number: (*channels, 3) for number, channels in VGG16.items()}}
 """Convolutions by their number in torchvision's network: channels out, channels in, kernel."""
+SLICES = {"alex": (0, 3, 6, 8, 10), "vgg": (0, 5, 10, 17, 24)}
+"""With which of them a slice of the lpips package begins."""
 FEATURES = {"many": (300, 200, 24), "as many": (30, 30, 24), "fewer": (16, 12, 24)}
 """Sets of features for a Fréchet distance: how many, how many others, of what length."""
 
@@ -37,27 +42,32 @@ def features(kind: str) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(size=(count, length)) @ mixed, 0.3 + 1.5 * random.normal(size=(others, length)) @ mixed
 
 
-def stand_in_weights() -> dict[str, np.ndarray]:
-    """Weights of AlexNet's convolutions and of the heads of LPIPS that nobody trained, float32."""
+def stand_in_weights(trunk: str) -> dict[str, np.ndarray]:
+    """Weights of the convolutions of AlexNet or VGG16 and of the heads of LPIPS that nobody trained, float32."""
     random, weights = np.random.RandomState(2), {}
-    for number, (wide, channels, kernel) in ALEXNET.items():
+    for number, (wide, channels, kernel) in TRUNKS[trunk].items():
         scale = (2 / (channels * kernel**2)) ** 0.5
         weights[f"features.{number}.weight"] = random.normal(size=(wide, channels, kernel, kernel)) * scale
         weights[f"features.{number}.bias"] = random.normal(size=wide) * 0.1
-    for index, (wide, _, _) in enumerate(ALEXNET.values()):
+    wide_of_slice = {_slice_of(trunk, number): wide for number, (wide, *_) in TRUNKS[trunk].items()}
+    for index, wide in enumerate(wide_of_slice.values()):
         weights[f"lin{index}.model.1.weight"] = random.uniform(size=(1, wide, 1, 1))
     return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
-def by_lpips(one: np.ndarray, other: np.ndarray) -> list[float]:
+def _slice_of(trunk: str, number: int) -> int:
+    """Of the lpips package, from 1."""
+    return sum(first <= number for first in SLICES[trunk])
+
+
+def by_lpips(trunk: str, one: np.ndarray, other: np.ndarray) -> list[float]:
     import lpips  # pyright: ignore[reportMissingImports]
     import torch
 
-    network = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
-    weights = {name: torch.from_numpy(value) for name, value in stand_in_weights().items()}
-    slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
+    network = lpips.LPIPS(net=trunk, pretrained=False, pnet_rand=True, verbose=False)
+    weights = {name: torch.from_numpy(value) for name, value in stand_in_weights(trunk).items()}
     named = {
-        f"net.slice{slices[int(name.split('.')[1])]}.{name.removeprefix('features.')}": value
+        f"net.slice{_slice_of(trunk, int(name.split('.')[1]))}.{name.removeprefix('features.')}": value
         for name, value in weights.items()
         if name.startswith("features")
     }
@@ -108,7 +118,7 @@ def record() -> dict[str, Any]:
             "torchmetrics": ssim.tolist(),
             "scikit-image": [float(structural_similarity(a, b, data_range=255, **as_published)) for a, b in mirrored],
         },
-        "lpips": {"lpips": by_lpips(one, other)},
+        "lpips": {trunk: by_lpips(trunk, one, other) for trunk in TRUNKS},
         "frechet distance": {"scipy": {kind: by_scipy(*features(kind)) for kind in FEATURES}},
     }
 

@@ -1,6 +1,7 @@
 """The metrics against what other implementations said of the same inputs (tests/recorded/metrics.json)."""
 
 import json
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,16 +24,17 @@ def test_psnr_and_ssim(by: str) -> None:
     assert SAID["ssim"][by][0] > 0.9 > 0.3 > SAID["ssim"][by][-1]
 
 
-def test_lpips_with_weights_that_stand_in() -> None:
-    network = Lpips("alex")
-    weights = stand_in_weights()
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_lpips_with_weights_that_stand_in(trunk: Literal["alex", "vgg"]) -> None:
+    network = Lpips(trunk)
+    weights = stand_in_weights(trunk)
     heads = {name: torch.from_numpy(value) for name, value in weights.items() if name.startswith("lin")}
     network.heads.load_state_dict({f"{name[3]}.weight": value for name, value in heads.items()})
-    trunk = {name: torch.from_numpy(value) for name, value in weights.items() if name.startswith("features")}
-    network.features.load_state_dict({name.removeprefix("features."): value for name, value in trunk.items()})
+    layers = {name: torch.from_numpy(value) for name, value in weights.items() if name.startswith("features")}
+    network.features.load_state_dict({name.removeprefix("features."): value for name, value in layers.items()})
     pictures = [pixels_from_video(torch.from_numpy(video)) for video in videos()]
-    np.testing.assert_allclose(network(*pictures), SAID["lpips"]["lpips"], atol=1e-4, rtol=1e-5)
-    assert min(SAID["lpips"]["lpips"]) < max(SAID["lpips"]["lpips"]) / 10
+    np.testing.assert_allclose(network(*pictures), SAID["lpips"][trunk], atol=1e-4, rtol=1e-5)
+    assert min(SAID["lpips"][trunk]) < max(SAID["lpips"][trunk]) / 10
 
 
 @pytest.mark.parametrize("kind", FEATURES)
