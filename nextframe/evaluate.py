@@ -136,6 +136,8 @@ class Plan:
     scorer: Scorer
     jobs: "list[Job]"
     batch: int
+    absent: int = 0
+    """Episodes that the footage lacks: there may be some when all that is wanted is an estimate."""
 
     def missing(self) -> "list[Job]":
         """What is not on disk yet. All that is there is read for it."""
@@ -172,7 +174,8 @@ class Plan:
     def estimate(self, missing: "list[Job]") -> Estimate:
         """Of what is `missing`; it takes a moment, as a short piece is done."""
         info = (missing or self.jobs)[0].info
-        batches = [len(missing[first : first + self.batch]) for first in range(0, len(missing), self.batch)]
+        rollouts = len(missing) + self.absent * len(self.protocol.seeds) * self.protocol.trajectories
+        batches = [min(self.batch, rollouts - first) for first in range(0, rollouts, self.batch)]
         return estimate(
             self.world,
             lambda: shortened(self.dataset.read(info), self.protocol, self.world),
@@ -180,7 +183,7 @@ class Plan:
             self.sample,
             self.scorer,
             batches,
-            sum(job.first for job in missing),
+            sum(job.first for job in missing) + self.absent,
         )
 
 
@@ -196,9 +199,9 @@ def prepare(
 ) -> Plan:
     """All that is checked and loaded before the first rollout; raises as `evaluate` does.
 
-    `keep`: whether `out` may be written to.
+    `keep`: whether `out` may be written to. If not, the footage may have fewer episodes than are asked for.
     """
-    protocol = named_protocol(protocol)
+    protocol, absent = named_protocol(protocol), 0
     refuse_taken(out, "results")
     if batch < 1:
         raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
@@ -209,6 +212,11 @@ def prepare(
     # What is recorded as asked for is what is done, where the protocol has a word in it.
     steps, guidance = protocol.steps and sample.steps, None if protocol.guidance is None else sample.guidance
     protocol = replace(protocol, steps=steps, guidance=guidance)
+    there = len(dataset.episodes(protocol.split)[:: protocol.every])
+    if not keep and 0 < there < protocol.episodes:
+        absent = protocol.episodes - there
+        protocol = replace(protocol, episodes=there)
+        print(f"{data} has {there} of these episodes: the other {absent:,} are taken to be like them", file=sys.stderr)
     infos = held_out_episodes(dataset, world, protocol)
     told = world.config.model.condition == "action" and sample.guidance > 0
     # Better missing now than after the first rollout.
@@ -219,7 +227,7 @@ def prepare(
     settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(world.precision)]
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
     jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
-    return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch)
+    return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch, absent)
 
 
 def named_protocol(protocol: Protocol | str) -> Protocol:

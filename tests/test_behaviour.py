@@ -97,6 +97,10 @@ def test_a_world_is_scored_by_all_of_them_and_again_without_predicting(
     with monkeypatch.context() as patched:
         patched.delattr(ActionReader, "learn")  # to estimate it is not worth the time
         estimated = prepare(WORLD, run, dataset.folder, out, "cpu", keep=False).estimated()
+        more = prepare(
+            replace(WORLD, episodes=30, seeds=(0, 1)), run, dataset.folder, out, "cpu", keep=False
+        ).estimated()
+    assert more.rollouts == 60 and "has 3 of these episodes: the other 27" in capsys.readouterr().err
     assert estimated.rollouts == 3 and estimated.seconds > 0 and estimated.disk_bytes > 0 and not out.exists()
     first = evaluate(replace(WORLD, metrics=("psnr",)), run, dataset.folder, out, "cpu")
     assert "3 rollouts of 3 frames: about" in capsys.readouterr().err
