@@ -17,8 +17,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def reason_of(error: Exception) -> str:
-    """What a library says is wrong, on one line, and not too long a one."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What a library, or the system, says is wrong, on one line, and not too long a one."""
+    said = getattr(error, "strerror", None) or error
+    return " ".join(str(said).split())[:300] or type(error).__name__
 
 
 def counted(number: int, thing: str) -> str:

@@ -69,8 +69,7 @@ def read_actions(path: Path) -> ActionTable:
             return _from_jsonl(path)
         return _from_arrays(path)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or reason_of(error)
-        raise UserError(f"{path} is no table of actions ({reason}): {MEND}") from error
+        raise UserError(f"{path} is no table of actions ({reason_of(error)}): {MEND}") from error
 
 
 def _from_csv(path: Path) -> ActionTable:

@@ -332,7 +332,7 @@ def _read_video(path: Path, frames: int, size: int) -> np.ndarray:
             if len(pictures) > frames:
                 break
     except VIDEO_ERRORS as error:
-        raise UserError(f"{path} cannot be decoded ({error}): {DELETE}") from error
+        raise UserError(f"{path} cannot be decoded ({reason_of(error)}): {DELETE}") from error
     if len(pictures) != frames:
         count = f"more than {frames}" if len(pictures) > frames else len(pictures)
         raise UserError(f"{path} has {count} frames, the index says {frames}: {DELETE}")

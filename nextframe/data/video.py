@@ -13,6 +13,8 @@ import av.error
 import numpy as np
 from PIL import Image
 
+from nextframe.errors import reason_of
+
 Fit = Literal["crop", "squeeze"]
 """How a picture is made square."""
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
@@ -98,7 +100,7 @@ def uneven(times: list[float]) -> bool:
 
 def unreadable(path: Path, error: Exception) -> str:
     """What is wrong with a video, without a way out."""
-    reason = "there is no video in it" if isinstance(error, IndexError) else getattr(error, "strerror", None) or error
+    reason = "there is no video in it" if isinstance(error, IndexError) else reason_of(error)
     return f"{path} cannot be read as a video ({reason})"
 
 

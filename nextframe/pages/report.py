@@ -1,5 +1,6 @@
 """One page that shows what a model predicts, how far it is right, and how that was measured."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def write_report(
     `data`: the footage. `runs`: training runs whose loss is shown, by title. `stages`: wall-clock seconds by stage.
     `commands`: what to type next, as pairs of what it does and the command. Raises UserError when a file is missing.
     """
+    print("writing the report", file=sys.stderr)
     dataset = EpisodeDataset.open(data)
     body = [
         *(samples if results.protocol.context == 0 else predictions)(results, out, dataset),
