@@ -220,7 +220,8 @@ def prepare(
     infos = held_out_episodes(dataset, world, protocol)
     told = world.config.model.condition == "action" and sample.guidance > 0
     # Better missing now than after the first rollout.
-    scorer = load_scorer(protocol, target, Footage(dataset, infos, told, out if keep else None))
+    asked = replace(protocol, episodes=protocol.episodes + absent)
+    scorer = load_scorer(asked, target, Footage(dataset, infos, told, out if keep else None))
     for metric, reason in scorer.missing.items():
         print(f"{metric} is not computed: {reason}", file=sys.stderr)
     autoencoder = sha256(run / AUTOENCODER / WEIGHTS)

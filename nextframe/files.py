@@ -179,7 +179,7 @@ def plain_name(name: object) -> bool:
 
 def _can_be_told(name: str) -> bool:
     """Whether a name is short enough for a path and a message, and has no letter that ends a line or a text."""
-    return len(name) <= LONGEST_NAME and min(name, default=" ") >= " "
+    return len(name) <= LONGEST_NAME and min(name, default=" ") >= " " and len(name.splitlines()) < 2
 
 
 def inside(folder: Path, name: str) -> Path:

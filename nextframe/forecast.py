@@ -137,7 +137,7 @@ class Forecast:
     videos: np.ndarray
     """uint8 [b, frames, h, w, 3]"""
     rollout_seconds: float
-    """In the transformer, all episodes and frames together."""
+    """In the transformer, all episodes and frames together, with the making of its cache."""
     decode_seconds: float
 
 

@@ -71,15 +71,15 @@ class Inspection:
 
     @property
     def best_offset(self) -> int | None:
-        """The offset that explains most, if clearly more than 0 does; None when no action explains anything, or nothing
-        was checked."""
+        """The offset that explains most, and if it is before 0, clearly more than 0 does; None when no action explains
+        anything, or nothing was checked."""
         if not self.explained:
             return None
         best = max(self.explained, key=lambda offset: (self.explained[offset], -abs(offset)))
         share = self.explained[best]
         if share < TELLING:
             return None
-        return best if share - self.explained[0] > CLEARLY * share else 0
+        return best if best > 0 or share - self.explained[0] > CLEARLY * share else 0
 
 
 def alignment(dataset: EpisodeDataset) -> str:
@@ -163,7 +163,7 @@ def verdict(found: Inspection) -> str:
         )
     if best == 0:
         best_of_all = max(found.explained.values()) == found.explained[0]
-        how = "best" if best_of_all else "about as well as with those beside"
+        how = "best" if best_of_all else "about as well as with actions before, as where there is momentum,"
         return f"the actions are on time: the movement from frame t to t+1 goes {how} with actions[t]"
     direction = "late" if best > 0 else "early"
     frames = "one frame" if abs(best) == 1 else f"{abs(best)} frames"

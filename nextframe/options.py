@@ -50,9 +50,10 @@ class SamplingOptions:
         return protocol.settings(config.sample).overridden(**given)
 
 
+FLAT = tyro.conf.arg(name="")
+"""Of an argument: its fields are options of the command, without a word before them."""
 OWN_SETTINGS = SamplingOptions()
-Sampling = Annotated[SamplingOptions, tyro.conf.arg(name="")]
-"""Its fields as options of a command, without a word before them."""
+Sampling = Annotated[SamplingOptions, FLAT]
 
 
 def changed(protocol: Protocol, **given: Any) -> Protocol:

@@ -47,7 +47,7 @@ def foresee(
         weights = parameters_of(learner.network)
         steps = f"{learner.config.steps - position.step:,} steps of {learner.config.batch}"
         minutes = learner.config.minutes and learner.config.minutes - position.seconds / 60
-        left = f"{minutes:.2g} minutes to go, or {steps}" if minutes else f"{steps} to go"
+        left = f"{clock(60 * minutes)} to go, or {steps}" if minutes else f"{steps} to go"
         near = needed > NEARLY * room
         advice = f" (that is near: {way_out(learner, demand, footprint, NEARLY * room)})" if near else ""
         lines = [f"{weights:,} parameters, {left}, {fit}{advice}"]

@@ -18,6 +18,7 @@ from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.errors import UserError, counted
 from nextframe.files import read_json, write_json
 from nextframe.places import length_range
+from nextframe.worlds.maze.settings import ACTION_NAMES
 
 Settings = RunConfig | TransformerConfig | AutoencoderConfig
 Episodes = Sequence[EpisodeInfo] | Sequence[LatentEpisode]
@@ -57,7 +58,7 @@ def assumed(config: WorldModelConfig, index: LatentIndex) -> Iterator[str]:
     if model.turns:
         turning = [(index.action_names[action], turn) for action, turn in enumerate(model.turns) if turn]
         told = ", ".join(f"{name!r} turns by {360 * turn / model.headings:+g} degrees" for name, turn in turning)
-        if not all(("left" if turn > 0 else "right") in name for name, turn in turning):
+        if index.action_names != ACTION_NAMES:  # of the mazes, which do turn so
             yield f"a compass takes it that {told}; if they do not, train the preset footage, which has no compass"
     longest = length_range(config, config.train.steps)[1] - 1
     if model.coarse_patch is not None and longest <= model.window:

@@ -1,6 +1,7 @@
 """The authors' FAR-Long beside ours, in turns: for `nextframe bench`, not for pytest.
 
     FAR=CHECKOUT nextframe bench train --preset far-b-long --frames 16 --windows 1 --against tests/published_far.py
+    FAR=CHECKOUT nextframe bench sample --preset far-b-long --context 20 --steps 25 --against tests/published_far.py
 
 CHECKOUT: a clone of https://github.com/showlab/FAR, whose code is run from there (the figures of docs/speed.md are of
 its commit e59536a). It needs diffusers and einops. Random weights, whose values change no time; float32 as it is, other
@@ -20,6 +21,8 @@ def build(
     kind: str, config: dict[str, Any], batch: int, frames: int, context: int, steps: int, dtype: str, device: str
 ) -> Callable[[], object]:
     """See docs/speed.md. `config`: of a long model that is told actions."""
+    if "FAR" not in os.environ:
+        sys.exit(__doc__)
     sys.path.insert(0, os.environ["FAR"])
     from far.models.far_long_model import FAR_Long  # type: ignore[import-not-found]
 

@@ -31,6 +31,7 @@ from nextframe.recipes import (
     world_model_task,
 )
 from nextframe.soundness import assumed, few_episodes, latents_off
+from nextframe.worlds.maze.settings import ACTION_NAMES
 
 TRAIN = TrainConfig(steps=2, batch=4, device="cpu", precision="float32", log_every=1)
 WORLD = WorldModelConfig(model=LONG, clip=ClipConfig(frames=9, min_frames=4), train=TRAIN)
@@ -201,6 +202,8 @@ def test_what_is_taken_for_granted_is_said(tmp_path: Path) -> None:
     (line,) = assumed(replace(plain, model=compass), index)
     assert "'b' turns by +22.5 degrees, 'c' turns by -22.5 degrees; if they do not" in line
     assert "train the preset footage" in line
+    of_mazes = replace(plain.model, condition="action", classes=5, turns=(0, 0, 1, -1, 0), headings=16, head_dim=24)
+    assert not list(assumed(replace(plain, model=of_mazes), replace(index, action_names=ACTION_NAMES)))
 
 
 def test_latents_of_another_scale_are_named(tmp_path: Path) -> None:

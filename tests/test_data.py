@@ -166,7 +166,7 @@ def test_a_damaged_kind_or_label_is_named(folder: Path, changes: dict[str, objec
         LatentDataset(folder)
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "a\nb", "../a", "", 3])
+@pytest.mark.parametrize("name", ["a" * 5000, "a\nb", "a\u2028b", "../a", "", 3])
 def test_a_name_that_is_none_is_told_in_a_line(folder: Path, name: object) -> None:
     entries = json.loads((folder / "latents.json").read_text())["episodes"]
     edit_index(folder, episodes=[{**entry, "name": name} for entry in entries])

@@ -47,6 +47,8 @@ def test_what_is_hardly_better_is_no_reason_to_shift_anything(tmp_path: Path) ->
     found = inspect(tiny_episodes(tmp_path / "data", count=1, frames=60).folder)
     alike = replace(found, explained={-2: 0.1, -1: 0.1276, 0: 0.1257, 1: 0.05, 2: 0.0}, imported=(0, 1))
     assert alike.best_offset == 0 and "on time" in verdict(alike) and "--offset" not in verdict(alike)
+    held = replace(found, explained={-2: 0.6, -1: 0.68, 0: 0.77, 1: 0.89, 2: 0.78})
+    assert held.best_offset == 1  # keys that are held long make neighbours alike, and yet one is best
     slow = replace(found, explained={-2: 0.3, -1: 0.6, 0: 0.4, 1: 0.1, 2: 0.0})
     assert slow.best_offset == -1 and "momentum" in verdict(slow)
 

@@ -516,8 +516,9 @@ def test_measured_as_the_published_script_does(
     assert "Beside the paper" in page and "FAR-B (paper)" in page and "194.1" in page and "25.64" in page
     assert "not the paper&#x27;s protocol: 5 frames of context, not 4; 10 predicted frames, not 12; 2 episodes" in page
     whole = replace(PROTOCOLS["dmlab"], guidance=1.0)
-    assert unlike_the_papers(PROTOCOLS["dmlab"], "euler") == []
-    assert unlike_the_papers(whole, "adams") == ["1.0 as guidance, not 1.5", "the solver adams, not euler"]
+    assert unlike_the_papers(PROTOCOLS["dmlab"], SampleConfig()) == []
+    unlike = unlike_the_papers(whole, SampleConfig(solver="adams", memory=20))
+    assert unlike == ["1.0 as guidance, not 1.5", "adams as solver", "20 as memory"]
     assert (
         "Beside the paper"
         not in write_report(

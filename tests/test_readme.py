@@ -51,7 +51,8 @@ PAGES = (
 def commands(page: str) -> set[str]:
     """What a page would have one type, from blocks and from the text."""
     text = (ROOT / page).read_text()
-    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = "\n".join(block for language, block in fenced if not language).replace("\\\n", " ")
     inline = "\n".join(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
     found = re.findall(
         r"^(?:\S*=\S+ )*(?:\.venv/bin/|.* -m )?nextframe ([a-z].+)$", f"{blocks}\n{inline}", re.MULTILINE

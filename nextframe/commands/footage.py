@@ -7,17 +7,14 @@ import tyro
 
 from nextframe.errors import counted
 from nextframe.hub import local_run
-from nextframe.options import choose, say_next
-from nextframe.worlds.maze.settings import ACTION_NAMES, Difficulty, MazeSettings
+from nextframe.options import FLAT, choose, say_next
+from nextframe.worlds.maze.settings import ACTION_NAMES, USUAL_MAZES, Difficulty, MazeSettings
 
 if TYPE_CHECKING:
     from nextframe.data.episodes import EpisodeDataset
     from nextframe.data.latents import LatentIndex
 
 Split = Literal["train", "validation", "test", "demo"]
-FLAT = tyro.conf.arg(name="")
-"""Its fields are options of the command, without a word before them."""
-USUAL_MAZES = MazeSettings()
 GYM = "gym:"
 WORLDS = {
     "maze": "random mazes in ViZDoom",

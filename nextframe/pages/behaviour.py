@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from nextframe.config import SampleConfig
 from nextframe.metrics.statistics import Score
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
@@ -82,7 +83,7 @@ def beside_published(results: Results) -> Iterator[str]:
         )
     )
     yield html.paragraph(text, "soft")
-    if other := unlike_the_papers(protocol, results.sample.solver):
+    if other := unlike_the_papers(protocol, results.sample):
         yield html.paragraph(f"This is not the paper's protocol: {'; '.join(other)}.", "bad")
     ours = [results.figure(metric) if metric in (*results.by_seed, *results.missing) else "" for metric in metrics]
     rows = [["this model", results.data["folder"], *ours]]
@@ -91,7 +92,7 @@ def beside_published(results: Results) -> Iterator[str]:
     yield html.table(["", "footage", *(name_of(metric) for metric in metrics)], rows)
 
 
-def unlike_the_papers(protocol: Protocol, solver: str) -> list[str]:
+def unlike_the_papers(protocol: Protocol, sample: SampleConfig) -> list[str]:
     """In what a protocol falls short of the paper's of its name: `2 episodes, not 256`."""
     papers = PROTOCOLS[protocol.name]
     words = {
@@ -105,7 +106,11 @@ def unlike_the_papers(protocol: Protocol, solver: str) -> list[str]:
     words |= {"guidance": "as guidance", "split": "as split"}
     told = {name: [_in_a_word(getattr(one, name)) for one in (protocol, papers)] for name in words}
     unlike = [f"{ours} {words[name]}, not {theirs}" for name, (ours, theirs) in told.items() if ours != theirs]
-    return unlike + ([f"the solver {solver}, not euler"] if solver != "euler" else [])
+    usual = SampleConfig()  # of what a protocol has no word about, the published samplers do this
+    others = ("solver", "memory", "slide", "riflex", "temporal_decay")
+    return unlike + [
+        f"{getattr(sample, name)} as {name}" for name in others if getattr(sample, name) != getattr(usual, name)
+    ]
 
 
 def _in_a_word(value: Any) -> str:

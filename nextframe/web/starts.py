@@ -102,6 +102,8 @@ class Library:
         settings, pose, seed = settings_of(self.dataset.info.source), episode.extras.get("pose"), info.meta.get("seed")
         if not told or settings is None or pose is None or type(seed) is not int:
             return start
+        if pose.shape != (len(episode.video), 3) or not np.isfinite(pose).all():
+            return start  # it is no place in a maze
         return replace(start, maze=MazePlace(seed, settings), poses=poses_of(pose[: len(video)]))
 
     def uploaded(self, name: str, label: int) -> Start:

@@ -4,12 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset
-from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
+from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, USUAL_MAZES, MazeSettings, source_of
 from nextframe.worlds.record import episode_jobs, record_episodes
 from nextframe.worlds.vizdoom import load_vizdoom
 
 FILM = "nextframe.worlds.maze.film"
-USUAL_MAZES = MazeSettings()
 
 
 def record_maze(

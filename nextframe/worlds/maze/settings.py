@@ -56,6 +56,9 @@ class MazeSettings:
             raise UserError("maze linger is 1: whoever always looks around first never walks, choose less")
 
 
+USUAL_MAZES = MazeSettings()
+
+
 def source_of(settings: MazeSettings) -> dict[str, Any]:
     """What a dataset of these mazes says of its making. Footage is older than `linger`: without it, nobody did."""
     said = {"world": "maze", "revision": REVISION, **asdict(settings)}
