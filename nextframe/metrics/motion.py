@@ -11,7 +11,7 @@ import numpy as np
 BANDS = 8
 """Rows of pixels are averaged into this many bands, whose horizontal movement is measured."""
 CLEARLY = 0.15
-"""Of what the best offset explains: by so much more than actions[t] must an action before it explain to count as better.
+"""Of what the best offset explains: by so much more than actions[t] must an action before explain to count as better.
 In worlds with a momentum they are nearly alike; those after it never gain by that."""
 OFFSETS = (-2, -1, 0, 1, 2)
 TELLING = 0.1
