@@ -97,5 +97,7 @@ def test_impossible_models_are_refused() -> None:
     for wrong in impossible:
         with pytest.raises(ValueError):
             replace(AutoencoderConfig(), **wrong)
+    with pytest.raises(ValueError, match="at least one channel"):
+        replace(AutoencoderConfig(), decoder_channels=(0, *AutoencoderConfig().decoder_channels[1:]))
     with pytest.raises(ValueError, match="below 1"):
         OptimizerConfig(betas=(1.0, 0.999))
