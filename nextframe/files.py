@@ -184,7 +184,7 @@ def _can_be_told(name: str) -> bool:
 
 def inside(folder: Path, name: str) -> Path:
     """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too,
-    or is too long."""
+    or can be no path."""
     if not _can_be_told(name):
         raise ValueError(f"names {name[:200]!r}, which can be no path: do not trust it")
     path = folder / name

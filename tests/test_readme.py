@@ -41,10 +41,7 @@ assert Path("run/weights.safetensors").exists()
     subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, env=environment, check=True)
 
 
-PAGES = (
-    "README.md",
-    *(f"docs/{name}.md" for name in ("evaluation", "footage", "paper", "play", "scaling", "speed", "tour")),
-)
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md") if page.stem != "experiments")]
 """All but the experiments: there stands what was typed then."""
 
 
@@ -59,6 +56,10 @@ def commands(page: str) -> set[str]:
     )
     open_ended = re.compile(r"\.\.\.|[\[|]|--help")
     return {line.replace("PROTOCOL", "maze") for line in found if line not in VERBS and not open_ended.search(line)}
+
+
+def test_commands_are_found() -> None:
+    assert len(commands("README.md")) > 15 and all(commands(f"docs/{page}.md") for page in ("footage", "play", "speed"))
 
 
 class UnderstoodError(Exception):

@@ -223,7 +223,7 @@ function paint(canvas, { pixels, width, height }) {
 
 const middle = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 
-/** Medians of the newest answers, so that the parts add up to about the whole. */
+/** Medians: key to picture of the newest answers, the rest of the newest frames. */
 function showNumbers({ at, transformer_ms, decode_ms }) {
   if (at !== null && at !== answered) {
     delays = [...delays, performance.now() - at].slice(-30);
