@@ -149,9 +149,10 @@ class SampleConfig:
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float = 0.0
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
-    graphs: bool = False
-    """Record each shape of a frame's work once and replay it (CUDA graphs); on a processor it is merely computed so.
-    Not yet run on a GPU (docs/speed.md)."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Record each shape of a frame's work once and replay it (CUDA graphs), for rollouts stepped by themselves.
+    auto: on a GPU; one that cannot record says so and goes on without. on: it fails then; a processor computes alike.
+    """
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, guidance=0, seed=0, memory=1, slide=1, temporal_decay=0)

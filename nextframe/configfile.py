@@ -85,8 +85,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _value(next(argument for argument in arguments if argument is not type(None)), value, where)
-    elif origin is typing.Literal and value in arguments:
-        return value
+    elif origin is typing.Literal and (word := _word(value)) in arguments:
+        return word
     elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads `1e-4` as a string
@@ -95,6 +95,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{where}: {short(value)} does not fit {getattr(hint, '__name__', hint)}")
+
+
+def _word(value: Any) -> Any:
+    """What was written: YAML reads a bare `on` or `off` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _plain(value: Any) -> Any:

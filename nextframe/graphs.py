@@ -8,17 +8,19 @@ computes.
 """
 
 import gc
+import sys
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from nextframe.cache import KeyValueCache
 from nextframe.config import SampleConfig
+from nextframe.errors import UserError
 from nextframe.flow import noise_levels
 from nextframe.layers import Seen
 from nextframe.layout import Layout, newest_apart
@@ -32,13 +34,32 @@ NEVER = 2**40
 """The frame of a place that nobody has written: later than any."""
 
 
+LARGEST_DIFFERENCE = 0.05
+"""Between a frame that is replayed and the same computed, root mean square, in units of the latter: what kernels of
+other sizes may round differently is far less, and whatever reads or writes the wrong memory far more."""
+
+
+class UnrecordableError(RuntimeError):
+    """A GPU could not record a frame, or did not replay what had been recorded."""
+
+
 class FrameGraphs:
     """The next frame of one batch of rollouts over one cache, for every shape of the work a recording of its own."""
+
+    given_up: ClassVar[bool] = False
+    """Whether a frame could not be recorded in this process."""
 
     def __init__(self, model: Transformer, sample: SampleConfig, cache: KeyValueCache) -> None:
         self._model, self._sample, self._cache = model, sample, cache
         self._device = model.head.weight.device
         self.forget()
+
+    @property
+    def replays(self) -> bool:
+        """Whether frames of a session that is stepped by itself are recorded and replayed."""
+        if self._sample.graphs == "auto":
+            return self._device.type == "cuda" and not FrameGraphs.given_up
+        return self._sample.graphs == "on"
 
     def forget(self) -> None:
         """The cache has moved: what was recorded would write where it was."""
@@ -58,7 +79,8 @@ class FrameGraphs:
 
         `layout`: the frames to be read and, last, the new one. `past`: latents of the former, [rows, f - 1, c, h, w],
         a row for every branch of guidance and sample. `noise`: [b, c, h, w]. `conditions`: [rows, f] or [rows, f, a].
-        `rotary`: how the tokens of the layout turn.
+        `rotary`: how the tokens of the layout turn. Where it cannot be recorded: with `auto` it is computed, and no
+        session tries again in this process; with `on`, raises UserError.
         """
         device, below = noise.device, self._cache.layout
         own, top = layout.token_frames(device), below.tokens + layout.tokens
@@ -76,7 +98,16 @@ class FrameGraphs:
         shape = (keys, tuple((segment.level, segment.frames) for segment in layout.segments))
         if shape not in self._recordings:
             self._recordings[shape] = _Recording(self._model, self._sample, self._cache, layout, keys)
-        return self._recordings[shape](inputs, self._place)
+        recording = self._recordings[shape]
+        try:
+            return recording(inputs, self._place)
+        except UnrecordableError as error:
+            if self._sample.graphs == "on":
+                raise UserError(f"{error}: set graphs to off") from error
+            FrameGraphs.given_up = True
+            self.forget()
+            print(f"{error}: going on without, which is slower", file=sys.stderr)
+            return recording.compute()
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,21 @@ class _Recording:
         return self.made.clone()
 
     def record(self, place: _Place) -> torch.cuda.CUDAGraph:
+        """`compute`, recorded, and held against what it makes without. Raises UnrecordableError."""
+        computed = self.compute()
+        try:
+            graph = self.captured(place)
+            graph.replay()
+            assert self.made is not None
+            difference = ((self.made - computed).norm() / computed.norm()).item()
+            if not difference <= LARGEST_DIFFERENCE:
+                raise RuntimeError(f"replayed, it differs by {difference:.0%}")
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UnrecordableError(f"{self.device} could not record a frame ({reason})") from error
+        return graph
+
+    def captured(self, place: _Place) -> torch.cuda.CUDAGraph:
         """`compute`, recorded: nothing of it runs before it is replayed."""
         graph = torch.cuda.CUDAGraph()
         # cuBLAS keeps a workspace for a stream: one that was made outside this memory goes when another session's does.

@@ -59,6 +59,7 @@ def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: 
     fixed = replace(config.train, batch=CLIPS * config.clip.windows, seed=SEED)
     scored = clip_batches(data, replace(config, clip=replace(config.clip, ramp=0.0), train=fixed), split=split)
     watched, context = watched_clips(config)
+    unrecorded = replace(config.sample, graphs="off")  # a few frames, beside threads that send the next steps' inputs
     shown = clip_batches(data, watched, split=split)
 
     def examine(weights: dict[str, Tensor], step: int) -> Record:
@@ -71,7 +72,7 @@ def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: 
             clips = shown(0)
             given, frames = clips.latents[:, :context].float(), clips.latents.shape[1] - context
             seeds = [config.sample.seed + number for number in range(len(given))]
-            made = predicted(network, given, clips.conditions, frames, config.sample, seeds)
+            made = predicted(network, given, clips.conditions, frames, unrecorded, seeds)
             autoencoder = load_autoencoder(run / AUTOENCODER, device)
             ours = torch.cat([given.to(device), made], dim=1)
             for number, pair in enumerate(zip(clips.latents.float(), ours, strict=True)):

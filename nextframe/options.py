@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -38,8 +38,8 @@ class SamplingOptions:
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float | None = None
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
-    graphs: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Record frames and replay them (CUDA graphs); not yet run on a GPU (docs/speed.md)."""
+    graphs: Literal["auto", "on", "off"] | None = None
+    """Record frames and replay them (CUDA graphs); auto: on a GPU. Not yet run on one (docs/speed.md)."""
 
     def settings(self, protocol: Protocol, model: Path) -> SampleConfig:
         """The sampling settings for a run. Raises UserError when it is none, or has no such settings."""

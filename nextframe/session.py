@@ -182,10 +182,8 @@ def step_together(sessions: Sequence[Session], conditions: Sequence[Tensor | Non
     if any(session.kind != first.kind for session in sessions):
         raise ValueError("only sessions of one model and equal settings can be stepped together")
     noise = [session.begin(condition) for session, condition in zip(sessions, conditions, strict=True)]
-    if first.sample.graphs:
-        made = [_replayed(session, own) for session, own in zip(sessions, noise, strict=True)]
-    else:
-        made = _passed(sessions, noise)
+    alone = len(sessions) == 1
+    made = [_replayed(first, noise[0])] if alone and first.graphs.replays else _passed(sessions, noise)
     for session, frame in zip(sessions, made, strict=True):
         session.take(frame)
     return made

@@ -25,6 +25,13 @@ def test_yaml_reads_1e_4_as_text_and_we_do_not(tmp_path: Path) -> None:
     assert read_config(path).train.optimizer.learning_rate == 1e-4
 
 
+def test_yaml_reads_a_bare_on_and_off_as_true_and_false_and_we_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("kind: world-model\ntrain: {compile: off}\nsample: {graphs: on}\n")
+    config = read_config(path)
+    assert (config.train.compile, config.sample.graphs) == ("off", "on")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -1,7 +1,9 @@
 """The cache changes nothing, the batch changes nothing, and time can be turned back."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from conftest import COMPASS, LONG, SHORT, random_transformer
 from nextframe.architecture import TransformerConfig
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
+from nextframe.graphs import FrameGraphs, _Place, _Recording
 from nextframe.sampler import at_sampling, uncached_frame
 from nextframe.session import Session, rollout, step_together
 
@@ -121,7 +124,7 @@ def test_a_frame_of_fixed_shape_is_the_frame(
     latents, conditions = clips(config, 2, 3)
     model, sample = random_transformer(config), SampleConfig(steps=3, guidance=guidance, slide=slide, solver=solver)
     past = None if conditions is None else conditions[:, :3]
-    fixed, plain = (Session(model, latents, past, 9, replace(sample, graphs=graphs)) for graphs in (True, False))
+    fixed, plain = (Session(model, latents, past, 9, replace(sample, graphs=graphs)) for graphs in ("on", "off"))
 
     def step() -> None:
         for session in (fixed, plain):
@@ -136,6 +139,66 @@ def test_a_frame_of_fixed_shape_is_the_frame(
     for _ in range(7):
         step()
     torch.testing.assert_close(fixed.latents, plain.latents, **TOLERANCE)
+
+
+class Replaying:
+    """A recording that computes anew where a GPU would replay."""
+
+    def __init__(self, recording: _Recording) -> None:
+        self.recording = recording
+
+    def replay(self) -> None:
+        self.recording.made = self.recording.compute()
+
+
+class ReplayingAnother(Replaying):
+    def replay(self) -> None:
+        self.recording.made = 1.1 * self.recording.compute()
+
+
+def refusing(recording: _Recording) -> None:
+    raise RuntimeError("not permitted when stream is capturing\nand so on")
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [(Replaying, ""), (ReplayingAnother, "replayed, it differs by 10%"), (refusing, "stream is capturing)")],
+    ids=["records", "records another", "refuses"],
+)
+def test_a_gpu_that_cannot_record_says_so_and_goes_on_without(
+    graph: Callable[[_Recording], Replaying | None],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Unless recordings are asked for: then it fails."""
+
+    def forget(graphs: FrameGraphs) -> None:
+        graphs._recordings, graphs._place = {}, _Place(None, cast("torch.cuda.Stream", None))
+
+    monkeypatch.setattr(FrameGraphs, "given_up", False)
+    monkeypatch.setattr(FrameGraphs, "forget", forget)
+    monkeypatch.setattr(_Recording, "captured", lambda recording, place: graph(recording))
+    latents, conditions = clips(LONG, 2, 3)
+    assert conditions is not None
+    model, sample = random_transformer(LONG), SampleConfig(steps=3, graphs="off")
+    plain, strict, session = (
+        Session(model, latents, conditions[:, :3], 12, replace(sample, graphs=graphs))
+        for graphs in ("off", "on", "auto")
+    )
+
+    def walked(session: Session) -> torch.Tensor:
+        while session.frames < 12:
+            session.step(conditions[:, session.frames])
+        return session.latents
+
+    with pytest.raises(UserError, match=r"could not record .* set graphs to off") if reason else nullcontext():
+        torch.testing.assert_close(walked(strict), walked(plain), **TOLERANCE)
+    monkeypatch.setattr(FrameGraphs, "replays", property(lambda self: not FrameGraphs.given_up))
+    torch.testing.assert_close(walked(session), walked(plain), **TOLERANCE)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == bool(reason) == FrameGraphs.given_up
+    assert all(reason in line and "going on without" in line for line in said)
 
 
 @pytest.mark.parametrize("slide", [1, 3, 4])

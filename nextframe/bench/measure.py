@@ -154,7 +154,7 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
         warm_up = now(device)
         session = started_session(workload, bed, sample)
         # What a GPU records, it computes the first time and records the second.
-        for _ in islice(sampled_laps(session, workload, bed, decoder, []), 2 * frames if sample.graphs else 1):
+        for _ in islice(sampled_laps(session, workload, bed, decoder, []), 2 * frames if session.graphs.replays else 1):
             pass
         warm_up = now(device) - warm_up
         peak = bed.memory.gib()
@@ -181,7 +181,7 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
         "solver": sample.solver,
         "slide": sample.slide,
         "guidance": sample.guidance,
-        "graphs": sample.graphs,
+        "graphs": session.graphs.replays,
         "tokens_per_frame": fine,
         "repeats": len(taken),
         "seconds_per_frame": typical,

@@ -86,8 +86,9 @@ class FrameBench:
     """Frames by which its window moves at a time; the model's own setting if not given."""
     guidance: float | None = None
     """Any value but 0 and 1 computes everything twice; the model's own setting if not given."""
-    graphs: bool = False
-    """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Record frames and replay them (CUDA graphs; docs/speed.md), whatever the model's own setting is. auto: on a
+    GPU."""
     autoencoder: str | None = None
     """Preset of the autoencoder that decodes; the first that fits the latents if not given (8x for the paper's
     models). A run has its own."""
