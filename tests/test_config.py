@@ -29,6 +29,7 @@ def test_yaml_reads_a_bare_on_and_off_as_true_and_false_and_we_do_not(tmp_path: 
     path = tmp_path / "config.yaml"
     path.write_text("kind: world-model\ntrain: {compile: off}\nsample: {graphs: on}\n")
     config = read_config(path)
+    assert isinstance(config, WorldModelConfig)
     assert (config.train.compile, config.sample.graphs) == ("off", "on")
 
 
