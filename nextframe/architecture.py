@@ -148,6 +148,10 @@ class AutoencoderConfig:
         layers = (*self.encoder_layers, *self.decoder_layers)
         if max(stages, *layers) > MOST_LAYERS or min(layers) < 0:
             raise ValueError(f"a stage may have 0 to {MOST_LAYERS} layers")
+        if 0 in (*self.encoder_layers[1:-1], *self.decoder_layers[1:-1]):
+            raise ValueError("only the first and the last stage may have 0 layers: one between would not resample")
+        if not 0 <= self.attention_stages <= stages:
+            raise ValueError(f"attention_stages is {self.attention_stages}: it must be 0 to {stages}")
         if min(*self.encoder_channels, *self.decoder_channels) < 1:
             raise ValueError("a stage must have at least one channel")
         if self.encoder_channels[-1] % self.latent_channels or self.decoder_channels[-1] % self.latent_channels:

@@ -65,7 +65,7 @@ class FrameGraphs:
         """The cache has moved: what was recorded would write where it was."""
         self._recordings: dict[Hashable, _Recording] = {}
         # One memory and one stream for all: they are replayed one after the other, and what they make is copied out.
-        self._place = _Place.on(self._device) if self._device.type == "cuda" else None
+        self._place = _Place.on(self._device) if self.replays and self._device.type == "cuda" else None
 
     def frame(
         self,

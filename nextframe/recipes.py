@@ -133,6 +133,10 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
         if (initial / CONFIG).exists() and type(read_config(initial / CONFIG)) is not type(config):
             raise UserError(f"--initial {initial} is a run of another kind: name one like that which is to be trained")
         load_weights(task.product, initial / WEIGHTS if initial.is_dir() else initial)
+        if isinstance(config, TokenizerConfig) and not is_judged(config, 0):
+            assert isinstance(task.product, Autoencoder)
+            # Its latents will be others, so `encode` measures anew; those of an encoder that is frozen stay.
+            task.product.scale.fill_(1)
     if isinstance(opened, LatentDataset) and isinstance(task.product, Transformer) and before is None:
         take_action_range(task.product, opened)
     if rank() == 0:

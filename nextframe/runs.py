@@ -275,19 +275,22 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     """The world model of a run, its averaged weights, ready to sample.
 
     `run`: a folder, or a name on the hub (`hub.local_run`). `precision` of the matrix products: auto, float32 or
-    bfloat16. Raises UserError when the run is none, or has no autoencoder.
+    bfloat16. Raises UserError when the run is none, has no autoencoder, or is just being written.
     """
     run = local_run(run)
     config = world_config(run)
     if not (run / AUTOENCODER).exists():
         way_out = f"nextframe convert DCAE_FILE.pth --out {run / AUTOENCODER}"
         raise UserError(f"{run} has no autoencoder yet, so it cannot see or show frames: add one with {way_out}")
+    digest = sha256(run / WEIGHTS)
     transformer = _filled(lambda: Transformer(config.model), run / WEIGHTS).to(device).eval()
     autoencoder = load_autoencoder(run / AUTOENCODER, device)
     dtype = resolve_precision(precision, torch.device(device))
     for network in (transformer, autoencoder):
         prepare_for_inference(network, dtype, torch.device(device))
-    return WorldModel(config, transformer, autoencoder, sha256(run / WEIGHTS), dtype, read_metadata(run))
+    if sha256(run / WEIGHTS) != digest:
+        raise UserError(f"{run} was written to while it was read: run the same command again")
+    return WorldModel(config, transformer, autoencoder, digest, dtype, read_metadata(run))
 
 
 def export(run: Path, out: Path) -> None:

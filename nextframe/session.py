@@ -56,6 +56,8 @@ class Session:
         config = at_sampling(model.config, sample, capacity)
         if config.attention == "full":
             raise ValueError("a Video DiT has no next frame: sample a whole clip")
+        if config.condition != "none" and conditions is None:
+            raise ValueError(f"this model is conditioned on {config.condition}s: give those of the context, if only 0")
         self.model, self.sample, self.capacity = model.eval().with_config(config), sample, capacity
         self.frames = context.shape[1]
         self._latents = _room_for(context.float(), capacity)  # on disk they are bfloat16
@@ -142,8 +144,9 @@ class Session:
             )
         config = self.model.config
         if config.condition != "none":
-            if condition is None or self._conditions is None:
+            if condition is None:
                 raise ValueError(f"this model is conditioned on {config.condition}s: give one per frame")
+            assert self._conditions is not None
             self._conditions[:, self.frames] = to_device(condition, self._conditions.device)
         return to_device(frame_noise(config.latent_shape, self.seeds, self.frames), self._latents.device)
 

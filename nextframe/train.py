@@ -186,4 +186,7 @@ def prefetched(batch: Callable[[int], Any], first: int, device: torch.device) ->
                 following = pool.submit(batch, step)
                 yield ready
 
-        yield stream()
+        try:
+            yield stream()
+        finally:  # what the pool's thread has set would be the number of every later thread too
+            torch.set_num_threads(torch.get_num_threads())

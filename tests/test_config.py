@@ -102,6 +102,7 @@ def test_impossible_models_are_refused() -> None:
             replace(TransformerConfig(), attention="full", **wrong)
     impossible: list[dict[str, Any]] = [{"frame_size": 60}, {"frame_size": 0}, {"encoder_layers": (1, 1)}]
     impossible += [{"latent_channels": 7}, {"latent_channels": 0}, {"decoder_channels": (-8, 8, 8, 8)}]
+    impossible += [{"encoder_layers": (0, 4, 0, 2)}, {"decoder_layers": (0, 0, 10, 2)}, {"attention_stages": 5}]
     for wrong in impossible:
         with pytest.raises(ValueError):
             replace(AutoencoderConfig(), **wrong)

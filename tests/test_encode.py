@@ -20,11 +20,15 @@ from tiny import ACTIONS, SIZE, eventually, tiny_episode, tiny_episodes, tiny_ru
 
 from nextframe import encode as module
 from nextframe.autoencoder import encode_video
+from nextframe.checkpoint import CONFIG
+from nextframe.config import TokenizerConfig
+from nextframe.configfile import read_config
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset
 from nextframe.data.latents import LatentDataset, read_index, write_index
 from nextframe.encode import encode
 from nextframe.errors import Stopped, UserError
 from nextframe.files import TEMPORARY, sole_writer
+from nextframe.recipes import train_preset
 from nextframe.runs import load_autoencoder
 
 EPISODES = 5
@@ -114,6 +118,23 @@ def test_a_scale_is_measured_once(autoencoder: Path, data: Path, tmp_path: Path)
     other = tiny_episodes(tmp_path / "other", 1, frames=5).folder
     encode(tmp_path / "latents" / "autoencoder", other, tmp_path / "again", "cpu")
     assert load_autoencoder(tmp_path / "again" / "autoencoder").scale == kept.scale
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_autoencoder_that_is_trained_on_is_measured_anew(
+    autoencoder: Path, data: Path, tmp_path: Path, frozen: bool
+) -> None:
+    """But not one whose encoder stays as it is: there are latents of it."""
+    encode(autoencoder, data, tmp_path / "latents", "cpu")
+    measured = tmp_path / "latents" / "autoencoder"
+    config = read_config(measured / CONFIG)
+    assert isinstance(config, TokenizerConfig)
+    settings = replace(config.train, steps=1, batch=2, minutes=None, examine_minutes=None, device="cpu")
+    judged = {"adversarial_weight": 0.1, "adversarial_start": 0.0} if frozen else {}
+    footage = tiny_episodes(tmp_path / "footage", 2, split="train").folder
+    train_preset(replace(config, train=settings, **judged), footage, tmp_path / "run", initial=measured)
+    scale = load_autoencoder(tmp_path / "run").scale
+    assert scale == (load_autoencoder(measured).scale if frozen else 1)
 
 
 def test_an_episode_with_another_label_is_encoded_again(

@@ -1,6 +1,7 @@
 """Predicting held-out episodes: right, resumable, and clear about what does not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import ACTIONS, MODEL, SIZE, tiny_episode, tiny_episodes, tiny_run
 
 from nextframe import evaluate as module
+from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import WEIGHTS, write_weights
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.devices import hardware_name
@@ -21,7 +25,7 @@ from nextframe.forecast import forecast
 from nextframe.metrics.image import psnr
 from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, prediction_path, read_prediction
-from nextframe.runs import load
+from nextframe.runs import load, load_autoencoder
 from nextframe.sample import sample
 
 PROTOCOL = Protocol(context=5, frames=3, episodes=3, split="test")
@@ -59,6 +63,20 @@ def test_results_hold_what_was_measured(run: Path, data: Path, tmp_path: Path) -
     assert len(results.scores["model"]["psnr"].frames) == 3
     assert results.speed.frames_per_second < results.speed.rollout_frames_per_second
     assert {"hardware", "torch", "torchmetrics", "precision"} <= set(results.environment)
+
+
+def test_weights_that_change_while_they_are_read_are_not_named_by_the_sum_of_others(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+
+    def trained_meanwhile(folder: Path, device: str) -> Autoencoder:
+        write_weights(copy / WEIGHTS, {name: x + 1 for name, x in load_file(copy / WEIGHTS).items()})
+        return load_autoencoder(folder, device)
+
+    monkeypatch.setattr("nextframe.runs.load_autoencoder", trained_meanwhile)
+    with pytest.raises(UserError, match="was written to while it was read"):
+        load(copy)
 
 
 def test_methods_are_scored_on_the_predicted_frames_only(run: Path, data: Path, tmp_path: Path) -> None:

@@ -327,3 +327,9 @@ def test_a_model_that_sees_itself_alone_is_told_what_was_done() -> None:
     session = Session(network, latents, conditions[:, :3], 5, SampleConfig(steps=1, memory=1))
     session.amend(torch.tensor([1]))
     assert session.step(torch.tensor([0])).isfinite().all()
+
+
+def test_a_model_with_conditions_is_told_at_once_that_there_are_none() -> None:
+    latents, _ = clips(LONG, 1, 0)
+    with pytest.raises(ValueError, match="give those of the context"):
+        Session(random_transformer(LONG), latents, None, 4, SampleConfig())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,5 +284,7 @@ def test_what_makes_batches_has_one_thread_of_a_processor_that_trains() -> None:
         with prefetched(lambda step: torch.get_num_threads(), 0, torch.device("cpu")) as stream:
             assert [next(stream), next(stream)] == [1, 1]
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
