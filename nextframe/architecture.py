@@ -21,7 +21,10 @@ MOST_LAYERS = 1000
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The FAR transformer (arXiv 2503.19325, section 3); the defaults are FAR-B on 8 x 8 latents."""
+    """The FAR transformer; the defaults are FAR-B on 8 x 8 latents.
+
+    Sections and equations named in the code are those of arXiv 2503.19325v3.
+    """
 
     latent_channels: int = 32
     latent_size: int = 8
@@ -55,10 +58,10 @@ class TransformerConfig:
     headings: int = 1
     """Directions in a full circle; 1: no compass."""
     temporal_decay: float = 0.0
-    """FlexRoPE: taken from the attention logits per frame of distance between key and query."""
+    """FlexRoPE (in version 1 of the paper): taken from the attention logits per frame between key and query."""
     riflex_frames: int | None = None
-    """RIFLEx: no temporal frequency repeats within so many frames (the one that would is slowed). None: plain RoPE. Not
-    for training: --sample.riflex sets it."""
+    """RIFLEx (arXiv 2502.15894): the lowest temporal frequency that would repeat within so many frames is slowed until
+    one period covers them; higher ones still repeat. None: plain RoPE. Not for training: --sample.riflex sets it."""
     memory: int | None = None
     """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all. Not for
     training: --sample.memory sets it."""
@@ -112,7 +115,7 @@ class TransformerConfig:
 
     @property
     def compass(self) -> tuple[int, ...]:
-        """How many times round each of its pairs of channels turns in a full circle: 1, 2, 4 ... up to half of it."""
+        """Frequency of each of its pairs of channels, in turns per full circle: 1, 2, 4 ... to half of `headings`."""
         return tuple(2**power for power in range(self.headings.bit_length() - 1))
 
     @property

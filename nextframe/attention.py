@@ -30,10 +30,10 @@ def attend(
     keys: Heads,
     values: Heads,
     views: Sequence[View],
-    without_queries: int = 0,
+    first_query: int = 0,
     kernel: AttentionKernel | None = None,
 ) -> Tensor:
-    """[b, n, k e]: what each query sees, mixed. The first `without_queries` tokens have keys and values alone.
+    """[b, n, k e]: what each query sees, mixed. Tokens before `first_query` have keys and values alone.
 
     `kernel`: if not the one that is fastest without compilation.
     """
@@ -42,9 +42,9 @@ def attend(
         own_keys, own_values = (
             concatenated([x[:, :, start:stop] for start, stop in view.keys], dim=2) for x in (keys, values)
         )
-        spans = tuple(span for span in view.spans if view.start + span.start >= without_queries)
+        spans = tuple(span for span in view.spans if view.start + span.start >= first_query)
         if spans:
-            first = view.start - without_queries
+            first = view.start - first_query
             asking = queries[:, :, first + spans[0].start : first + spans[-1].stop]
             attention = kernel or (MatmulAttention.apply if pays_as_matmuls(asking) else fused)
             mixed.append(attention(asking, own_keys, own_values, spans))
@@ -62,7 +62,7 @@ def fused(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -
     return concatenated(mixed)
 
 
-def in_blocks(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
+def flex(queries: Heads, keys: Heads, values: Heads, spans: tuple[Span, ...]) -> HeadTokens:
     """The same as `fused`, all spans in one kernel, compiled (FlexAttention): it leaves out the blocks of 128 queries
     and keys that the mask hides whole, and asks for the mask in those alone that it hides in part.
 
@@ -125,8 +125,8 @@ class MatmulAttention(torch.autograd.Function):
         b, k, n, e = queries.shape
         mixed, scaled, all_weights = queries.new_empty(b, n, k, e), queries * e**-0.5, []
         for span, rows in placed(spans):
-            weights = span_weights(scaled[:, :, rows], seen_by(span, keys), span)
-            mixed[:, rows] = (weights @ seen_by(span, values)).transpose(1, 2)
+            weights = span_weights(scaled[:, :, rows], visible_prefix(span, keys), span)
+            mixed[:, rows] = (weights @ visible_prefix(span, values)).transpose(1, 2)
             if any(ctx.needs_input_grad):
                 all_weights.append(weights)
         ctx.spans = spans
@@ -143,9 +143,9 @@ class MatmulAttention(torch.autograd.Function):
         for (span, rows), weights in zip(placed(ctx.spans), all_weights, strict=True):
             own, seen = of_mixed[:, :, rows], slice(span.keys)
             of_values[:, :, seen] += weights.mT @ own
-            of_weights = own @ seen_by(span, values).mT
+            of_weights = own @ visible_prefix(span, values).mT
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_queries[:, :, rows] = of_scores @ seen_by(span, keys)
+            of_queries[:, :, rows] = of_scores @ visible_prefix(span, keys)
             of_keys[:, :, seen] += of_scores.mT @ scaled[:, :, rows]
         of_queries *= scaled.shape[-1] ** -0.5
         return of_queries, of_keys.to(keys.dtype), of_values.to(values.dtype), None
@@ -157,7 +157,7 @@ def placed(spans: Sequence[Span]) -> list[tuple[Span, slice]]:
     return [(span, slice(span.start - first, span.stop - first)) for span in spans]
 
 
-def seen_by(span: Span, x: Heads) -> Heads:
+def visible_prefix(span: Span, x: Heads) -> Heads:
     """The keys or values of a span. Contiguous, or a product copies them as it needs them: transposed, and slowly."""
     return x[:, :, : span.keys].contiguous()
 

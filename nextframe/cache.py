@@ -27,7 +27,7 @@ class KeyValueCache:
         device: torch.device,
     ) -> None:
         # Zeros, because a frame of fixed shape (`graphs.py`) also reads, and hides, what nobody has written.
-        self._memory = torch.zeros(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+        self._buffer = torch.zeros(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
         self._layout = Layout()
 
     @property
@@ -38,34 +38,34 @@ class KeyValueCache:
     @property
     def capacity(self) -> int:
         """Tokens there is room for, those of the frame being generated included."""
-        return self._memory.shape[-2]
+        return self._buffer.shape[-2]
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._memory.dtype
+        return self._buffer.dtype
 
     def grow(self, capacity: int) -> None:
         """Make room for so many tokens; what lies on the stack stays."""
         if capacity > self.capacity:
-            layers, both, batch, heads, _, head_dim = self._memory.shape
-            larger = self._memory.new_zeros(layers, both, batch, heads, capacity, head_dim)
+            layers, both, batch, heads, _, head_dim = self._buffer.shape
+            larger = self._buffer.new_zeros(layers, both, batch, heads, capacity, head_dim)
             top = self._layout.tokens
-            larger[..., :top, :] = self._memory[..., :top, :]
-            self._memory = larger
+            larger[..., :top, :] = self._buffer[..., :top, :]
+            self._buffer = larger
 
     def extend(self, layer: int, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
         """Write above the top, without moving it; returns the stack and what was written, [b, k, top + n, e]."""
         top, new_top = self.layout.tokens, self.layout.tokens + keys.shape[2]
         if new_top > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} tokens, not for {new_top}")
-        stack = self._memory[layer, :, :, :, :new_top]
+        stack = self._buffer[layer, :, :, :, :new_top]
         stack[0, :, :, top:] = keys
         stack[1, :, :, top:] = values
         return stack[0], stack[1]
 
     def fixed(self, keys: int, places: Tensor) -> "FixedPart":
         """Its first `keys` places, to be read whole and written at `places`."""
-        return FixedPart(self._memory[..., :keys, :], places)
+        return FixedPart(self._buffer[..., :keys, :], places)
 
     def push(self, segments: tuple[Segment, ...]) -> None:
         """Move the top over what was last written: the caller says what that is."""
@@ -92,12 +92,12 @@ class FixedPart:
     So the same computation serves stacks of any height up to that; what is not to be seen, a mask has to hide.
     """
 
-    memory: Tensor
+    buffer: Tensor
     places: Tensor
 
     def extend(self, layer: int, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
         """Write keys and values at the places; returns all there are, [b, k, keys, e] each."""
-        stack = self.memory[layer]
+        stack = self.buffer[layer]
         for part, new in zip(stack, (keys, values), strict=True):
             part.index_copy_(2, self.places, new.to(part.dtype))
         return stack[0], stack[1]

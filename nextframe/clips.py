@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
+from nextframe.clip_starts import draw_clip_starts
 from nextframe.conditions import actions_for_frames
 from nextframe.config import ClipConfig, TokenizerConfig, WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
@@ -17,7 +18,6 @@ from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
 from nextframe.objective import Clips
-from nextframe.places import clip_places
 from nextframe.ranks import ALONE, Share
 
 FRAMES_PER_EPISODE = 4
@@ -91,11 +91,11 @@ def clip_batches(
 
     def batch(step: int) -> Clips:
         random = np.random.default_rng((train.seed, step))
-        places = clip_places(config, step, shortest, random)
-        frames = max(places.lengths)
+        clip_starts = draw_clip_starts(config, step, shortest, random)
+        frames = max(clip_starts.lengths)
         clips = train.batch // clip.windows
         chosen = [episodes[index] for index in batch_indices(train.seed, step, clips, len(episodes))]
-        starts = [places.start(episode.frames, random) for episode in chosen]
+        starts = [clip_starts.start(episode.frames, random) for episode in chosen]
         # Drawn last, so that mirroring moves no clip: without it, and in older runs, the clips are the same.
         mirrored = random.random(len(chosen)) < (0.5 if clip.mirror else 0.0)
         latents, conditions = [], []
@@ -104,7 +104,7 @@ def clip_batches(
             latents.append(dataset.latents(episode, start, frames, clip.interval, bool(mirror)))
             if model.condition != "none":
                 conditions.append(_conditions(dataset, model, episode)[start :: clip.interval][:frames])
-        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, places.lengths, share)
+        return Clips(torch.stack(latents), torch.stack(conditions) if conditions else None, clip_starts.lengths, share)
 
     return batch
 

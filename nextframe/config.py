@@ -105,7 +105,8 @@ class TrainConfig:
     patience_minutes: float = 10.0
     """Under torchrun: how long a process waits for the others, which may be compiling or writing, before it ends."""
     recompute: bool = False
-    """Compute the inside of each transformer block again for the backward pass: less memory, more time."""
+    """Activation checkpointing: compute the inside of each transformer block again for the backward pass. Less memory,
+    more time."""
     checkpoint_minutes: float = 10.0
     examine_minutes: float | None = 10.0
     """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
@@ -140,8 +141,8 @@ class SampleConfig:
     """euler: first order, as published: the last of its steps is 0.001 long. The others' are all of one length.
     even-euler: first order. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
-    """Frames the model sees at once, at most. As many as its window: a window that slides by one frame, for a short
-    model the length it was trained on. More: it forgets several at a time, and sees up to a quarter fewer."""
+    """Most frames visible at once, the new one included. The model's window (of a short model its trained length): a
+    sliding window. More: the oldest are forgotten (memory - window) / 4 at a time, as the rest is read anew then."""
     slide: int = 1
     """Long models: frames by which the window moves at a time (published: 1). A frame then sees window - slide to
     window - 1 fine frames before it, as those of a training window do, and the window is read again once in `slide`."""
@@ -235,7 +236,8 @@ class TokenizerConfig:
     perceptual_weight: float = 0.0
     """Of LPIPS (VGG), beside L1."""
     adversarial_weight: float = 0.0
-    """Of the hinge loss of a PatchGAN discriminator, times the ratio of gradient norms at the decoder's last layer."""
+    """Of the generator's loss, -mean(D(reconstruction)) of a PatchGAN discriminator D, times the ratio of gradient
+    norms at the decoder's last layer (VQGAN, arXiv 2012.09841, equation 7)."""
     adversarial_start: float = 0.5
     """Part of the steps after which the discriminator joins, and the encoder is frozen."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nextframe.attention import allow_recompiles, in_blocks
+from nextframe.attention import allow_recompiles, flex
 from nextframe.errors import UserError, counted
 from nextframe.layers import Block
 from nextframe.ranks import local_rank
@@ -185,8 +185,8 @@ def recompute_blocks(network: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def attend_in_blocks(network: nn.Module, device: torch.device) -> None:
-    """Let all attention be computed by `attention.in_blocks`.
+def use_flex_attention(network: nn.Module, device: torch.device) -> None:
+    """Let all attention be computed by `attention.flex`.
 
     Raises UserError for a network without blocks, and for a processor, where FlexAttention has no backward pass.
     """
@@ -194,7 +194,7 @@ def attend_in_blocks(network: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         raise UserError(f"FlexAttention has no backward pass on {device}: set --train.no-flex-attention")
     for block in blocks:
-        block.attention.kernel = in_blocks
+        block.attention.kernel = flex
 
 
 def multiply_in_float8(network: nn.Module, emulated: bool, device: torch.device) -> None:

@@ -10,11 +10,11 @@ from nextframe.ranks import mean
 from nextframe.shapes import Pixels
 
 CHANNELS = (64, 128, 256, 512)
-"""Of the levels. All but the last halve the resolution."""
+"""After each convolution. All but the last halve the resolution."""
 SLOPE = 0.2
-"""Of the leaky relu, where it is negative."""
+"""Of the leaky ReLU below zero."""
 DEVIATION = 0.02
-"""Of the weights at the start."""
+"""Standard deviation of the initial weights."""
 
 
 class Discriminator(nn.Module):
@@ -42,12 +42,13 @@ class Discriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises: logits of real patches above 1, of fake ones below -1, no further."""
+    """What the discriminator minimises (arXiv 1705.02894): logits of real patches above 1, of fake ones below -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def adaptive_weight(reconstruction: Tensor, generator: Tensor, last: nn.Parameter) -> Tensor:
-    """How much the generator loss must be scaled to pull as hard as the reconstruction loss does, at most 10 000.
+    """How much the generator loss must be scaled to pull as hard as the reconstruction loss does, at most 10 000
+    (VQGAN, arXiv 2012.09841, equation 7).
 
     The pull of a loss is the norm of its gradient at `last`, the weight of the decoder's last layer: of the losses of
     all processes together, where there are several.

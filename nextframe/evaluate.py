@@ -62,7 +62,7 @@ from nextframe.transformer import parameters_of
 from nextframe.version import VERSION
 
 TRIED_CONTEXT, TRIED_FRAMES, TRIED_STEPS = 16, 2, 2
-"""Of a batch, to see how many threads make it."""
+"""Context frames, frames and steps of the trial that chooses the number of threads."""
 REVISION = 2
 """Of how predictions are made and scored; raise it when that changes, so that no result mixes two."""
 
@@ -102,8 +102,8 @@ def _results(plan: "Plan", missing: "list[Job]") -> Results:
     if missing:
         print(plan.estimate(missing).line(), file=sys.stderr)
     predict_missing(plan, missing)
-    measured = [measured_again(world, plan.dataset, job, protocol, plan.scorer) for job in jobs]
-    combined, frames = combine(plan.scorer, protocol, measured), protocol.context + protocol.frames
+    measured = [measured_again(plan, job) for job in jobs]
+    combined, frames = combine(plan.scorer, measured), protocol.context + protocol.frames
     return Results(
         protocol=protocol,
         sample=sample,
@@ -192,9 +192,9 @@ def prepare(
     model: Path,
     data: Path,
     out: Path,
-    device: str = "auto",
-    batch: int = 8,
-    sample: SampleConfig | None = None,
+    device: str,
+    batch: int,
+    sample: SampleConfig | None,
     keep: bool = True,
 ) -> Plan:
     """All that is checked and loaded before the first rollout; raises as `evaluate` does.
@@ -306,19 +306,17 @@ def predict_missing(plan: Plan, missing: list[Job]) -> None:
                 write_prediction(job.path, Prediction(video, judged.reconstruction, measured))
 
 
-def measured_again(
-    world: WorldModel, dataset: EpisodeDataset, job: Job, protocol: Protocol, scorer: Scorer
-) -> Measured:
+def measured_again(plan: Plan, job: Job) -> Measured:
     """What is on disk of a finished trajectory; scored again, not predicted, where a metric could not be computed then.
 
     The pictures stay on disk: those of a whole protocol are gigabytes.
     """
     found = read_prediction(job.path)
-    if not scorer.lacks(found.measured, job.first):
+    if not plan.scorer.lacks(found.measured, job.first):
         return found.measured
-    episode = shortened(dataset.read(job.info), protocol, world)
-    judged = scorer.judge(world, episode, found.video, job.first)
-    measured = replace(found.measured, scores=judged.scores, features=judged.features, how=scorer.how)
+    episode = shortened(plan.dataset.read(job.info), plan.protocol, plan.world)
+    judged = plan.scorer.judge(plan.world, episode, found.video, job.first)
+    measured = replace(found.measured, scores=judged.scores, features=judged.features, how=plan.scorer.how)
     write_prediction(job.path, Prediction(found.video, judged.reconstruction, measured))
     return measured
 

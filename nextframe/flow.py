@@ -1,6 +1,8 @@
 """Flow matching: the straight path from latents to noise, and the way back along it (design of the paper, section 3.1).
 
 x_s = (1 - s) z + s noise,    velocity = dx/ds = noise - z,    network time t = 1000 s
+
+Flow matching: arXiv 2210.02747; the straight path: rectified flow, arXiv 2209.03003.
 """
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ def noised(latents: Tensor, noise: Tensor, s: Tensor) -> Tensor:
 
 
 def training_levels(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise levels s in (0, 1]: logit-normal u on the grid of 1000 levels, s = (1000 - floor(1000 u)) / 1000."""
+    """Noise levels s in (0, 1]: s = (1000 - floor(1000 u)) / 1000, with u logit-normal (arXiv 2403.03206)."""
     u = torch.sigmoid(torch.randn(shape, generator=generator))
     return (1000 - torch.floor(1000 * u)) / 1000
 

@@ -157,15 +157,15 @@ def _passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
     The most of all processes, so that all of them decide alike what to try next.
     """
     # With the second of several parts there are the gradients of the first.
-    parts, most = min(2, learner.config.accumulate), (0.0, 0.0)
-    for inputs in examples(learner, demand, parts * rows):
+    micro_batches, most = min(2, learner.config.accumulate), (0.0, 0.0)
+    for inputs in examples(learner, demand, micro_batches * rows):
         try:
             with _watched(learner.device) as peak:
                 started = time.perf_counter()
-                learner.differentiate(inputs, parts)
+                learner.differentiate(inputs, micro_batches)
                 synchronise(learner.device)
                 seconds = time.perf_counter() - started
-                found = (seconds / parts, float(peak()))
+                found = (seconds / micro_batches, float(peak()))
         except torch.OutOfMemoryError:
             found = (0.0, math.inf)
         finally:

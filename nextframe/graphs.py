@@ -208,7 +208,7 @@ class _Recording:
             seen = [self.seen(rows, mask, start)]
             parts = [part[:, first : column + 1] for part in modulations]
             tokens, rotary = self.model.tokens(latents, layout), given["rotary"][..., start:, :, :]
-            out = self.model.evaluate(tokens, layout, 1, parts, rotary, seen, seen)
+            out = self.model.run_blocks(tokens, layout, 1, parts, rotary, seen, seen)
             return self.model.latents(out)[:, 0].float()
 
         return integrated(velocity, given["noise"], self.sample, branches=rows // len(given["noise"]))

@@ -18,6 +18,7 @@ from nextframe.shapes import FrameTimes, Heads, HeadTokens, RotaryTable, Tokens
 EPSILON = 1e-6
 TIME_CHANNELS = 256
 FARTHEST = 10.0
+"""Largest magnitude of a number of an action, where its range is -1 to 1; what lies beyond is clamped."""
 
 
 def sinusoid(time: FrameTimes) -> Tensor:
@@ -60,8 +61,8 @@ class VectorEmbedding(nn.Module):
         self.project = nn.Linear(width, width)
         self.null = nn.Parameter(torch.zeros(width))
 
-    def span(self, low: Tensor, high: Tensor) -> None:
-        """Take these bounds for -1 and 1."""
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """What is -1 and 1 to the network, float32 [a] each."""
         self.low.copy_(low)
         self.high.copy_(high)
 
@@ -74,7 +75,10 @@ class VectorEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero: what the condition vector of a frame does to all its tokens; nothing at the start of training."""
+    """adaLN-Zero (DiT, arXiv 2212.09748): what the condition vector of a frame does to all its tokens.
+
+    At the start of training, nothing.
+    """
 
     def __init__(self, width: int, chunks: int) -> None:
         super().__init__()
@@ -99,7 +103,7 @@ def adaptive_layer_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMS norm of queries or keys, in float32, in which `rotate` goes on.
+    """RMS norm of queries or keys (arXiv 2302.05442 has a layer norm there), in float32, in which `rotate` goes on.
 
     The weight too, which may have been cast (FSDP2): torch's fused kernel wants one precision.
     """
@@ -114,13 +118,13 @@ class AttentionLevel(nn.Module):
     A level that only serves as memory in a block (the coarse one in the last block) has keys and values alone.
     """
 
-    def __init__(self, width: int, heads: int, memory_only: bool) -> None:
+    def __init__(self, width: int, heads: int, key_value_only: bool) -> None:
         super().__init__()
-        self.memory_only = memory_only
+        self.key_value_only = key_value_only
         self.heads = heads
         self.key_value = nn.Linear(width, 2 * width)
         self.key_norm = HeadNorm(width // heads, eps=EPSILON)
-        if not memory_only:
+        if not key_value_only:
             self.query = nn.Linear(width, width)
             self.query_norm = HeadNorm(width // heads, eps=EPSILON)
             self.output = nn.Linear(width, width)
@@ -151,9 +155,9 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, coarse: bool, last: bool) -> None:
         super().__init__()
-        levels = [AttentionLevel(width, heads, memory_only=False)]
+        levels = [AttentionLevel(width, heads, key_value_only=False)]
         if coarse:
-            levels.append(AttentionLevel(width, heads, memory_only=last))
+            levels.append(AttentionLevel(width, heads, key_value_only=last))
         self.levels = nn.ModuleList(levels)
         self.kernel: AttentionKernel | None = None
 
@@ -166,24 +170,28 @@ class Attention(nn.Module):
         self,
         hidden: Sequence[Tokens],
         levels: Sequence[int],
-        asked_segments: int,
+        query_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
         layer: int,
     ) -> list[Tokens]:
-        """Updates of the last `asked_segments` segments; those before serve as memory, with keys and values alone."""
+        """Updates [b, f, n, d] of the last `query_segments` segments; those before have keys and values alone.
+
+        `hidden`: [b, f, n, d] of each segment, `levels` its level. `rotary`: [(b,) tokens, e / 2, 2]. `layer`: of the
+        cache.
+        """
         parts = [self.level(index) for index in levels]
         pairs = [part.keys_values(x) for part, x in zip(parts, hidden, strict=True)]
         values = concatenated([value for _, value in pairs]).transpose(1, 2)
         keys = rotate(concatenated([key for key, _ in pairs]), rotary, values.dtype)
-        readers = list(zip(parts, hidden, strict=True))[-asked_segments:]
-        queries = concatenated([part.queries(x) for part, x in readers])
-        without_queries = sum(x.shape[1] * x.shape[2] for x in hidden[:-asked_segments])
-        queries = rotate(queries, rotary[..., without_queries:, :, :], values.dtype)
-        mixed = attend_in_rows(queries, keys, values, seen, without_queries, layer, self.kernel)
-        updates = mixed.split([x.shape[1] * x.shape[2] for _, x in readers], dim=1)
+        querying = list(zip(parts, hidden, strict=True))[-query_segments:]
+        queries = concatenated([part.queries(x) for part, x in querying])
+        first_query = sum(x.shape[1] * x.shape[2] for x in hidden[:-query_segments])
+        queries = rotate(queries, rotary[..., first_query:, :, :], values.dtype)
+        mixed = attend_in_rows(queries, keys, values, seen, first_query, layer, self.kernel)
+        updates = mixed.split([x.shape[1] * x.shape[2] for _, x in querying], dim=1)
         return [
-            part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(readers, updates, strict=True)
+            part.output(update).unflatten(1, x.shape[1:3]) for (part, x), update in zip(querying, updates, strict=True)
         ]
 
 
@@ -195,7 +203,7 @@ def attend_in_rows(
     keys: Heads,
     values: Heads,
     seen: Sequence[Seen],
-    without_queries: int,
+    first_query: int,
     layer: int,
     kernel: AttentionKernel | None,
 ) -> Tensor:
@@ -204,7 +212,7 @@ def attend_in_rows(
     own = zip(seen, queries.split(rows), keys.split(rows), values.split(rows), strict=True)
     for one, query, key, value in own:
         stack = one.cache.extend(layer, key, value) if one.cache else (key, value)
-        mixed.append(attend(query, *stack, one.views, without_queries, kernel))
+        mixed.append(attend(query, *stack, one.views, first_query, kernel))
     return concatenated(mixed, dim=0)
 
 
@@ -223,20 +231,20 @@ class Block(nn.Module):
         hidden: Sequence[Tokens],
         modulations: Sequence[Tensor],
         levels: Sequence[int],
-        asked_segments: int,
+        query_segments: int,
         rotary: RotaryTable,
         seen: Sequence[Seen],
         layer: int,
     ) -> list[Tokens]:
-        """The last `asked_segments` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
+        """The last `query_segments` segments. `modulations`: of attention and MLP, [b, f, 3 d] for all frames."""
         frames = [x.shape[1] for x in hidden]
         attention, mlp = ([chunks(part, 3) for part in whole.split(frames, dim=1)] for whole in modulations)
         inputs = [adaptive_layer_norm(x, shift, scale) for x, (shift, scale, _) in zip(hidden, attention, strict=True)]
-        updates = self.attention(inputs, levels, asked_segments, rotary, seen, layer)
+        updates = self.attention(inputs, levels, query_segments, rotary, seen, layer)
         outputs = []
         # What is asked for comes last.
-        asked_for = list(zip(hidden, attention, mlp, strict=True))[-asked_segments:]
-        for update, (x, (_, _, gate), (shift, scale, mlp_gate)) in zip(updates, asked_for, strict=True):
+        answered = list(zip(hidden, attention, mlp, strict=True))[-query_segments:]
+        for update, (x, (_, _, gate), (shift, scale, mlp_gate)) in zip(updates, answered, strict=True):
             x = torch.addcmul(x, gate, update)
             outputs.append(torch.addcmul(x, mlp_gate, self.mlp(adaptive_layer_norm(x, shift, scale))))
         return outputs

@@ -38,13 +38,18 @@ class Segment:
     def tokens(self) -> int:
         return self.frames * self.tokens_per_frame
 
+    def positions(self) -> Tensor:
+        """int64 [n, 3]: frame, row and column of every token. Rows and columns count fine tokens."""
+        grid = torch.arange(self.side, device="cpu") * self.stride
+        return torch.cartesian_prod(torch.arange(self.start, self.stop, device="cpu"), grid, grid)
+
 
 @dataclass(frozen=True)
 class Layout:
     """What a pass of the network sees: runs of neighbouring frames of one level, in the order of their tokens.
 
-    (i, v, l) of the paper's long short-term context (section 3.3): the newest frames fine, in many tokens each, those
-    before them coarse, in few.
+    In a long model the newest frames are fine, in many tokens each, and those before them coarse, in few: the paper's
+    long short-term context (section 3.3).
     """
 
     segments: tuple[Segment, ...] = ()
@@ -65,10 +70,6 @@ class Layout:
         twice."""
         return torch.cat([x[:, :0], *(x[:, segment.start : segment.stop] for segment in self.segments)], dim=1)
 
-    def table(self) -> Tensor:
-        """int64 [n, 4]: frame, row, column and level of every token. Row and column count fine tokens."""
-        return torch.cat([torch.empty(0, 4, dtype=torch.int64, device="cpu"), *map(_rows, self.segments)])
-
     def token_frames(self, device: torch.device | str = "cpu") -> Tensor:
         """int64 [n]: the frame of every token. Made on the device, so that nothing waits for a copy."""
         parts = [
@@ -76,16 +77,6 @@ class Layout:
             for segment in self.segments
         ]
         return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *parts])
-
-    def __add__(self, other: "Layout") -> "Layout":
-        return Layout(self.segments + other.segments, other.windows)
-
-
-def _rows(segment: Segment) -> Tensor:
-    """Those of one segment."""
-    frames = torch.arange(segment.start, segment.stop, device="cpu")
-    places = torch.arange(segment.side, device="cpu") * segment.stride
-    return torch.cartesian_prod(frames, places, places, torch.tensor([segment.level], device="cpu"))
 
 
 def continued(layout: Layout, segments: Sequence[Segment]) -> Layout:

@@ -45,7 +45,7 @@ def views(layout: Layout, below: Layout, config: TransformerConfig, device: torc
     the past before it, and itself.
     """
     if layout.windows == 1:
-        keys = below + layout
+        keys = Layout(below.segments + layout.segments)
         spans = (spans_over_a_stack if below.segments else visible_spans)(layout, keys, config, device)
         return (View(0, ((0, keys.tokens),), spans),)
     shared = layout.segments[: -layout.windows]

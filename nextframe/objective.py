@@ -15,7 +15,7 @@ from nextframe.ranks import ALONE, Share
 from nextframe.transformer import Transformer
 
 Inputs = dict[str, Tensor]
-"""Tensors whose first axis is the batch, so that a batch can be cut into parts."""
+"""Tensors whose first axis is the batch, so that a batch can be cut into micro-batches."""
 LENGTHS = "lengths"
 """The one of them that says where the windows are. It stays on the CPU: to read it must not wait for a device."""
 RESAMPLED = "resampled"
@@ -27,17 +27,17 @@ NOISE_BINS = 5
 class Score(NamedTuple):
     loss: Tensor
     """The mean over the batch axis: what is minimised."""
-    parts: Tensor
-    """What a person wants to know beside it, [parts, 2]: for each of the objective's `parts` a sum and of how many
-    values, so that parts of batches, steps and processes can be added up. Without a gradient."""
+    terms: Tensor
+    """What a person wants to know beside it, [terms, 2]: for each of the objective's `terms` a sum and of how many
+    values, so that micro-batches, steps and processes can be added up. Without a gradient."""
 
 
 class Objective(Protocol):
     """What is to become small: a loss of a network on a batch (`Task.objective`)."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """What a score has parts of, by name."""
+    def terms(self) -> tuple[str, ...]:
+        """The names of a score's terms."""
         ...
 
     @property
@@ -91,7 +91,7 @@ class FrameFlowMatching:
     config: WorldModelConfig
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def terms(self) -> tuple[str, ...]:
         """The loss by noise level: `loss_at_0.1` is that of the frames between 0 and 0.2, each counted once."""
         return tuple(f"loss_at_{(number + 0.5) / NOISE_BINS:.1f}" for number in range(NOISE_BINS))
 
@@ -165,12 +165,11 @@ class FrameFlowMatching:
         return transformer.latents(transformer(tokens, layout, inputs["time"], condition, headings=headings)).float()
 
     def score(self, network: nn.Module, inputs: Inputs) -> Score:
-        transformer = network
-        assert isinstance(transformer, Transformer)
+        assert isinstance(network, Transformer)
         layout = self.layout(inputs[LENGTHS][0].tolist())
         if RESAMPLED in inputs:
-            inputs = self.resampled(transformer, layout, inputs)
-        error = (self.velocity(transformer, layout, inputs) - inputs["target"]).square().mean(dim=(2, 3, 4))
+            inputs = self.resampled(network, layout, inputs)
+        error = (self.velocity(network, layout, inputs) - inputs["target"]).square().mean(dim=(2, 3, 4))
         noisy = inputs["weight"] > 0
         levels = inputs["time"][:, -error.shape[1] :] / 1000
         return Score((error * inputs["weight"]).sum(dim=1).mean(), by_noise_level(error.detach(), levels, noisy))

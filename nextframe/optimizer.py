@@ -127,26 +127,25 @@ class Average:
     """Exponential moving average of the weights; buffers are taken as they are."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self._names = [name for name, _ in network.named_parameters()]
-        self._shadows = [p.detach().clone() for p in network.parameters()]
+        self._network, self._decay = network, decay
+        self._shadows = {name: p.detach().clone() for name, p in network.named_parameters()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int, broken: Tensor) -> None:
+    def update(self, step: int, broken: Tensor) -> None:
         """Short at first, so that the random start is soon forgotten. Where `broken` is true nothing is changed."""
         decay = min(self._decay, (1 + step) / (10 + step))
         weight = (1 - decay) * ~broken
-        shadows = [local_tensor(shadow) for shadow in self._shadows]
-        weights = [local_tensor(p.detach()) for p in network.parameters()]
+        shadows = [local_tensor(shadow) for shadow in self._shadows.values()]
+        weights = [local_tensor(p.detach()) for p in self._network.parameters()]
         torch._foreach_lerp_(shadows, weights, [weight] * len(shadows))
 
     @torch.no_grad()
-    def distance(self, network: nn.Module) -> Tensor:
+    def distance(self) -> Tensor:
         """The L2 norm of what lies between the weights and their average, one weight after the other."""
-        apart = zip(network.parameters(), self._shadows, strict=True)
+        apart = zip(self._network.parameters(), self._shadows.values(), strict=True)
         norms = torch.stack([torch.linalg.vector_norm(weight - shadow) for weight, shadow in apart])
         return torch.linalg.vector_norm(norms)
 
-    def state_dict(self, network: nn.Module) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The state dict of the network with averaged weights."""
-        return {**network.state_dict(), **dict(zip(self._names, self._shadows, strict=True))}
+        return {**self._network.state_dict(), **self._shadows}

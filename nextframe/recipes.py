@@ -11,6 +11,7 @@ import torch
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CHECKPOINTS, CONFIG, WEIGHTS, checkpoints, load_weights
+from nextframe.clip_starts import draw_clip_starts, length_range
 from nextframe.clips import better_clips, clip_batches, frame_batches, long_enough, videos_kept
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, write_config
@@ -32,7 +33,6 @@ from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
-from nextframe.places import clip_places, length_range
 from nextframe.ranks import Share, another_group, process_group, rank, together
 from nextframe.reconstruction import AutoencoderWithDiscriminator, Frames, Reconstruction, is_judged
 from nextframe.soundness import (
@@ -265,7 +265,7 @@ def take_action_range(transformer: Transformer, data: LatentDataset) -> None:
     """The range of numbers that a new run is told: of its own footage, whatever it starts from."""
     if transformer.config.condition == "vector":
         assert isinstance(transformer.condition, VectorEmbedding)
-        transformer.condition.span(*data.action_range())
+        transformer.condition.set_range(*data.action_range())
 
 
 def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
@@ -281,8 +281,8 @@ def world_model_demand(config: WorldModelConfig, data: LatentDataset) -> Demand:
 
     def flops_at(step: int) -> int:
         # The first that is drawn for a batch are its lengths.
-        places = clip_places(config, step, shortest, np.random.default_rng((config.train.seed, step)))
-        return training_flops(model, rows, places.lengths, config.resampled_context > 0)
+        starts = draw_clip_starts(config, step, shortest, np.random.default_rng((config.train.seed, step)))
+        return training_flops(model, rows, starts.lengths, config.resampled_context > 0)
 
     return Demand(rows, hardest, flops_at=flops_at)
 

@@ -22,7 +22,7 @@ class Frames:
     video: Tensor
     adversarial: bool
     share: Share = ALONE
-    """Of which rows of a batch these frames are all that is here."""
+    """Which rows of the batch of all processes these frames are."""
 
 
 class AutoencoderWithDiscriminator(nn.Module):
@@ -48,7 +48,7 @@ class Reconstruction:
     """None: without its term."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def terms(self) -> tuple[str, ...]:
         """The terms of the loss, before they are weighted; those of the contest once the discriminator has joined."""
         return ("l1", "lpips", "generator_loss", "discriminator_loss")
 
@@ -58,6 +58,8 @@ class Reconstruction:
         return self.config.adversarial_weight > 0
 
     def prepare(self, batch: Frames, generator: torch.Generator) -> Inputs:
+        """`pixels` [b, 3, height, width] in [-1, 1]; with latent noise `noise` [b, c, h, w], standard normal; once the
+        discriminator has joined `adversarial_weight` [b]."""
         b = len(batch.video)
         inputs = {"pixels": pixels_from_video(batch.video)}
         if self.config.latent_noise:
@@ -75,7 +77,7 @@ class Reconstruction:
         assert isinstance(autoencoder, Autoencoder)
         latents = autoencoder.encode(inputs["pixels"])
         distance, l1, lpips = self.distance(self.decoded(autoencoder, latents, inputs.get("noise")), inputs["pixels"])
-        return Score(distance, _parts(l1, lpips, None, None))
+        return Score(distance, _terms(l1, lpips, None, None))
 
     def decoded(self, autoencoder: Autoencoder, latents: Tensor, noise: Tensor | None) -> Tensor:
         if noise is not None:
@@ -91,7 +93,7 @@ class Reconstruction:
         return l1 + self.config.perceptual_weight * lpips, l1, lpips
 
 
-def _parts(*terms: Tensor | None) -> Tensor:
+def _terms(*terms: Tensor | None) -> Tensor:
     """Of each term its value, counted once; of one that is not there, nothing. [terms, 2]"""
     like = next(term for term in terms if term is not None).detach()
     nothing = like.new_zeros(2)
@@ -115,4 +117,4 @@ def _contest(objective: Reconstruction, network: AutoencoderWithDiscriminator, i
     # In a batch that is accumulated, each part has an adaptive weight of its own.
     weight = inputs["adversarial_weight"].mean() * adaptive_weight(distance, generator, autoencoder.last_weight)
     told_apart = hinge_loss(discriminator(real), discriminator(fake.detach()))
-    return Score(distance + weight * generator + told_apart, _parts(l1, lpips, generator, told_apart))
+    return Score(distance + weight * generator + told_apart, _terms(l1, lpips, generator, told_apart))

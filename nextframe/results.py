@@ -120,7 +120,7 @@ class Revisit:
     frames: int
     """In all episodes together."""
     episodes: int
-    """That have any; each counts as much."""
+    """That have such frames; each has the same weight."""
     scores: dict[Method, Figure]
     """Empty where there are no such frames."""
 

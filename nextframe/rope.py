@@ -1,4 +1,4 @@
-"""Rotary positions on three axes: frame, row, column; and a fourth for a model with a compass: the heading."""
+"""Rotary positions (RoPE, arXiv 2104.09864) on three axes: frame, row, column; with a compass a fourth, the heading."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ KEPT = 256
 """Frames whose angles are made at once."""
 
 
-@lru_cache(maxsize=64)  # those of a step, or of a frame of many walks: what is dear of it is kept below
+@lru_cache(maxsize=64)  # those of a step, or of a frame of many walks: its expensive part is kept below
 def rotary_table(
     layout: Layout, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
 ) -> RotaryTable:
@@ -38,7 +38,7 @@ def _rotary_rows(
     segment: Segment, axes: tuple[int, int, int], riflex_frames: int | None, device: torch.device
 ) -> RotaryTable:
     """Those of one segment. Many layouts are made of few: to bring every table to a GPU would be to wait for it."""
-    positions = Layout((segment,)).table()[:, :3].to(torch.float64)
+    positions = segment.positions().to(torch.float64)
     frequencies = [_frequencies(width) for width in axes]
     if riflex_frames is not None:
         frequencies[0] = riflex(frequencies[0], riflex_frames)

@@ -20,7 +20,10 @@ from nextframe.transformer import Transformer
 
 
 def with_guidance(velocity: Velocity, guidance: float) -> Velocity:
-    """v_null + guidance (v_condition - v_null), for a velocity of batches [null; condition]."""
+    """Classifier-free guidance (arXiv 2207.12598): v_null + guidance (v_condition - v_null).
+
+    `velocity`: of batches [null; condition].
+    """
 
     def combined(x: Tensor, s: float) -> Tensor:
         null, condition = velocity(torch.cat([x, x]), s).chunk(2)
@@ -30,7 +33,7 @@ def with_guidance(velocity: Velocity, guidance: float) -> Velocity:
 
 
 def integrated(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches: int) -> Tensor:
-    """From noise to latents. `velocity`: of batches [null; condition] where guidance has two branches."""
+    """From noise to latents [b, ...]. `velocity`: of batches [null; condition] where guidance has two branches."""
     flow = with_guidance(velocity, sample.guidance) if branches == 2 else velocity
     return SOLVERS[sample.solver](flow, noise, sample.steps)
 
@@ -73,13 +76,6 @@ def guidance_branches(config: TransformerConfig, sample: SampleConfig) -> tuple[
     if config.condition == "none" or sample.guidance == 1:
         return (True,)
     return (False,) if sample.guidance == 0 else (False, True)
-
-
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on a device. From memory that is not pinned a copy would wait for all that a GPU still has to do."""
-    if device.type != "cuda" or x.device.type != "cpu":
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
 
 
 def for_all_branches(config: TransformerConfig, sample: SampleConfig, conditions: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from nextframe.results import (
 from nextframe.runs import WorldModel
 
 PICTURES_AT_ONCE = 64
-"""That LPIPS looks at."""
+"""Frames in one pass of LPIPS."""
 ROWS = {"drift": (*METHODS, "truth"), "revisit": (*METHODS, "frames"), "control": (*METHODS, "truth", "guess")}
 """What each row of the scores of an episode's first trajectory is of, by metric; of `METHODS` alone, if nothing is said
 here. Further trajectories have the first row alone, the model's."""
@@ -252,17 +252,18 @@ class Combined:
     missing: dict[str, str]
 
 
-def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) -> Combined:
+def combine(scorer: Scorer, measured: Sequence[Measured]) -> Combined:
     """`measured`: by episode, then by seed, then by trajectory.
 
     Of an episode's trajectories the best by the mean over its frames counts, for each metric and seed; then the mean
     over seeds is taken, frame by frame.
     """
-    shape = (len(measured) // (len(protocol.seeds) * protocol.trajectories), len(protocol.seeds), protocol.trajectories)
-    firsts = measured[:: shape[1] * shape[2]]
+    seeds, trajectories = len(scorer.protocol.seeds), scorer.protocol.trajectories
+    episodes = len(measured) // (seeds * trajectories)
+    shape, firsts = (episodes, seeds, trajectories), measured[:: seeds * trajectories]
     values: dict[str, np.ndarray] = {}
     by_seed: dict[str, Spread] = {}
-    picked = (0,) * shape[0]
+    picked = (0,) * episodes
     for metric in scorer.frames:
         scores = np.stack([one.scores[metric][0] for one in measured]).reshape(*shape, -1)
         places = best_trajectories(metric, scores)  # [episodes, seeds]
@@ -275,9 +276,9 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
     fvd_figure = None
     if scorer.video_features is not None:
         distance = _fvd_of(measured, shape)
-        by_seed["fvd"] = spread(np.array([distance(np.arange(shape[0]), [seed]) for seed in range(shape[1])]))
+        by_seed["fvd"] = spread(np.array([distance(np.arange(episodes), [seed]) for seed in range(seeds)]))
         # All trajectories would take as many distances again for every part; the first of each seed say enough.
-        found = jackknife(lambda episodes: distance(episodes, range(shape[1]), 1), shape[0])
+        found = jackknife(lambda part: distance(part, range(seeds), 1), episodes)
         if found is not None:
             middle = by_seed["fvd"].mean
             fvd_figure = Figure(middle, middle - found.mean + found.low, middle - found.mean + found.high)
@@ -287,7 +288,7 @@ def combine(scorer: Scorer, protocol: Protocol, measured: Sequence[Measured]) ->
     if "drift" in own:
         model, rows = own["drift"]
         for method in METHODS:
-            samples = model.reshape(shape[0], -1, *model.shape[3:]) if method == "model" else rows[method][:, None]
+            samples = model.reshape(episodes, -1, *model.shape[3:]) if method == "model" else rows[method][:, None]
             scores[method]["drift"] = drift.drift(samples, rows["truth"])
         by_seed["drift"] = spread(np.array([drift.overall(one, rows["truth"]) for one in model.swapaxes(0, 1)]))
     references: dict[str, Score] = {}
@@ -314,7 +315,8 @@ def _rows(
     """A metric's scores of the model, [episodes, seeds, trajectories, ...], and its rows of each episode's first
     trajectory by what they are of, [episodes, ...]."""
     model = np.stack([one.scores[metric][0] for one in measured])
-    firsts = np.stack([one.scores[metric] for one in measured[:: shape[1] * shape[2]]])
+    _, seeds, trajectories = shape
+    firsts = np.stack([one.scores[metric] for one in measured[:: seeds * trajectories]])
     rows = dict(zip(ROWS[metric], firsts.swapaxes(0, 1), strict=True))
     return model.reshape(*shape, *model.shape[1:]), rows
 
@@ -332,15 +334,16 @@ def _revisits(rows: dict[str, np.ndarray]) -> tuple[Revisit, ...]:
 
 def _fvd_of(measured: Sequence[Measured], shape: tuple[int, int, int]) -> Callable[..., float]:
     """The distance as a function of which episodes and seeds count, and of how many trajectories of each."""
+    _, seeds, trajectories = shape
     predicted = np.stack([one.features[0] for one in measured]).reshape(*shape, -1)
-    true = np.stack([one.features[1] for one in measured[:: shape[1] * shape[2]]])
+    true = np.stack([one.features[1] for one in measured[:: seeds * trajectories]])
 
-    def distance(episodes: np.ndarray, seeds: Sequence[int], trajectories: int = shape[2]) -> float:
-        """The mean over seeds and trajectories, one distance for all episodes each."""
+    def distance(episodes: np.ndarray, of_seeds: Sequence[int], first: int = trajectories) -> float:
+        """The mean over these seeds and the first trajectories of each, one distance for all episodes each."""
         each = [
             frechet_distance(predicted[episodes, seed, trajectory], true[episodes])
-            for seed in seeds
-            for trajectory in range(trajectories)
+            for seed in of_seeds
+            for trajectory in range(first)
         ]
         return float(np.mean(each))
 

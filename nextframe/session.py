@@ -24,7 +24,6 @@ from nextframe.sampler import (
     integrated,
     layout_times,
     sample_clip,
-    to_device,
 )
 from nextframe.shapes import Modulations
 from nextframe.transformer import Rows, Transformer
@@ -373,6 +372,13 @@ def without(wanted: Layout, present: Layout) -> Layout:
 def largest_stack(config: TransformerConfig, frames: int) -> int:
     """Tokens of the largest stack, new frame included, that a session of `frames` frames needs."""
     return max((layout_of(config, length).tokens for length in range(1, frames + 1)), default=0)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on a device. From memory that is not pinned a copy would wait for all that a GPU still has to do."""
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def _room_for(start: Tensor, capacity: int) -> Tensor:

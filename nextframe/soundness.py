@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nextframe.architecture import AutoencoderConfig, TransformerConfig
+from nextframe.clip_starts import length_range
 from nextframe.clips import long_enough
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, dotted
@@ -17,7 +18,6 @@ from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex
 from nextframe.errors import UserError, counted
 from nextframe.files import read_json, write_json
-from nextframe.places import length_range
 from nextframe.worlds.maze.settings import ACTION_NAMES
 
 Settings = RunConfig | TransformerConfig | AutoencoderConfig

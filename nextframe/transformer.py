@@ -138,10 +138,10 @@ class Transformer(nn.Module):
         layout, device = rows[0].layout, tokens[0].device
         asked = asked or layout.segments[-1].frames
         seen = self._seen(rows, device)
-        seen_last = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], device)
-        return self.evaluate(tokens, layout, asked, modulations, self.rotary(rows, device), seen, seen_last)
+        seen_in_last = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], device)
+        return self.run_blocks(tokens, layout, asked, modulations, self.rotary(rows, device), seen, seen_in_last)
 
-    def evaluate(
+    def run_blocks(
         self,
         tokens: Sequence[Tokens],
         layout: Layout,
@@ -149,9 +149,9 @@ class Transformer(nn.Module):
         modulations: Modulations,
         rotary: RotaryTable,
         seen: Sequence[Seen],
-        seen_last: Sequence[Seen],
+        seen_in_last: Sequence[Seen],
     ) -> Tokens:
-        """`velocity` where it is settled how tokens turn and what they see; in the last block, `seen_last`.
+        """`velocity` where it is settled how tokens turn and what they see; in the last block, `seen_in_last`.
 
         Of `layout` the levels and sizes alone matter: nothing in here depends on when a frame is.
         """
@@ -162,12 +162,14 @@ class Transformer(nn.Module):
             parts = modulations[2 * index : 2 * index + 2]
             hidden = block(hidden, parts, levels, len(levels), rotary, seen, index)
         # In the last block only the frames that are asked for have queries: nothing else of it would reach the head. So
-        # the layout is cut there, and `seen_last` is what those see.
+        # the layout is cut there, and `seen_in_last` is what those see.
         apart = newest_apart(layout, asked)
         levels = [segment.level for segment in apart.segments]
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
-        newest = concatenated(last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_last, len(blocks)))
+        newest = concatenated(
+            last(hidden, modulations[-3:-1], levels, apart.windows, rotary, seen_in_last, len(blocks))
+        )
         # In this order, unlike in the blocks, as in the published checkpoints.
         scale, shift = chunks(modulations[-1][:, -newest.shape[1] :], 2)
         return self.head(adaptive_layer_norm(newest, shift, scale))

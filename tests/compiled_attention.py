@@ -9,7 +9,7 @@ from compiled_blocks import MODEL
 from torch.nn.attention.flex_attention import flex_attention
 
 from nextframe import attention
-from nextframe.attention import attend, in_blocks
+from nextframe.attention import attend, flex
 from nextframe.layout import Layout, layout_of
 from nextframe.mask import views
 
@@ -26,7 +26,7 @@ def main() -> None:
         queries, keys, values = (torch.randn(2, 2, n, 16) for n in (asked, layout.tokens, layout.tokens))
         for asking, first in ((queries, memory), (keys, 0)):
             seen = views(layout, Layout(), MODEL, queries.device)
-            blocks, plain = (attend(asking, keys, values, seen, first, way) for way in (in_blocks, None))
+            blocks, plain = (attend(asking, keys, values, seen, first, way) for way in (flex, None))
             largest = max(largest, (blocks - plain).abs().max().item())
     print(largest)
 

@@ -56,7 +56,7 @@ def main() -> None:
         attention_graph = torch.compile(flex_module.flex_attention, dynamic=True, backend=backend)
         attention.compiled_flex_attention = lambda: attention_graph
         for block in blocks_of(compiled):
-            block.attention.kernel = attention.in_blocks
+            block.attention.kernel = attention.flex
     compile_blocks(compiled, backend)
     if "recomputed" in sys.argv:
         recompute_blocks(compiled)

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from nextframe import attention
 from nextframe import mask as mask_module
-from nextframe.attention import AttentionKernel, MatmulAttention, attend, fused, in_blocks
+from nextframe.attention import AttentionKernel, MatmulAttention, attend, flex, fused
 from nextframe.errors import UserError
 from nextframe.layout import Layout, layout_of, shared_past
 from nextframe.mask import View, attention_mask, views, visible_spans
@@ -91,7 +91,7 @@ def test_in_blocks_it_is_the_same_function(lengths: list[int], monkeypatch: pyte
         mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), LONG, CPU), memory, way)
         return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
 
-    for blocks, plain in zip(computed(in_blocks), computed(None), strict=True):
+    for blocks, plain in zip(computed(flex), computed(None), strict=True):
         torch.testing.assert_close(blocks, plain, atol=1e-12, rtol=0)
 
 
@@ -108,7 +108,7 @@ def test_in_blocks_it_knows_no_decay() -> None:
     layout = layout_of(config, 9)
     keys = torch.randn(1, 2, layout.tokens, 16)
     with pytest.raises(UserError, match="no temporal decay"):
-        attend(keys, keys, keys, views(layout, Layout(), config, CPU), kernel=in_blocks)
+        attend(keys, keys, keys, views(layout, Layout(), config, CPU), kernel=flex)
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.Mo
     ):
         asking = torch.randn(1, 2, queries.tokens, 16, dtype=dtype, requires_grad=gradient)
         below = Layout() if queries is layout else layout_of(LONG, 8)
-        keys = torch.randn(1, 2, (below + queries).tokens, 16, dtype=dtype)
+        keys = torch.randn(1, 2, below.tokens + queries.tokens, 16, dtype=dtype)
         attend(asking, keys, keys, views(queries, below, LONG, CPU))
     assert used == [torch.bfloat16] * 2  # not where a few tokens want no gradient
 

@@ -125,10 +125,10 @@ def test_the_largest_batch_is_tried(latents: Path, monkeypatch: pytest.MonkeyPat
     learner, demand = made(latents)
     differentiate = learner.differentiate
 
-    def small(inputs: dict[str, torch.Tensor], parts: int | None = None) -> torch.Tensor:
+    def small(inputs: dict[str, torch.Tensor], micro_batches: int | None = None) -> torch.Tensor:
         if len(inputs["time"]) > 5:
             raise torch.OutOfMemoryError
-        return differentiate(inputs, parts)
+        return differentiate(inputs, micro_batches)
 
     monkeypatch.setattr(learner, "differentiate", small)
     assert fits_in_earnest(learner, demand, 5)
@@ -151,10 +151,10 @@ def test_time_is_that_of_the_mean_step(latents: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("nextframe.footprint.time.perf_counter", lambda: now[0])
     differentiate = learner.differentiate
 
-    def timed(inputs: dict[str, torch.Tensor], parts: int | None = None) -> torch.Tensor:
+    def timed(inputs: dict[str, torch.Tensor], micro_batches: int | None = None) -> torch.Tensor:
         assert learner.task.flops is not None
         now[0] += learner.task.flops(inputs) / 1e9
-        return differentiate(inputs, parts)
+        return differentiate(inputs, micro_batches)
 
     monkeypatch.setattr(learner, "differentiate", timed)
     true = sum(demand.flops_at(step) for step in range(1000)) / 1000 / 1e9

@@ -96,9 +96,9 @@ def test_a_world_is_scored_by_all_of_them_and_again_without_predicting(
     run, out = tiny_run(tmp_path / "run"), tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.delattr(ActionReader, "learn")  # to estimate it is not worth the time
-        estimated = prepare(WORLD, run, dataset.folder, out, "cpu", keep=False).estimated()
+        estimated = prepare(WORLD, run, dataset.folder, out, "cpu", 8, None, keep=False).estimated()
         more = prepare(
-            replace(WORLD, episodes=30, seeds=(0, 1)), run, dataset.folder, out, "cpu", keep=False
+            replace(WORLD, episodes=30, seeds=(0, 1)), run, dataset.folder, out, "cpu", 8, None, keep=False
         ).estimated()
     assert more.rollouts == 60 and "has 3 of these episodes: the other 27" in capsys.readouterr().err
     assert estimated.rollouts == 3 and estimated.seconds > 0 and estimated.disk_bytes > 0 and not out.exists()

@@ -13,12 +13,12 @@ import torch
 from conftest import COMPASS, LONG
 from safetensors.torch import save_file
 
+from nextframe.clip_starts import clip_length
 from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, Shard, write_index, write_shard
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
-from nextframe.places import clip_length
 
 
 def test_an_epoch_sees_everything_once() -> None:

@@ -22,7 +22,7 @@ FLOORS = {
         "version",
         "workers",
     },
-    1: {"cache", "conditions", "flow", "layout", "mask", "places", "ranks", "rope"},
+    1: {"cache", "conditions", "flow", "layout", "mask", "clip_starts", "ranks", "rope"},
     2: {"attention", "layers"},
     3: {"autoencoder", "discriminator", "transformer"},
     4: {

@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import LONG
 
+from nextframe.clip_starts import clip_length
 from nextframe.config import ClipConfig, OptimizerConfig, TrainConfig, WorldModelConfig
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.places import clip_length
 from nextframe.train import train
 from nextframe.transformer import Transformer
 

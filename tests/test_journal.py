@@ -131,7 +131,7 @@ def test_loss_by_level_is_what_each_frame_alone_would_say() -> None:
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     assert parts[:, 0].tolist() == pytest.approx(sums.tolist(), rel=1e-5) and parts[:, 1].tolist() == counts.tolist()
     assert counts.sum() < inputs["weight"].numel() and (counts > 0).sum() >= 3
-    assert objective.parts[0] == "loss_at_0.1" and objective.parts[-1] == "loss_at_0.9"
+    assert objective.terms[0] == "loss_at_0.1" and objective.terms[-1] == "loss_at_0.9"
 
 
 def test_a_line_is_the_mean_of_its_steps(latents: Path, tmp_path: Path) -> None:

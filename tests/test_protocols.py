@@ -168,14 +168,14 @@ def trajectory(psnr: float, lpips: float, first: bool, features: Any = ((0.0,),)
 
 def test_each_metric_takes_its_own_best_and_seeds_are_averaged() -> None:
     protocol = replace(PROTOCOL, episodes=1, metrics=("psnr", "lpips"))
-    scorer = Scorer(torch.device("cpu"), ("psnr", "lpips"), None, None, {})
+    scorer = Scorer(torch.device("cpu"), ("psnr", "lpips"), None, None, {}, protocol)
     measured = [
         trajectory(20, 0.3, True),  # seed 0: the second is better by LPIPS, of which less is better
         trajectory(10, 0.1, False),
         trajectory(14, 0.5, False),  # seed 2: the second is better by both
         trajectory(16, 0.2, False),
     ]
-    found = combine(scorer, protocol, measured)
+    found = combine(scorer, measured)
     assert found.by_seed["psnr"].seeds == (20, 16) and found.by_seed["lpips"].seeds == (0.1, 0.2)
     assert found.by_seed["psnr"].mean == 18 and found.by_seed["psnr"].deviation == pytest.approx(2 * 2**0.5, abs=1e-4)
     assert found.scores["model"]["psnr"].episodes == (18,) and found.scores["model"]["lpips"].episodes == (0.15,)
@@ -190,13 +190,14 @@ def test_each_metric_takes_its_own_best_and_seeds_are_averaged() -> None:
 
 def test_the_fvd_is_one_of_each_trajectory_of_all_episodes() -> None:
     protocol = replace(PROTOCOL, episodes=2, metrics=("fvd",))
-    scorer = Scorer(torch.device("cpu"), (), None, lambda videos: videos, {})  # pyright: ignore[reportArgumentType]
+    unchanged: Any = lambda videos: videos  # noqa: E731
+    scorer = Scorer(torch.device("cpu"), (), None, unchanged, {}, protocol)
     values = np.arange(8.0) ** 2  # by episode, seed and trajectory
     measured = [
         trajectory(0, 0, index % 4 == 0, [[value], [10.0 * index]] if index % 4 == 0 else [[value]])
         for index, value in enumerate(values)
     ]
-    found, true = combine(scorer, protocol, measured), np.array([[0.0], [40.0]])
+    found, true = combine(scorer, measured), np.array([[0.0], [40.0]])
     each = [frechet_distance(values[[place, place + 4]][:, None], true) for place in range(4)]
     assert found.by_seed["fvd"].seeds == pytest.approx((sum(each[:2]) / 2, sum(each[2:]) / 2), abs=1e-4)
     assert found.scores["model"] == {} and found.picked == (0, 0)

@@ -69,19 +69,19 @@ def test_a_condition_reaches_its_own_frame_only_and_later_ones() -> None:
 
 def test_layout_of_a_long_model() -> None:
     layout = layout_of(LONG, 6)
-    table = layout.table()
-    assert layout.tokens == len(table) == 2 * 4 + 4 * 16
+    assert layout.tokens == 2 * 4 + 4 * 16
     assert layout.frames == 6
-    coarse = table[table[:, 3] == COARSE]
-    assert coarse[:4].tolist() == [[0, 0, 0, 1], [0, 0, 2, 1], [0, 2, 0, 1], [0, 2, 2, 1]]
-    assert table[table[:, 3] == FINE][:, 0].unique().tolist() == [2, 3, 4, 5]
+    coarse, fine = layout.segments
+    assert (coarse.level, fine.level) == (COARSE, FINE)
+    assert coarse.positions()[:4].tolist() == [[0, 0, 0], [0, 0, 2], [0, 2, 0], [0, 2, 2]]
+    assert fine.positions()[:, 0].unique().tolist() == [2, 3, 4, 5]
 
 
 def test_mask_is_none_when_all_is_visible_and_never_looks_ahead() -> None:
     layout = layout_of(LONG, 6)
     mask = attention_mask(layout, layout, LONG)
     assert mask is not None
-    frames = layout.table()[:, 0]
+    frames = layout.token_frames()
     assert torch.equal(mask, frames[None, :] <= frames[:, None])
     last = layout_of(LONG, 6, first=5)
     assert attention_mask(last, layout, LONG) is None
@@ -102,7 +102,7 @@ def test_rotation_depends_on_distance_only() -> None:
 def test_angles_are_those_of_every_tokens_place(frames: int) -> None:
     """However long the clip: the table is put together from pieces that are kept."""
     layout, axes = layout_of(LONG, frames), LONG.rope_axes
-    places = layout.table()[:, :3].double()
+    places = torch.cat([segment.positions() for segment in layout.segments]).double()
     turns = [places[:, axis, None] * 10_000 ** (-torch.arange(0, m, 2).double() / m) for axis, m in enumerate(axes)]
     expected = torch.view_as_real(torch.exp(1j * torch.cat(turns, dim=1))).float()
     assert torch.equal(rotary_table(layout, axes, None, CPU), expected)
@@ -125,7 +125,7 @@ def test_the_numbers_of_a_vector_may_be_of_any_size() -> None:
     vectors, large = torch.randn(1, 5, 2), torch.tensor([3.0, 1000.0])
     vectors[0, 3] = torch.nan
     plain = network(vectors)
-    network.span(-large + 7, large + 7)
+    network.set_range(-large + 7, large + 7)
     torch.testing.assert_close(network(vectors * large + 7), plain)
     assert torch.equal(network(torch.full((1, 1, 2), 1e20)), network(torch.full((1, 1, 2), 1e30)))
 

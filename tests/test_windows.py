@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextframe.architecture import TransformerConfig
+from nextframe.clip_starts import draw_clip_starts
 from nextframe.clips import clip_batches
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.devices import recompute_blocks
 from nextframe.flops import training_flops
 from nextframe.learner import accumulate_gradients
 from nextframe.objective import LENGTHS, RESAMPLED, Clips, FrameFlowMatching, Inputs
-from nextframe.places import clip_places
 from nextframe.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -119,9 +119,9 @@ def test_each_window_is_drawn_as_if_it_were_alone(more: int) -> None:
     shortest, draws, random = 20, 10_000, np.random.default_rng(0)
     counts = np.zeros((3, 9, shortest + more), int)
     for _ in range(draws):
-        places = clip_places(WORLD, 0, shortest, random)
-        start = places.start(shortest + more, random)
-        for window, length in enumerate(places.lengths):
+        starts = draw_clip_starts(WORLD, 0, shortest, random)
+        start = starts.start(shortest + more, random)
+        for window, length in enumerate(starts.lengths):
             counts[window, length, start] += 1
     expected = np.zeros((9, shortest + more))
     for length in range(4, 9):
@@ -133,7 +133,7 @@ def test_each_window_is_drawn_as_if_it_were_alone(more: int) -> None:
     degrees = cells.sum() - 1
     assert (np.abs(square - degrees) < 4 * np.sqrt(2 * degrees)).all(), (square, degrees)
     # And windows of one clip do differ.
-    assert sum(len(set(clip_places(WORLD, 0, shortest, random).lengths)) > 1 for _ in range(100)) > 50
+    assert sum(len(set(draw_clip_starts(WORLD, 0, shortest, random).lengths)) > 1 for _ in range(100)) > 50
 
 
 def test_clips_start_apart_and_hold_their_longest_window(tmp_path: Path) -> None:
