@@ -222,7 +222,7 @@ class WorldModelConfig:
 
     @property
     def most_seen(self) -> int:
-        """Frames that the model has learnt to see at once (of a long model, whose clips have one less, one more)."""
+        """Frames visible at once in training. (Of a long model one more: its clips have at most `frames` - 1.)"""
         return max(self.model.window, self.clip.frames)
 
 

@@ -110,7 +110,7 @@ class Session:
         latents = self.latents_at(layout)
         (modulations,) = _modulations(self.model, [reading], [])
         rows = [Rows(reading.rows, layout, self.cache, self.headings_at(layout))]
-        self.model.velocity(self.model.tokens(latents, layout), rows, modulations, asked=1)
+        self.model.velocity(self.model.tokens(latents, layout), rows, modulations, output_frames=1)
         self.cache.push(layout.segments)
 
     def rewind(self, frames: int) -> None:
@@ -286,7 +286,7 @@ def _evaluate(model: Transformer, group: list[tuple[_Reading, Modulations, Tenso
         rows.append(Rows(len(x), layout, reading.session.cache, headings))
         parts.append([part[:, first : column + 1] for part in modulation])
     together = [concatenated(several, dim=0) for several in zip(*parts, strict=True)]
-    out = model.velocity(model.tokens(concatenated(latents, dim=0), rows[0].layout), rows, together, asked=1)
+    out = model.velocity(model.tokens(concatenated(latents, dim=0), rows[0].layout), rows, together, output_frames=1)
     for reading, _, _ in group:
         reading.session.cache.push(reading.missing.segments)
         reading.missing = Layout()

@@ -129,29 +129,35 @@ class Transformer(nn.Module):
         tokens: Sequence[Tokens],
         rows: Sequence[Rows],
         modulations: Modulations,
-        asked: int | None = None,
+        output_frames: int | None = None,
     ) -> Tokens:
-        """`forward` with the modulations at hand, of the newest `asked` fine frames alone: [b, asked, n, c p p].
+        """`forward` with the modulations at hand, of the newest `output_frames` fine frames alone; None: of all.
 
-        The rows may stand at other times and over other caches; in number and size their segments are alike.
+        Returns [b, output_frames, n, c p p]. The rows may stand at other times and over other caches; in number and size their
+        segments are alike.
         """
         layout, device = rows[0].layout, tokens[0].device
-        asked = asked or layout.segments[-1].frames
+        output_frames = output_frames or layout.segments[-1].frames
         seen = self._seen(rows, device)
-        seen_in_last = self._seen([replace(one, layout=newest_apart(one.layout, asked)) for one in rows], device)
-        return self.run_blocks(tokens, layout, asked, modulations, self.rotary(rows, device), seen, seen_in_last)
+        seen_in_last = self._seen(
+            [replace(one, layout=newest_apart(one.layout, output_frames)) for one in rows], device
+        )
+        return self.run_blocks(
+            tokens, layout, output_frames, modulations, self.rotary(rows, device), seen, seen_in_last
+        )
 
     def run_blocks(
         self,
         tokens: Sequence[Tokens],
         layout: Layout,
-        asked: int,
+        output_frames: int,
         modulations: Modulations,
         rotary: RotaryTable,
         seen: Sequence[Seen],
         seen_in_last: Sequence[Seen],
     ) -> Tokens:
-        """`velocity` where it is settled how tokens turn and what they see; in the last block, `seen_in_last`.
+        """`velocity` where it is settled how tokens turn, `rotary` [(b,) n, e / 2, 2], and what they see: `seen`, and
+        in the last block `seen_in_last`.
 
         Of `layout` the levels and sizes alone matter: nothing in here depends on when a frame is.
         """
@@ -163,7 +169,7 @@ class Transformer(nn.Module):
             hidden = block(hidden, parts, levels, len(levels), rotary, seen, index)
         # In the last block only the frames that are asked for have queries: nothing else of it would reach the head. So
         # the layout is cut there, and `seen_in_last` is what those see.
-        apart = newest_apart(layout, asked)
+        apart = newest_apart(layout, output_frames)
         levels = [segment.level for segment in apart.segments]
         *older, newest = hidden
         hidden = [*older, *newest.split([part.frames for part in apart.segments[len(older) :]], dim=1)]
