@@ -133,8 +133,8 @@ class Transformer(nn.Module):
     ) -> Tokens:
         """`forward` with the modulations at hand, of the newest `output_frames` fine frames alone; None: of all.
 
-        Returns [b, output_frames, n, c p p]. The rows may stand at other times and over other caches; in number and size their
-        segments are alike.
+        Returns [b, output_frames, n, c p p]. The rows may stand at other times and over other caches; in number and
+        size their segments are alike.
         """
         layout, device = rows[0].layout, tokens[0].device
         output_frames = output_frames or layout.segments[-1].frames
