@@ -89,6 +89,7 @@ def run_command(arguments: list[str]) -> None:
         print(f"nextframe {VERSION}")
     else:
         name, rest = arguments[0], arguments[1:]
+        refuse_repeated(rest)
         verb = VERBS.get(name)
         if verb is None:
             raise UserError(unknown("command", name, VERBS) + "; see nextframe --help")
@@ -96,6 +97,15 @@ def run_command(arguments: list[str]) -> None:
             verb.run(rest)
         else:
             tyro.cli(verb.run, args=rest, prog=f"nextframe {name}")
+
+
+def refuse_repeated(arguments: list[str]) -> None:
+    """Raises UserError for a run or folder that is given twice, as if two could be. Of other options the last counts:
+    so a setting is changed at the end of a long line."""
+    options = [word.partition("=")[0] for word in arguments]
+    for option in ("--model", "--data", "--autoencoder", "--initial", "--out"):
+        if options.count(option) > 1:
+            raise UserError(f"{option} is given twice: run the command once for each")
 
 
 def overview() -> str:

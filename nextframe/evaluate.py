@@ -27,7 +27,7 @@ from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.devices import choose_threads, enough_room, hardware_name, resolve_device
 from nextframe.errors import UserError
 from nextframe.estimate import Estimate, estimate
-from nextframe.files import refuse_taken, sha256, sole_writer, sweep
+from nextframe.files import read_json, refuse_taken, sha256, sole_writer, sweep
 from nextframe.forecast import (
     check_sampling,
     forecast,
@@ -44,6 +44,7 @@ from nextframe.progress import progress, silent
 from nextframe.protocol import Protocol
 from nextframe.results import (
     PREDICTIONS,
+    RESULTS,
     Measured,
     Prediction,
     Results,
@@ -87,12 +88,25 @@ def evaluate(
     """
     plan = prepare(protocol, model, data, out, device, batch, sample)
     with sole_writer(out):
+        for line in replaced(out, plan):
+            print(line, file=sys.stderr)
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
         missing = plan.missing()
         with plan.at_work(missing):
             results = _results(plan, missing)
         write_results(out, results)
     return results
+
+
+def replaced(out: Path, plan: "Plan") -> list[str]:
+    """In a line, that `out` has results of another run or footage, if it has; what cannot be read is not ours."""
+    try:
+        found = read_json(out / RESULTS)
+        before = found["model"]["run"], found["data"]["folder"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    now = str(plan.run), str(plan.data)
+    return [f"{out} has results of {before[0]} on {before[1]}: they are replaced"] if before != now else []
 
 
 def _results(plan: "Plan", missing: "list[Job]") -> Results:

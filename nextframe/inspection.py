@@ -8,7 +8,7 @@ import numpy as np
 
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError, some_of
-from nextframe.metrics.motion import CLEARLY, TELLING, explained_by_actions, motion
+from nextframe.metrics.motion import CLEARLY, TELLING, explained_by_actions, explained_by_chance, motion
 from nextframe.progress import progress
 
 SAMPLE = 32
@@ -56,6 +56,8 @@ class Inspection:
     explained: dict[int, float]
     """By offset: how much of the movement between t and t + 1 goes with actions[t + offset], 0 to 1. Empty where there
     are no actions."""
+    by_chance: float
+    """As much would go with them if they had nothing to do with it."""
     problems: tuple[str, ...]
     """Files that are missing, damaged or changed."""
     imported: tuple[int, int] | None
@@ -72,12 +74,12 @@ class Inspection:
     @property
     def best_offset(self) -> int | None:
         """The offset that explains most, and if it is before 0, clearly more than 0 does; None when no action explains
-        anything, or nothing was checked."""
+        more than by chance, or nothing was checked."""
         if not self.explained:
             return None
         best = max(self.explained, key=lambda offset: (self.explained[offset], -abs(offset)))
         share = self.explained[best]
-        if share < TELLING:
+        if share < TELLING or share <= self.by_chance:
             return None
         return best if best > 0 or share - self.explained[0] > CLEARLY * share else 0
 
@@ -113,6 +115,7 @@ def inspection_of(
         sampled=len(episodes),
         actions=(),
         explained={},
+        by_chance=0.0,
         problems=problems,
         imported=(source.get("offset", 0), source.get("every", 1)) if source.get("world") == "imported" else None,
         still=tuple(info.name for info in infos if info.meta.get("still")),
@@ -122,7 +125,8 @@ def inspection_of(
     if dataset.info.action_kind == "none":
         return found
     movements = [(motion(episode.video), episode.actions) for episode in episodes if len(episode.video) > 1]
-    found = replace(found, explained=explained_by_actions(movements) if movements else {0: 0.0})
+    explained = explained_by_actions(movements) if movements else {0: 0.0}
+    found = replace(found, explained=explained, by_chance=explained_by_chance(movements))
     if dataset.info.action_kind == "vector":
         return replace(found, numbers=_number_uses(dataset, episodes))
     return replace(found, actions=_action_uses(dataset, episodes, movements))
@@ -158,8 +162,9 @@ def verdict(found: Inspection) -> str:
     best = found.best_offset
     if best is None:
         return (
-            "warning: no action goes with the movement of the picture, so it cannot be told whether actions are on "
-            "time: do they matter in this world, are they recorded?"
+            "warning: no action goes clearly with the movement of the whole picture, so it cannot be told whether "
+            "actions are on time. (Of few frames it never can, nor where the view stands still and something in it "
+            "moves.) Otherwise: do they matter in this world, are they recorded?"
         )
     if best == 0:
         best_of_all = max(found.explained.values()) == found.explained[0]

@@ -73,9 +73,10 @@ def train_preset(
     """
     with process_group(resolve_device(config.train.device), config.train.patience_minutes), sole_trainer(run):
         ready = prepared(config, data, run, initial)
-        if fraction_done(config.train, ready.position) < 1:
+        goes_on = fraction_done(config.train, ready.position) < 1
+        if goes_on:
             foresee(ready.learner, ready.demand, ready.position, ready.seconds, insist)
-        if rank() == 0:
+        if rank() == 0 and goes_on:  # else what is written down is what it was trained with
             if isinstance(ready.data, LatentDataset) and not checkpoints(run):
                 keep_autoencoder(ready.data.folder / AUTOENCODER, run / AUTOENCODER)
             write_config(config, run / CONFIG)

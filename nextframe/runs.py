@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from nextframe.transformer import Transformer, parameters_of
 Action = SupportsIndex | str | Sequence[float]
 """A number, a name where the model knows names (`Metadata`), or a vector of numbers."""
 WHAT = {WorldModelConfig: "a world model", TokenizerConfig: "an autoencoder"}
-Actions = Tensor | Sequence[Action]
+Actions = Tensor | np.ndarray | Sequence[Action]
 """Of a clip: int64 [f], or float32 [f, a] where they are vectors, or what becomes that."""
 NAMELESS = Metadata()
 C = TypeVar("C", bound=RunConfig)
@@ -67,7 +68,7 @@ class WorldModel:
 
     def walk(
         self,
-        video: Tensor,
+        video: Tensor | np.ndarray,
         actions: Actions | None = None,
         sample: SampleConfig | None = None,
         most_frames: int = 600,
@@ -96,11 +97,10 @@ class WorldModel:
             raise ValueError(f"expected latents [f >= 1, {self._latent_shape}], not {list(latents.shape)}")
         return Walk(self, latents, actions, label, sample or self.config.sample, most_frames)
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video: Tensor | np.ndarray) -> Tensor:
         """uint8 [f, height, width, 3] -> scaled latents [f, c, h, w]. Raises ValueError for another size."""
         size = self.autoencoder.config.frame_size
-        if not isinstance(video, Tensor):
-            raise ValueError(f"expected a torch tensor, not {type(video).__name__}: torch.from_numpy(...) makes one")
+        video = torch.tensor(video) if isinstance(video, np.ndarray) else video
         if video.dtype != torch.uint8 or video.shape[1:] != (size, size, 3) or not len(video):
             raise ValueError(f"expected uint8 [f >= 1, {size}, {size}, 3], not {video.dtype} {tuple(video.shape)}")
         with self.at_work():
@@ -187,7 +187,7 @@ class Walk:
         What was done at the last of them is open again: the next step says it, and whatever is told what was done
         *at* a frame (`departure`) is told anew. Raises ValueError for a number of frames that there is not.
         """
-        if not 1 <= frames <= self.frames:
+        if not isinstance(frames, SupportsIndex) or not 1 <= operator.index(frames) <= self.frames:
             raise ValueError(f"cannot go back to {frames} of {self.frames} frames")
         self.session.rewind(frames)
 
@@ -220,6 +220,8 @@ def clip_conditions(
     `actions`: a tensor, or what becomes one, names too; nan for a vector nobody knows. `label`: a number or a name.
     Raises ValueError when the number of actions, one of them, or the label does not fit.
     """
+    if label is not None and config.condition != "label":
+        raise ValueError(f"label {label!r}: this model knows no labels")
     if config.condition == "none":
         return None
     if config.condition == "label":

@@ -57,6 +57,9 @@ class Session:
             raise ValueError("a Video DiT has no next frame: sample a whole clip")
         if config.condition != "none" and conditions is None:
             raise ValueError(f"this model is conditioned on {config.condition}s: give those of the context, if only 0")
+        if conditions is not None and conditions.shape[:2] != context.shape[:2]:
+            counts = "{} x {} frames, not {} x {}".format(*context.shape[:2], *conditions.shape[:2])
+            raise ValueError(f"there is to be a condition for each frame of the context: {counts}")
         self.model, self.sample, self.capacity = model.eval().with_config(config), sample, capacity
         self.frames = context.shape[1]
         self._latents = _room_for(context.float(), capacity)  # on disk they are bfloat16

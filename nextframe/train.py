@@ -37,7 +37,7 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     position = restore(run, learner)
     if fraction_done(config, position) >= 1 and ranks.rank() == 0:
         way_on = "to go on with it raise its steps (--train.steps), or its minutes where it has some"
-        print(f"{run} is done: {way_on}", file=sys.stderr)
+        print(f"{run} is done, and stays as it is: {way_on}", file=sys.stderr)
     stop, held_out, told = 0.0, None, ""
     less = "add --train.accumulate 2 (the same batch, in parts) or --train.recompute, or lower --train.batch"
     with (

@@ -260,6 +260,25 @@ def test_writers_exclude_each_other(dataset: EpisodeDataset) -> None:
         pass
 
 
+def test_a_list_that_another_has_written_is_not_overwritten(dataset: EpisodeDataset) -> None:
+    other = EpisodeDataset.open(dataset.folder)
+    other.add("d", "train", noise_episode(3), {})
+    other.save()
+    dataset.add("e", "train", noise_episode(4), {})
+    with pytest.raises(UserError, match="was written by another meanwhile"):
+        dataset.save()
+    assert [info.name for info in EpisodeDataset.open(dataset.folder).episodes("train")] == ["a", "b", "d"]
+
+
+def test_nothing_is_written_that_could_not_be_read(dataset: EpisodeDataset) -> None:
+    for wrong in ({"fps": 0.0}, {"fps": float("nan")}, {"size": 0}):
+        with pytest.raises(ValueError, match="above 0"):
+            replace(INFO, **wrong)
+    nothing = Episode(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="has no frames"):
+        dataset.add("d", "train", nothing, {})
+
+
 def test_episodes_that_do_not_fit_are_refused(dataset: EpisodeDataset) -> None:
     episode = noise_episode()
     with pytest.raises(ValueError, match="video of d"):

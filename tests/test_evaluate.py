@@ -65,6 +65,17 @@ def test_results_hold_what_was_measured(run: Path, data: Path, tmp_path: Path) -
     assert {"hardware", "torch", "torchmetrics", "precision"} <= set(results.environment)
 
 
+def test_results_of_another_run_are_not_replaced_without_a_word(
+    run: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(PROTOCOL, run, data, tmp_path / "out", "cpu")
+    evaluate(PROTOCOL, run, data, tmp_path / "out", "cpu")
+    assert "replaced" not in capfd.readouterr().err
+    copy = shutil.copytree(run, tmp_path / "copy")
+    evaluate(PROTOCOL, copy, data, tmp_path / "out", "cpu")
+    assert f"has results of {run} on {data}: they are replaced" in capfd.readouterr().err
+
+
 def test_weights_that_change_while_they_are_read_are_not_named_by_the_sum_of_others(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

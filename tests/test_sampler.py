@@ -333,3 +333,11 @@ def test_a_model_with_conditions_is_told_at_once_that_there_are_none() -> None:
     latents, _ = clips(LONG, 1, 0)
     with pytest.raises(ValueError, match="give those of the context"):
         Session(random_transformer(LONG), latents, None, 4, SampleConfig())
+
+
+def test_every_frame_of_the_context_has_a_condition() -> None:
+    latents, conditions = clips(LONG, 2, 3)
+    assert conditions is not None
+    for wrong in (conditions[:, :2], conditions[:1, :3]):
+        with pytest.raises(ValueError, match="a condition for each frame of the context: 2 x 3 frames, not"):
+            Session(random_transformer(LONG), latents, wrong, 4, SampleConfig())

@@ -223,9 +223,10 @@ def test_a_broken_weight_is_never_saved(latents: Path, tmp_path: Path) -> None:
 def test_a_finished_run_is_left_as_it_is(latents: Path, tmp_path: Path) -> None:
     config = replace(WORLD, train=replace(TRAIN, steps=2))
     train_preset(config, latents, tmp_path / "run")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
-    assert train_preset(config, latents, tmp_path / "run").step == 2
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    kept = ["*.safetensors", CONFIG]  # what it says it was trained with, too
+    before = {path: path.stat().st_mtime_ns for name in kept for path in (tmp_path / "run").rglob(name)}
+    assert train_preset(replace(config, clean_context=0.3), latents, tmp_path / "run").step == 2
+    assert before == {path: path.stat().st_mtime_ns for name in kept for path in (tmp_path / "run").rglob(name)}
 
 
 def test_latents_of_another_autoencoder_are_refused(latents: Path, tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_nothing_is_written_to_object_storage(
         ("evaluate mase --model x", "did you mean 'maze'?"),
         ("demo --train --budget soon", "write 90s, 10m or 1h30m"),
         ("demo --train --budget 5s", "at least 30s"),
+        ("watch run --out run/config.yaml", "name it config.html"),
+        ("evaluate maze --model a --model b --data d --out o", "--model is given twice"),
         ("train autoencoder-maze --data nowhere --out run", "nowhere is not a dataset"),
         ("train maze --data nowhere --out run", "nowhere holds no latents: it is not there"),
         ("encode --autoencoder nowhere --data nowhere --out out", "nowhere is not"),

@@ -115,6 +115,7 @@ def test_a_label_is_for_all_of_the_walk() -> None:
         (VECTORS, None, None, 1, "give 2 numbers"),
         (LABELS, None, None, 0, "label None is none of the model's"),
         (LABELS, None, 7, 0, "label 7 is none of the model's: choose 0 to 4"),
+        (MODEL, None, 3, 0, "this model knows no labels"),
     ],
 )
 def test_what_a_model_does_not_have(
@@ -122,6 +123,18 @@ def test_what_a_model_does_not_have(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         walk(config, actions, label).step(action)
+
+
+def test_a_clip_may_be_numpys() -> None:
+    torch.manual_seed(1)
+    model = walk(MODEL).model
+    assert torch.equal(model.encode(CLIP.numpy()), model.encode(CLIP))
+    assert model.walk(CLIP.numpy(), np.array([1, 2])).step(1).shape == (SIZE, SIZE, 3)
+
+
+def test_a_walk_goes_back_to_whole_frames() -> None:
+    with pytest.raises(ValueError, match=r"cannot go back to 1\.5 of 3 frames"):
+        walk(MODEL).rewind(1.5)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_model_in_bfloat16_encodes_and_decodes_by_itself() -> None:

@@ -25,12 +25,14 @@ def watch(
 
     Args:
         runs: Folders of runs, shown over each other.
-        out: Write the page to this file once, in place of serving it.
+        out: Write the page to this file (.html) once, in place of serving it.
         port: Port to listen at, on this machine alone.
         browser: Open the browser.
     """
     if not runs:
         raise UserError("name a run, or several: nextframe watch RUN")
+    if out is not None and out.suffix != ".html":
+        raise UserError(f"--out {out} is to be a page: name it {out.stem}.html")
     from nextframe.pages.html import write_page
     from nextframe.pages.watch import watch_page
 

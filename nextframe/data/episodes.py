@@ -36,8 +36,8 @@ class DatasetInfo:
 
     fps: frames per second. size: height and width in pixels. action_names: by action number; of actions that are
     vectors, the names of their numbers. source: how the episodes were made, anything JSON can hold. label_names: the
-    classes that an episode may be of, by label. Raises ValueError for an action_kind that there is not, or names that
-    do not go with it.
+    classes that an episode may be of, by label. Raises ValueError for an action_kind that there is not, names that do
+    not go with it, and an fps or a size that is not above 0.
     """
 
     fps: float
@@ -48,6 +48,8 @@ class DatasetInfo:
     label_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not (0 < self.fps < math.inf and self.size > 0):
+            raise ValueError(f"fps {self.fps}, size {self.size}: give numbers above 0")
         if self.action_kind not in get_args(ActionKind):
             raise ValueError(f"action_kind {self.action_kind!r}: choose {' or '.join(get_args(ActionKind))}")
         if self.action_kind == "vector" and not self.action_names:
@@ -91,13 +93,14 @@ class Episode:
 
 
 class EpisodeDataset:
-    """A folder of episodes. Make one with `open` or `create`."""
+    """A folder of episodes. Make one with `open` or `create`; one at a time may write to a folder."""
 
     def __init__(self, folder: Path, info: DatasetInfo, episodes: dict[str, EpisodeInfo], mirror: Mirror | None = None):
         self.folder = folder
         self.info = info
         self._episodes = episodes
         self._mirror = mirror
+        self._seen = _state_of(folder / INDEX)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -221,9 +224,13 @@ class EpisodeDataset:
                 self._path(info, role).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write `dataset.json`. Raises UserError when the disk is full; the old one is then still there."""
+        """Write `dataset.json`. Raises UserError when the disk is full, or somebody else has written it meanwhile; the
+        old one is then still there."""
+        if _state_of(self.folder / INDEX) != self._seen:
+            raise UserError(f"{self.folder / INDEX} was written by another meanwhile: give every writer its own folder")
         document = {"version": VERSION, **asdict(self.info), "episodes": [asdict(info) for info in self.episodes()]}
         write_json(self.folder / INDEX, document, indent=1)
+        self._seen = _state_of(self.folder / INDEX)
 
     def _path(self, info: EpisodeInfo, role: str) -> Path:
         if role not in info.files:
@@ -246,14 +253,21 @@ def holds_dataset(folder: Path) -> bool:
     return isinstance(document, dict) and {"version", "fps", "size", "action_names", "episodes"} <= document.keys()
 
 
+def _state_of(path: Path) -> tuple[int, int] | None:
+    """Another one means that a file was written anew: they are replaced whole."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
 def _is_somebodys(path: Path) -> bool:
     return not path.is_dir() and not path.name.startswith(TEMPORARY)
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
     fps, size = float(document["fps"]), int(document["size"])
-    if not (0 < fps < math.inf and size > 0):
-        raise ValueError(f"fps {fps}, size {size}")
     # The last two are younger than the format: what was written before has actions by number, and no labels.
     actions, labels = document["action_names"], document.get("label_names", [])
     for key, names in (("action_names", actions), ("label_names", labels)):
@@ -294,6 +308,8 @@ def write_episode(
     disk is full.
     """
     frames = len(episode.video)
+    if not frames:
+        raise ValueError(f"{name} has no frames")
     if not all(re.fullmatch(r"\w[\w.-]*", word) for word in (name, split)):
         raise ValueError(f"not usable as file names: {name!r}, {split!r}")
     if episode.video.dtype != np.uint8 or episode.video.shape != (frames, dataset.size, dataset.size, 3):

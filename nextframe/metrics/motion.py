@@ -14,6 +14,8 @@ CLEARLY = 0.15
 """Of what the best offset explains: by so much more than actions[t] must an action before explain to count as better.
 In worlds with a momentum they are nearly alike; those after it never gain by that."""
 OFFSETS = (-2, -1, 0, 1, 2)
+SHIFTS = 20
+"""One of so many explains as much by chance as the actions do, where they do nothing."""
 TELLING = 0.1
 """Share of the movement that an action must explain before anything is concluded from it."""
 
@@ -58,6 +60,18 @@ def explained_by_actions(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> d
     where actions are vectors, that of a linear fit. `episodes`: motion [f - 1, 3] and actions [f] or [f, a] of each.
     """
     return {offset: _explained(*_aligned(episodes, offset)) for offset in OFFSETS}
+
+
+def explained_by_chance(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The most that the same actions explain at moments they have nothing to do with: those of each episode are turned
+    round as a ring, by `SHIFTS` parts of its length. Keys that are held long explain much of a short clip by chance.
+    """
+    shares = [0.0]
+    for part in range(1, SHIFTS):
+        turned = [(movement, np.roll(actions, len(actions) * part // SHIFTS, axis=0)) for movement, actions in episodes]
+        far = [one for one in turned if len(one[1]) * min(part, SHIFTS - part) // SHIFTS > max(OFFSETS)]
+        shares.append(_explained(*_aligned(far, 0)) if far else 0.0)
+    return max(shares)
 
 
 def _aligned(episodes: Sequence[tuple[np.ndarray, np.ndarray]], offset: int) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def page(title: str, body: Sequence[str]) -> str:
 
 def write_page(path: Path, html: str) -> Path:
     """Raises UserError where it cannot be written."""
-    write_atomically(path, html.encode())
+    write_atomically(path, html.encode(errors="replace"))  # names of files may be no text
     return path
 
 
