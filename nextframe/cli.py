@@ -11,7 +11,7 @@ import tyro
 
 from nextframe.commands.footage import encode, inspect, record
 from nextframe.commands.imports import import_footage
-from nextframe.commands.measures import bench, evaluate, sample, watch
+from nextframe.commands.measures import bench, compare, evaluate, sample, watch
 from nextframe.commands.models import convert, export, train
 from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
@@ -47,6 +47,7 @@ VERBS = {
     "sample": Verb(sample),
     "play": Verb(play),
     "evaluate": Verb(evaluate, raw=True),
+    "compare": Verb(compare),
     "export": Verb(export),
     "bench": Verb(bench, raw=True),
     "convert": Verb(convert),

@@ -164,6 +164,15 @@ def sweep(folder: Path) -> None:
             leftover.unlink()
 
 
+def state_of(path: Path) -> tuple[int, int] | None:
+    """Another one means that a file was written anew: they are replaced whole."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises OSError, and ValueError for all that is no JSON."""
     try:

@@ -5,6 +5,7 @@ OUT/predictions/EPISODE@seed2@trajectory7.npz    the same of a further seed, or 
 OUT/results.json               everything measured, and all it takes to measure it again
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -196,10 +197,7 @@ class Results:
         for name, scores in others.items():
             cells = [_cell(metric, scores[metric]) if metric in scores else "" for metric in metrics]
             rows += [[name, *cells]] if any(cells) else []
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+        lines = aligned(rows)
         if self.protocol.frames > EARLY and self.frame_metrics:
             early = [f"{name_of(metric)} {self._early(metric)}" for metric in self.frame_metrics]
             lines.append(
@@ -226,6 +224,12 @@ class Results:
             return list(range(len(self.episodes)))
         values, sign = self.scores["model"][self.frame_metrics[0]].episodes, _sign(self.frame_metrics[0])
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in lines: cells of one column begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _cell(metric: str, scored: Score) -> str:

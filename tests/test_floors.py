@@ -52,6 +52,7 @@ FLOORS = {
     },
     5: {
         "bench",
+        "compare",
         "convert",
         "encode",
         "estimate",

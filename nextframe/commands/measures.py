@@ -152,6 +152,21 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
     tyro.cli(evaluate_protocol, args=arguments, prog=f"nextframe evaluate {name}")
 
 
+def compare(results: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Scores of several evaluations beside each other: nextframe compare OUT OUT ...
+
+    Says how much better each is than the first, episode by episode, and which settings differ.
+
+    Args:
+        results: Folders that `nextframe evaluate` has written (its --out).
+    """
+    if len(results) < 2:
+        raise UserError("name two evaluations or more: nextframe compare OUT OUT ...")
+    from nextframe.compare import compare as run
+
+    print("\n".join(run(results)))
+
+
 def bench(arguments: list[str]) -> None:
     """Measure speed and memory: nextframe bench train|sample|play --preset far-b-long"""
     workloads = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in WORKLOADS.items()}

@@ -19,7 +19,7 @@ from nextframe.data.arrays import arrays_of
 from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
 from nextframe.errors import UserError, reason_of
-from nextframe.files import TEMPORARY, described, inside, plain_name, read_json, write_atomically, write_json
+from nextframe.files import TEMPORARY, described, inside, plain_name, read_json, state_of, write_atomically, write_json
 
 ActionKind = Literal["id", "vector", "none"]
 """An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
@@ -100,7 +100,7 @@ class EpisodeDataset:
         self.info = info
         self._episodes = episodes
         self._mirror = mirror
-        self._seen = _state_of(folder / INDEX)
+        self._seen = state_of(folder / INDEX)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -226,11 +226,11 @@ class EpisodeDataset:
     def save(self) -> None:
         """Write `dataset.json`. Raises UserError when the disk is full, or somebody else has written it meanwhile; the
         old one is then still there."""
-        if _state_of(self.folder / INDEX) != self._seen:
+        if state_of(self.folder / INDEX) != self._seen:
             raise UserError(f"{self.folder / INDEX} was written by another meanwhile: give every writer its own folder")
         document = {"version": VERSION, **asdict(self.info), "episodes": [asdict(info) for info in self.episodes()]}
         write_json(self.folder / INDEX, document, indent=1)
-        self._seen = _state_of(self.folder / INDEX)
+        self._seen = state_of(self.folder / INDEX)
 
     def _path(self, info: EpisodeInfo, role: str) -> Path:
         if role not in info.files:
@@ -253,28 +253,20 @@ def holds_dataset(folder: Path) -> bool:
     return isinstance(document, dict) and {"version", "fps", "size", "action_names", "episodes"} <= document.keys()
 
 
-def _state_of(path: Path) -> tuple[int, int] | None:
-    """Another one means that a file was written anew: they are replaced whole."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_mtime_ns
-
-
 def _is_somebodys(path: Path) -> bool:
     return not path.is_dir() and not path.name.startswith(TEMPORARY)
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
-    fps, size = float(document["fps"]), int(document["size"])
     # The last two are younger than the format: what was written before has actions by number, and no labels.
     actions, labels = document["action_names"], document.get("label_names", [])
     for key, names in (("action_names", actions), ("label_names", labels)):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError(key)
     kind = document.get("action_kind", "id")
-    return DatasetInfo(fps, size, tuple(actions), dict(document["source"]), kind, tuple(labels))
+    return DatasetInfo(
+        float(document["fps"]), int(document["size"]), tuple(actions), dict(document["source"]), kind, tuple(labels)
+    )
 
 
 def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
