@@ -263,10 +263,8 @@ def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
     for key, names in (("action_names", actions), ("label_names", labels)):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError(key)
-    kind = document.get("action_kind", "id")
-    return DatasetInfo(
-        float(document["fps"]), int(document["size"]), tuple(actions), dict(document["source"]), kind, tuple(labels)
-    )
+    fps, size, kind = float(document["fps"]), int(document["size"]), document.get("action_kind", "id")
+    return DatasetInfo(fps, size, tuple(actions), dict(document["source"]), kind, tuple(labels))
 
 
 def parse_episode_info(entry: dict[str, Any]) -> EpisodeInfo:
