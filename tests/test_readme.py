@@ -31,11 +31,11 @@ def test_the_python_example_runs() -> None:
 
 def test_the_examples_of_extending_run(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     check = """
 assert [clip.shape for clip in clips] == [(8, 64, 64, 3)] * 2
 assert not torch.equal(*clips) and len(footage.episodes()) == 3
-assert Path("run/weights.safetensors").exists()
+assert Path("run/weights.safetensors").exists() and Path("maze_1.mp4").exists()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, env=environment, check=True)
