@@ -136,7 +136,8 @@ def _curves(logs: Mapping[str, list[Record]]) -> Iterator[str]:
 def _key(figures: Sequence[str]) -> str:
     """What the lines of one colour are."""
     if figures == CHARTS[0][2]:
-        return ": of the steps (their running median; thin: each line of the log), and dotted held out (runs compare where their clips are set alike)"
+        held_out = "dotted held out (runs compare where their clips are set alike)"
+        return f": of the steps (their running median; thin: each line of the log), and {held_out}"
     if len(figures) > 1:
         first, last = (NAMES.get(name, name.removeprefix("loss_at_")) for name in (figures[0], figures[-1]))
         return f": from {first}, faint, to {last}, strong"
