@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from nextframe.data.latents import LatentDataset
 from nextframe.devices import enough_room, resolve_device
 from nextframe.discriminator import Discriminator
 from nextframe.errors import UserError
-from nextframe.files import TEMPORARY, sha256, sole_writer, write_atomically
+from nextframe.files import TEMPORARY, sha256, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
 from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
@@ -33,7 +32,7 @@ from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import LENGTHS, Clips, FrameFlowMatching, Inputs
 from nextframe.outlook import estimate, foresee
-from nextframe.ranks import Share, another_group, process_group, rank, together
+from nextframe.ranks import Share, process_group, rank
 from nextframe.reconstruction import AutoencoderWithDiscriminator, Frames, Reconstruction, is_judged
 from nextframe.soundness import (
     assumed,
@@ -44,7 +43,7 @@ from nextframe.soundness import (
     note_data,
     other_data,
 )
-from nextframe.train import Position, fraction_done, train
+from nextframe.train import Position, fraction_done, sole_trainer, take_steps
 from nextframe.transformer import Transformer
 
 
@@ -83,21 +82,7 @@ def train_preset(
             if isinstance(ready.data, LatentDataset) and isinstance(config, WorldModelConfig):
                 write_metadata(Metadata.of(ready.data.index, config.model.condition), run)
             note_data(run, learnt_from(config, ready.data))
-        return train(ready.learner, run, ready.examine)
-
-
-@contextmanager
-def sole_trainer(run: Path) -> Iterator[None]:
-    """Be the only processes to train `run`. Raises UserError, in all of them, when others do."""
-    with ExitStack() as held:
-
-        def take() -> str:
-            if rank() == 0:
-                held.enter_context(sole_writer(run))
-            return ""
-
-        together(take, another_group())
-        yield
+        return take_steps(ready.learner, run, ready.examine)
 
 
 def estimate_preset(config: RunConfig, data: Path, run: Path, initial: Path | None = None) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nextframe.config import TrainConfig
 from nextframe.devices import enough_room, synchronise, thread_start
 from nextframe.distributed import local_tensor
 from nextframe.errors import UserError
+from nextframe.files import sole_writer
 from nextframe.journal import Examination, Meter, Record, metrics_log, newest_with
 from nextframe.learner import Learner
 from nextframe.pieces import Position, newest_checkpoint
@@ -30,9 +31,30 @@ def train(learner: Learner, run: Path, examine: Examination | None = None) -> Po
     Every `examine_minutes`, and when the run is done, `examine` looks at what it can do; training goes on the same.
 
     Ctrl-C and SIGTERM end the step that is under way, save, and then raise KeyboardInterrupt; of a SIGTERM that is
-    Stopped. Raises UserError, and saves nothing, when the loss has not been a number for too long. Of several processes
-    only the first writes, and its clock counts; when one is asked to stop, all do.
+    Stopped. Raises UserError, and saves nothing, when the loss has not been a number for too long, or when somebody
+    else trains this run. Of several processes only the first writes, and its clock counts; when one is asked to stop,
+    all do.
     """
+    with sole_trainer(run):
+        return take_steps(learner, run, examine)
+
+
+@contextmanager
+def sole_trainer(run: Path) -> Iterator[None]:
+    """Be the only processes to train `run`. Raises UserError, in all of them, when others do."""
+    with ExitStack() as held:
+
+        def take() -> str:
+            if ranks.rank() == 0:
+                held.enter_context(sole_writer(run))
+            return ""
+
+        ranks.together(take, ranks.another_group())
+        yield
+
+
+def take_steps(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
+    """`train`, for a caller who is the only one to train this run already."""
     config = learner.config
     position = restore(run, learner)
     if fraction_done(config, position) >= 1 and ranks.rank() == 0:

@@ -26,11 +26,11 @@ from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, writ
 from nextframe.errors import UserError
 from nextframe.files import sole_writer
 from nextframe.journal import read_log
-from nextframe.learner import Learner, accumulate_gradients
+from nextframe.learner import Learner, Task, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
 from nextframe.pieces import newest_checkpoint
 from nextframe.recipes import train_preset
-from nextframe.train import Position, learning_rate, prefetched
+from nextframe.train import Position, learning_rate, prefetched, train
 from nextframe.transformer import Transformer
 
 HERE = Path(__file__).parent
@@ -218,6 +218,16 @@ def test_a_broken_weight_is_never_saved(latents: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a weight is not finite at step 1"):
         train_preset(replace(WORLD, train=broken), latents, tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_run_has_one_trainer_from_python_too(tmp_path: Path) -> None:
+    clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
+    network = Transformer(LONG)
+    objective = FrameFlowMatching(WorldModelConfig(model=LONG))
+    learner = Learner(Task(network, objective, lambda step: clips, product=network), replace(TRAIN, steps=1))
+    with sole_writer(tmp_path / "run"), pytest.raises(UserError, match="another process is writing"):
+        train(learner, tmp_path / "run")
+    assert train(learner, tmp_path / "run").step == 1
 
 
 def test_a_finished_run_is_left_as_it_is(latents: Path, tmp_path: Path) -> None:
