@@ -8,7 +8,7 @@ import numpy as np
 from nextframe.config import SampleConfig
 from nextframe.data.episodes import Episode, EpisodeDataset
 from nextframe.devices import resolve_device
-from nextframe.files import new_file, refuse_taken, write_atomically
+from nextframe.files import new_file, refuse_taken, sole_writer, write_atomically
 from nextframe.forecast import check_sampling, forecast, held_out_episodes, labels_of, shortened
 from nextframe.pages.drawing import action_clip, comparison_clip, label_name, mp4_bytes
 from nextframe.progress import progress
@@ -32,7 +32,8 @@ def sample(
     check_sampling(world, protocol, sample)
     infos = held_out_episodes(dataset, world, protocol)
     labels, videos = labels_of(world, infos, protocol), []
-    with progress("sampling", protocol.frames * len(infos)) as advance:
+    # Better no folder now than after the first of them.
+    with sole_writer(out), progress("sampling", protocol.frames * len(infos)) as advance:
         for index, (info, label) in enumerate(zip(infos, labels, strict=True)):
             episode = shortened(dataset.read(info), protocol, world)
             made = forecast(world, [episode], protocol, sample, [sample.seed + index], advance, [label])

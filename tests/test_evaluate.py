@@ -76,6 +76,15 @@ def test_results_of_another_run_are_not_replaced_without_a_word(
     assert f"has results of {run} on {data}: they are replaced" in capfd.readouterr().err
 
 
+def test_samples_that_could_not_be_written_are_not_made(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextframe.sample.forecast", lambda *_: pytest.fail("a rollout that nobody will see"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        sample(PROTOCOL, run, data, tmp_path / "file" / "samples", "cpu")
+
+
 def test_weights_that_change_while_they_are_read_are_not_named_by_the_sum_of_others(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
