@@ -58,7 +58,7 @@ class TransformerConfig:
     headings: int = 1
     """Directions in a full circle; 1: no compass."""
     temporal_decay: float = 0.0
-    """FlexRoPE (in version 1 of the paper): taken from the attention logits per frame between key and query."""
+    """FlexRoPE (first version of the paper): taken from the attention logits per frame between key and query."""
     riflex_frames: int | None = None
     """RIFLEx (arXiv 2502.15894): the lowest temporal frequency that would repeat within so many frames is slowed until
     one period covers them; higher ones still repeat. None: plain RoPE. Not for training: --sample.riflex sets it."""

@@ -10,7 +10,7 @@ from nextframe.configfile import dotted
 from nextframe.errors import UserError, counted, reason_of
 from nextframe.files import described, read_json
 from nextframe.metrics.statistics import EARLY, FEWEST, figures
-from nextframe.results import DIGITS, FRAME_METRICS, LOWER_IS_BETTER, RESULTS, aligned, name_of
+from nextframe.results import DIGITS, FRAME_METRICS, RESULTS, aligned, name_of, sign_of
 
 PAIRED = (*FRAME_METRICS, "control")
 """Metrics that score every episode by itself, so that two evaluations can be compared episode by episode."""
@@ -94,11 +94,12 @@ def _predicted(one: Evaluation) -> tuple[Any, ...]:
 def _difference(one: Evaluation, reference: Evaluation, metric: str) -> list[str]:
     values, others = (np.array(x["scores"]["model"][metric]["episodes"]) for x in (one, reference))
     figure, digits = figures(values - others)[0], DIGITS[metric] + 1
-    better = (figure.high < 0) if metric in LOWER_IS_BETTER else (figure.low > 0)
-    worse = (figure.low > 0) if metric in LOWER_IS_BETTER else (figure.high < 0)
-    said = "better" if better else "worse" if worse else "not told apart"
     if len(values) < FEWEST:
         said = "too few episodes to tell"
+    elif figure.low <= 0 <= figure.high:
+        said = "not told apart"
+    else:
+        said = "better" if sign_of(metric) * figure.mean > 0 else "worse"
     return [f"{figure.mean:+.{digits}f}", f"({figure.low:+.{digits}f} to {figure.high:+.{digits}f})", said]
 
 

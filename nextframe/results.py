@@ -222,7 +222,7 @@ class Results:
         """
         if not self.frame_metrics:
             return list(range(len(self.episodes)))
-        values, sign = self.scores["model"][self.frame_metrics[0]].episodes, _sign(self.frame_metrics[0])
+        values, sign = self.scores["model"][self.frame_metrics[0]].episodes, sign_of(self.frame_metrics[0])
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
 
 
@@ -244,10 +244,11 @@ def name_of(metric: str) -> str:
 
 def best_trajectories(metric: str, values: np.ndarray) -> np.ndarray:
     """The place of each episode's best: [..., trajectories, frames] -> int64 [...], by the mean over frames."""
-    return (_sign(metric) * values.mean(-1)).argmax(-1)
+    return (sign_of(metric) * values.mean(-1)).argmax(-1)
 
 
-def _sign(metric: str) -> int:
+def sign_of(metric: str) -> int:
+    """1 where more is better, -1 where less is."""
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
@@ -261,7 +262,7 @@ def summarise(values: dict[str, np.ndarray]) -> tuple[dict[Method, dict[str, Sco
         {method: {metric: score(found[method]) for metric, found in by_metric.items()} for method in METHODS},
         {
             baseline: {
-                metric: gain(_sign(metric) * found["model"], _sign(metric) * found[baseline])
+                metric: gain(sign_of(metric) * found["model"], sign_of(metric) * found[baseline])
                 for metric, found in by_metric.items()
             }
             for baseline in BASELINES

@@ -56,7 +56,7 @@ class Session:
         if config.attention == "full":
             raise ValueError("a Video DiT has no next frame: sample a whole clip")
         if config.condition != "none" and conditions is None:
-            raise ValueError(f"this model is conditioned on {config.condition}s: give those of the context, if only 0")
+            raise ValueError(f"conditioned on {config.condition}s: give those of the context, [b, 0] if it is empty")
         if conditions is not None and conditions.shape[:2] != context.shape[:2]:
             counts = "{} x {} frames, not {} x {}".format(*context.shape[:2], *conditions.shape[:2])
             raise ValueError(f"there is to be a condition for each frame of the context: {counts}")
