@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nextframe.architecture import TransformerConfig
 from nextframe.layout import Layout, Segment, continued
 from nextframe.shapes import Heads
 
@@ -17,17 +18,11 @@ class KeyValueCache:
     """Keys and values of past frames for all layers: [layers, 2, b, k, capacity, e], allocated once."""
 
     def __init__(
-        self,
-        layers: int,
-        batch: int,
-        heads: int,
-        capacity: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, config: TransformerConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
+        shape = (config.layers, 2, batch, config.heads, capacity, config.head_dim)
         # Zeros, because a frame of fixed shape (`graphs.py`) also reads, and hides, what nobody has written.
-        self._buffer = torch.zeros(layers, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+        self._buffer = torch.zeros(shape, dtype=dtype, device=device)
         self._layout = Layout()
 
     @property

@@ -51,7 +51,7 @@ class ClipStarts:
 def draw_clip_starts(config: WorldModelConfig, step: int, shortest: int, random: np.random.Generator) -> ClipStarts:
     """Those of one step; `shortest`: frames of the shortest episode that clips are taken from."""
     clip = config.clip
-    first = clip_length(config, step, random)
+    first = int(random.integers(*length_range(config, step)))
     if clip.windows == 1:
         return ClipStarts((first,), clip.interval, shortest, None)
     lengths = np.arange(*length_range(config, step))
@@ -69,11 +69,6 @@ def draw_clip_starts(config: WorldModelConfig, step: int, shortest: int, random:
 def start_count(frames: int, length: L, interval: int) -> L:
     """How many starts a clip of `length` frames has in an episode of `frames`."""
     return frames - (length - 1) * interval
-
-
-def clip_length(config: WorldModelConfig, step: int, random: np.random.Generator) -> int:
-    """Frames of the clips of one step, of one window each."""
-    return int(random.integers(*length_range(config, step)))
 
 
 def length_range(config: WorldModelConfig, step: int) -> tuple[int, int]:

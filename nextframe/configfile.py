@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from nextframe.config import TokenizerConfig, WorldModelConfig
-from nextframe.errors import UserError, did_you_mean
+from nextframe.errors import UserError, did_you_mean, reason_of
 from nextframe.files import write_atomically
 
 KINDS: dict[str, type] = {"autoencoder": TokenizerConfig, "world-model": WorldModelConfig}
@@ -50,8 +50,7 @@ def read_config(path: Path) -> RunConfig:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the folder of a run") from None
     except (yaml.YAMLError, *NOT_YAML) as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{path} is not valid YAML: {reason[0][:300]}") from None
+        raise UserError(f"{path} is not valid YAML: {reason_of(error)}") from None
     kinds = [kind for kind in KINDS if isinstance(values, dict) and values.get("kind") == kind]
     if not kinds:
         raise UserError(f"{path}: kind must be one of {', '.join(KINDS)}")

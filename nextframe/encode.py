@@ -5,13 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
@@ -186,11 +184,14 @@ def encode_shard(
     until = time.monotonic() + seconds
     encoded, mirrored, entries = {}, {}, []
     for info in infos:
-        episode = encode_episode(autoencoder, dataset, info, with_mirrored)
-        encoded[info.name] = (episode.latents, episode.actions)
-        if episode.mirrored is not None:
-            mirrored[info.name] = episode.mirrored
-        psnr, source = round(episode.psnr, 2), dataset.digest(info)
+        episode = dataset.read(info)
+        video = torch.from_numpy(episode.video)
+        latents = encode_video(autoencoder, video)
+        encoded[info.name] = (latents.cpu(), torch.from_numpy(episode.actions))
+        if with_mirrored:
+            mirrored[info.name] = encode_video(autoencoder, video.flip(2)).cpu()
+        psnr = round(pooled_psnr(decode_video(autoencoder, latents[::16]).numpy(), episode.video[::16]), 2)
+        source = dataset.digest(info)
         entries.append(LatentEpisode(info.name, info.split, info.frames, path.name, psnr, source, info.label))
         advance(1, f"{psnr:.1f} dB")
         if interrupted() or time.monotonic() > until:
@@ -258,27 +259,3 @@ def _encode_in_worker(infos: Sequence[EpisodeInfo], path: Path, mirrored: bool, 
     device = next(autoencoder.parameters()).device
     with matrix_precision(resolve_precision("auto", device), device):
         return encode_shard(autoencoder, _worker["dataset"], infos, path, mirrored, silent, seconds)
-
-
-@dataclass(frozen=True)
-class EncodedEpisode:
-    """On the CPU: scaled latents, float32 [f, c, h, w], and actions, int64 [f] or float32 [f, a]."""
-
-    latents: Tensor
-    actions: Tensor
-    psnr: float
-    """Of the autoencoder's reconstruction of every 16th frame, in dB."""
-    mirrored: Tensor | None
-    """Latents of the frames mirrored left to right."""
-
-
-def encode_episode(
-    autoencoder: Autoencoder, dataset: EpisodeDataset, info: EpisodeInfo, mirrored: bool = False
-) -> EncodedEpisode:
-    """Encode one episode, and if `mirrored` its mirrored frames too. Raises UserError when it cannot be read."""
-    episode = dataset.read(info)
-    video = torch.from_numpy(episode.video)
-    latents = encode_video(autoencoder, video)
-    psnr = pooled_psnr(decode_video(autoencoder, latents[::16]).numpy(), episode.video[::16])
-    other = encode_video(autoencoder, video.flip(2)).cpu() if mirrored else None
-    return EncodedEpisode(latents.cpu(), torch.from_numpy(episode.actions), psnr, other)

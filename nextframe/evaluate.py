@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from statistics import mode
@@ -91,9 +92,8 @@ def evaluate(
         for line in replaced(out, plan):
             print(line, file=sys.stderr)
         sweep(out / PREDICTIONS)  # `out` itself may hold more than results
-        missing = plan.missing()
-        with plan.at_work(missing):
-            results = _results(plan, missing)
+        with plan.at_work():
+            results = _results(plan)
         write_results(out, results)
     return results
 
@@ -109,13 +109,13 @@ def replaced(out: Path, plan: "Plan") -> list[str]:
     return [f"{out} has results of {before[0]} on {before[1]}: they are replaced"] if before != now else []
 
 
-def _results(plan: "Plan", missing: "list[Job]") -> Results:
+def _results(plan: "Plan") -> Results:
     """Do what is missing, and put all together."""
     protocol, sample, world, jobs = plan.protocol, plan.sample, plan.world, plan.jobs
     firsts = [job for job in jobs if job.first]
-    if missing:
-        print(plan.estimate(missing).line(), file=sys.stderr)
-    predict_missing(plan, missing)
+    if plan.missing:
+        print(plan.estimate().line(), file=sys.stderr)
+    predict_missing(plan)
     measured = [measured_again(plan, job) for job in jobs]
     combined, frames = combine(plan.scorer, measured), protocol.context + protocol.frames
     return Results(
@@ -153,19 +153,20 @@ class Plan:
     absent: int = 0
     """Episodes that the footage lacks: there may be some when all that is wanted is an estimate."""
 
+    @cached_property
     def missing(self) -> "list[Job]":
-        """What is not on disk yet. All that is there is read for it."""
+        """What was not on disk when this was first asked. All that is there is read for it."""
         return [job for job in self.jobs if not is_done(job.path, job.fingerprint)]
 
     @contextmanager
-    def at_work(self, missing: "list[Job]") -> Iterator[None]:
+    def at_work(self) -> Iterator[None]:
         """In the precision of the matrix products, with as many threads as pay. UserError when a batch does not fit."""
         threads = torch.get_num_threads()
         full = f"{self.world.device} has no room for {self.batch} predictions at once: lower --batch"
         try:
             with enough_room(full), self.world.at_work():
-                if missing:
-                    choose_threads(self.world.device, lambda: self._try_out(missing[: self.batch]))
+                if self.missing:
+                    choose_threads(self.world.device, lambda: self._try_out(self.missing[: self.batch]))
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -181,14 +182,13 @@ class Plan:
 
     def estimated(self) -> Estimate:
         """What is left of it to do, before any of it is done."""
-        missing = self.missing()
-        with self.at_work(missing):
-            return self.estimate(missing)
+        with self.at_work():
+            return self.estimate()
 
-    def estimate(self, missing: "list[Job]") -> Estimate:
-        """Of what is `missing`; it takes a moment, as a short piece is done."""
-        info = (missing or self.jobs)[0].info
-        rollouts = len(missing) + self.absent * len(self.protocol.seeds) * self.protocol.trajectories
+    def estimate(self) -> Estimate:
+        """Of what is `missing`, measured within `at_work` on a short piece of it."""
+        info = (self.missing or self.jobs)[0].info
+        rollouts = len(self.missing) + self.absent * len(self.protocol.seeds) * self.protocol.trajectories
         batches = [min(self.batch, rollouts - first) for first in range(0, rollouts, self.batch)]
         return estimate(
             self.world,
@@ -197,7 +197,7 @@ class Plan:
             self.sample,
             self.scorer,
             batches,
-            sum(job.first for job in missing) + self.absent,
+            sum(job.first for job in self.missing) + self.absent,
         )
 
 
@@ -292,9 +292,9 @@ def jobs_of(
     return jobs
 
 
-def predict_missing(plan: Plan, missing: list[Job]) -> None:
+def predict_missing(plan: Plan) -> None:
     """Predict and score what is not on disk yet; every batch is written when it is finished."""
-    world, dataset, protocol, scorer = plan.world, plan.dataset, plan.protocol, plan.scorer
+    world, dataset, protocol, scorer, missing = plan.world, plan.dataset, plan.protocol, plan.scorer, plan.missing
     done = (len(plan.jobs) - len(missing)) * protocol.frames
     with progress(f"predicting {dataset.folder.name}", len(plan.jobs) * protocol.frames, done) as advance:
         for first in range(0, len(missing), plan.batch):

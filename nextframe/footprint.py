@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nextframe import ranks
-from nextframe.devices import should_compile, synchronise
+from nextframe.devices import should_compile, timed
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
 from nextframe.objective import Inputs
@@ -161,10 +162,7 @@ def _passes(learner: Learner, demand: Demand, rows: int) -> tuple[float, float]:
     for inputs in examples(learner, demand, micro_batches * rows):
         try:
             with _watched(learner.device) as peak:
-                started = time.perf_counter()
-                learner.differentiate(inputs, micro_batches)
-                synchronise(learner.device)
-                seconds = time.perf_counter() - started
+                _, seconds = timed(learner.device, partial(learner.differentiate, inputs, micro_batches))
                 found = (seconds / micro_batches, float(peak()))
         except torch.OutOfMemoryError:
             found = (0.0, math.inf)
@@ -199,19 +197,16 @@ def seconds_a_step(learner: Learner, demand: Demand, footprint: Footprint, first
     rows = own_rows(demand)
     compiled = should_compile(learner.config.compile, learner.device)
     least = COMPILED_ROWS if compiled else 1
-    timed = min(rows, max(least, int(TIMED_SECONDS / max(footprint.seconds, 1e-9))))
+    tried = min(rows, max(least, int(TIMED_SECONDS / max(footprint.seconds, 1e-9))))
     spent, flops, begun = [], [], time.perf_counter()
     # Before the first that counts there is a warm-up, and before that one in which it is compiled.
     for number in range(-2 if compiled else -1, TIMED_STEPS):
         step = first + int(left * (number + 0.5) / TIMED_STEPS) if number >= 0 else first
-        inputs = {name: x[:timed] for name, x in learner.inputs(step).items()}
-        started = time.perf_counter()
-        learner.differentiate(inputs, min(timed, learner.config.accumulate))
-        synchronise(learner.device)
-        between = time.perf_counter()
-        learner.update(0.0, step)
-        synchronise(learner.device)
-        seconds = (between - started) * rows / timed + time.perf_counter() - between
+        inputs = {name: x[:tried] for name, x in learner.inputs(step).items()}
+        parts = min(tried, learner.config.accumulate)
+        _, passes = timed(learner.device, partial(learner.differentiate, inputs, parts))
+        _, updating = timed(learner.device, partial(learner.update, 0.0, step))
+        seconds = passes * rows / tried + updating
         # All processes must take the same steps, and each has a clock of its own.
         seconds, so_far = ranks.largest(seconds, time.perf_counter() - begun)
         if number == -2:

@@ -65,7 +65,9 @@ class FrameGraphs:
         """The cache has moved: what was recorded would write where it was."""
         self._recordings: dict[Hashable, _Recording] = {}
         # One memory and one stream for all: they are replayed one after the other, and what they make is copied out.
-        self._place = _Place.on(self._device) if self.replays and self._device.type == "cuda" else None
+        self._place = None
+        if self.replays and self._device.type == "cuda":
+            self._place = _Place(torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device))
 
     def frame(
         self,
@@ -116,10 +118,6 @@ class _Place:
 
     pool: Any
     stream: torch.cuda.Stream
-
-    @staticmethod
-    def on(device: torch.device) -> "_Place":
-        return _Place(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
 
 
 class _Recording:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import cache_folder, new_folder, sha256
 from nextframe.published.releases import REPOSITORY, name_and_hash, release_of
 
@@ -100,7 +100,7 @@ def _download(repository: str, files: list[str], way_out: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "there is no network, or the hub cannot be reached"
     except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
     raise UserError(
         f"{repository} is no folder here, and cannot be downloaded ({reason}): "
         f"fetch {', '.join(files)} from https://huggingface.co/{repository} elsewhere, and {way_out}"

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from nextframe.config import SampleConfig, Solver, WorldModelConfig
-from nextframe.configfile import read_config
+from nextframe.config import SampleConfig, Solver
 from nextframe.errors import UserError, unknown
 from nextframe.hub import local_run
 from nextframe.protocol import Protocol
@@ -43,9 +42,9 @@ class SamplingOptions:
 
     def settings(self, protocol: Protocol, model: Path) -> SampleConfig:
         """The sampling settings for a run. Raises UserError when it is none, or has no such settings."""
-        config = read_config(local_run(model) / "config.yaml")
-        if not isinstance(config, WorldModelConfig):
-            raise UserError(f"{model} is an autoencoder: name the run of a world model")
+        from nextframe.runs import world_config  # imports torch
+
+        config = world_config(local_run(model))
         given = {name: value for name, value in vars(self).items() if value is not None and value is not False}
         return protocol.settings(config.sample).overridden(**given)
 

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 LOG_EVERY_SECONDS = 10.0
@@ -37,12 +37,9 @@ def silent(count: float = 1, note: str = "") -> None:
     """An `Advance` that nobody sees."""
 
 
-@contextmanager
-def progress(title: str, total: float, done: float = 0) -> Iterator[Advance]:
+def progress(title: str, total: float, done: float = 0) -> AbstractContextManager[Advance]:
     """Show the progress of `total` units of work, of which `done` were finished by an earlier run."""
-    show = _bar if sys.stderr.isatty() else _lines
-    with show(title, total, done) as advance:
-        yield advance
+    return (_bar if sys.stderr.isatty() else _lines)(title, total, done)
 
 
 @contextmanager

@@ -19,23 +19,15 @@ from nextframe.layout import COARSE, Layout, layout_of
 from nextframe.transformer import Transformer
 
 
-def with_guidance(velocity: Velocity, guidance: float) -> Velocity:
-    """Classifier-free guidance (arXiv 2207.12598): v_null + guidance (v_condition - v_null).
-
-    `velocity`: of batches [null; condition].
-    """
-
-    def combined(x: Tensor, s: float) -> Tensor:
-        null, condition = velocity(torch.cat([x, x]), s).chunk(2)
-        return null + guidance * (condition - null)
-
-    return combined
-
-
 def integrated(velocity: Velocity, noise: Tensor, sample: SampleConfig, branches: int) -> Tensor:
-    """From noise to latents [b, ...]. `velocity`: of batches [null; condition] where guidance has two branches."""
-    flow = with_guidance(velocity, sample.guidance) if branches == 2 else velocity
-    return SOLVERS[sample.solver](flow, noise, sample.steps)
+    """From noise to latents [b, ...]. With two branches `velocity` is of batches [null; condition], and guidance
+    (classifier-free, arXiv 2207.12598) is v_null + guidance (v_condition - v_null)."""
+
+    def guided(x: Tensor, s: float) -> Tensor:
+        null, condition = velocity(torch.cat([x, x]), s).chunk(2)
+        return null + sample.guidance * (condition - null)
+
+    return SOLVERS[sample.solver](guided if branches == 2 else velocity, noise, sample.steps)
 
 
 def frame_noise(shape: tuple[int, ...], seeds: list[int], frame: int) -> Tensor:

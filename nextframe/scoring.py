@@ -10,13 +10,15 @@ import torch
 from nextframe.autoencoder import pixels_from_video
 from nextframe.data.episodes import Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
-from nextframe.metrics import control, drift, fvd, lpips, revisit
+from nextframe.metrics import control, drift, revisit
 from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.control import ActionReader
 from nextframe.metrics.fvd import FEWEST_FRAMES, FEWEST_VIDEOS, VideoFeatures, frechet_distance
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim, torchmetrics_version
+from nextframe.metrics.lpips import FILES as LPIPS_FILES
 from nextframe.metrics.lpips import Lpips
 from nextframe.metrics.statistics import Figure, Gain, Score, Spread, figures, jackknife, score, spread
+from nextframe.metrics.weights import fingerprint
 from nextframe.protocol import Protocol
 from nextframe.results import (
     FRAME_METRICS,
@@ -184,13 +186,13 @@ def load_scorer(protocol: Protocol, device: torch.device, footage: Footage) -> S
                 _check_fvd(protocol)
                 video_features = VideoFeatures.load(device)
                 shown_to_it = "predicted frames" if protocol.fvd_frames == "predicted" else "context and prediction"
-                how[metric] = f"I3D, {fvd.weights()}; {shown_to_it}{pixels}"
+                how[metric] = f"I3D, {fingerprint('i3d')}; {shown_to_it}{pixels}"
             elif protocol.context == 0:
                 raise UserError("what begins from nothing is no prediction of any frame: ask for fvd")
             elif metric == "lpips":
                 lpips_network = Lpips.load("alex").to(device)
                 shown_to_it = "[-1, 1]" if protocol.lpips_pixels == "signed" else "[0, 1]"
-                how[metric] = f"AlexNet, {lpips.weights('alex')}; pixels in {shown_to_it}{pixels}"
+                how[metric] = f"AlexNet, {fingerprint(*LPIPS_FILES['alex'])}; pixels in {shown_to_it}{pixels}"
             elif metric == "drift":
                 how[metric] = drift.VERSION
             elif metric == "revisit":

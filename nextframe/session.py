@@ -67,15 +67,8 @@ class Session:
         self.seeds = seeds if seeds is not None else [sample.seed + index for index in range(len(context))]
         self.branches = guidance_branches(config, sample)
         weight = model.head.weight
-        self.cache = KeyValueCache(
-            config.layers,
-            len(self.branches) * len(context),
-            config.heads,
-            largest_stack(config, capacity),
-            config.head_dim,
-            cache_dtype(weight),
-            weight.device,
-        )
+        rows, room = len(self.branches) * len(context), largest_stack(config, capacity)
+        self.cache = KeyValueCache(config, rows, room, cache_dtype(weight), weight.device)
         self.graphs = FrameGraphs(self.model, sample, self.cache)
 
     @property

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nextframe.files import sole_writer
 from nextframe.journal import Examination, Meter, Record, metrics_log, newest_with
 from nextframe.learner import Learner
 from nextframe.pieces import Position, newest_checkpoint
-from nextframe.progress import Advance, progress, silent
+from nextframe.progress import progress, silent
 from nextframe.saver import Saver, saving
 from nextframe.stopping import interruptions, stop_as
 
@@ -68,7 +68,9 @@ def take_steps(learner: Learner, run: Path, examine: Examination | None = None) 
         saving(run, position, learner.device) as saver,
         metrics_log(run, position.step, config) as log,
         prefetched(learner.inputs, position.step, learner.device) as batches,
-        reported(f"training {run.name}", fraction_done(config, position)) as advance,
+        progress(f"training {run.name}", 1.0, fraction_done(config, position))
+        if ranks.rank() == 0
+        else nullcontext(silent) as advance,
     ):
         meter = Meter(learner.task.flops, config.batch, learner.device, learner.precision)
         logged, last = position, time.monotonic()
@@ -181,16 +183,6 @@ def restore(run: Path, learner: Learner) -> Position:
             f"the checkpoint in {run} is of another configuration ({str(error).splitlines()[0]}): use another --out"
         ) from None
     return found.position
-
-
-@contextmanager
-def reported(title: str, done: float) -> Iterator[Advance]:
-    """The progress of a run of which `done` is behind, shown by the first process alone."""
-    if ranks.rank() != 0:
-        yield silent
-        return
-    with progress(title, 1.0, done) as advance:
-        yield advance
 
 
 @contextmanager

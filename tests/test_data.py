@@ -13,7 +13,7 @@ import torch
 from conftest import COMPASS, LONG
 from safetensors.torch import save_file
 
-from nextframe.clip_starts import clip_length
+from nextframe.clip_starts import length_range
 from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, LatentEpisode, LatentIndex, Shard, write_index, write_shard
@@ -226,7 +226,7 @@ def test_a_few_shards_tell_how_large_numbers_are(tmp_path: Path) -> None:
 def test_clip_lengths_grow_and_then_are_uniform() -> None:
     config = WorldModelConfig(clip=ClipConfig(300, min_frames=16, ramp=0.5), train=TrainConfig(steps=1000))
     random = np.random.default_rng(0)
-    early = [clip_length(config, 100, random) for _ in range(300)]
-    late = [clip_length(config, 900, random) for _ in range(3000)]
+    early = random.integers(*length_range(config, 100), 300)
+    late = random.integers(*length_range(config, 900), 3000)
     assert min(early) == 16 and max(early) < 30
     assert min(late) < 20 and 295 < max(late) < 300 and abs(np.mean(late) - 157.5) < 5

@@ -28,6 +28,7 @@ from nextframe.data.latents import LatentDataset, read_index, write_index
 from nextframe.encode import encode
 from nextframe.errors import Stopped, UserError
 from nextframe.files import TEMPORARY, sole_writer
+from nextframe.metrics.image import pooled_psnr
 from nextframe.recipes import train_preset
 from nextframe.runs import load_autoencoder
 
@@ -53,13 +54,13 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the episodes that were encoded, in this order."""
     names: list[str] = []
-    original = module.encode_episode
+    original = EpisodeDataset.read
 
-    def noted(network, dataset, info, mirrored):
+    def noted(dataset, info):
         names.append(info.name)
-        return original(network, dataset, info, mirrored)
+        return original(dataset, info)
 
-    monkeypatch.setattr(module, "encode_episode", noted)
+    monkeypatch.setattr(EpisodeDataset, "read", noted)
     return names
 
 
@@ -286,15 +287,15 @@ def test_who_is_asked_to_stop_keeps_what_is_encoded(
     autoencoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, raised: type
 ) -> None:
     """In the middle of the third of five episodes, of which two fit into a shard."""
-    out, encode_episode, calls = tmp_path / "latents", module.encode_episode, []
+    out, calls = tmp_path / "latents", []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), asked)
-        return encode_episode(*arguments)
+        return pooled_psnr(*arguments)
 
-    monkeypatch.setattr(module, "encode_episode", interrupted)
+    monkeypatch.setattr(module, "pooled_psnr", interrupted)
     with pytest.raises(raised):
         encode(autoencoder, data, out, "cpu")
     assert [episode.name for episode in read_index(out).episodes] == ["test_0", "test_1", "test_2"]

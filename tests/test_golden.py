@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import LONG
 
-from nextframe.clip_starts import clip_length
+from nextframe.clip_starts import draw_clip_starts
 from nextframe.config import ClipConfig, OptimizerConfig, TrainConfig, WorldModelConfig
 from nextframe.learner import Learner, Task
 from nextframe.objective import Clips, FrameFlowMatching
@@ -39,7 +39,7 @@ CONFIG = WorldModelConfig(
 def clips(step: int) -> Clips:
     """A wave that an action shifts: something to learn, a function of the step alone."""
     random = np.random.default_rng((1, step))
-    frames, batch = clip_length(CONFIG, step, random), CONFIG.train.batch
+    frames, batch = draw_clip_starts(CONFIG, step, CONFIG.clip.frames, random).lengths[0], CONFIG.train.batch
     actions = random.integers(0, CONFIG.model.classes, (batch, frames))
     phase = random.uniform(0, 6, (batch, 1)) + np.cumsum(actions, axis=1)
     c, h, w = np.meshgrid(np.arange(3), np.arange(4), np.arange(4), indexing="ij")

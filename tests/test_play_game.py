@@ -143,10 +143,10 @@ def test_an_upload_is_of_the_class_its_visitor_names(tmp_path: Path) -> None:
     stage = ModelStage("tiny", world, Library(world, None), SAMPLE)
     stage.keep("mine", np.zeros((1, SIZE, SIZE, 3), np.uint8))
     assert stage.facts()["labels"] == [f"class {place}" for place in range(MODEL.classes)]
-    game = stage.begin(StartMessage(None, "mine", 1, False, 2), tmp_path)
+    game = stage.begin(StartMessage(upload="mine", context=1, label=2), tmp_path)
     assert game.start.label == 2
     with pytest.raises(UserError, match=f"there is no label {MODEL.classes}: choose 0 to"):
-        stage.begin(StartMessage(None, "mine", 1, False, MODEL.classes), tmp_path)
+        stage.begin(StartMessage(upload="mine", context=1, label=MODEL.classes), tmp_path)
 
 
 def test_a_setting_the_model_cannot_follow_leaves_the_walk_as_it_was() -> None:
@@ -209,11 +209,15 @@ def test_what_cannot_be_decoded_is_said_to_whoever_looks(monkeypatch: pytest.Mon
     game.close()
 
 
+def no_room() -> None:
+    raise UserError("this walk is full")
+
+
 def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = world_of(MODEL)
     games = [dreamed(world, start_of(MODEL), SAMPLE) for _ in range(4)]
     full, broken = games[1], games[2]
-    full.history.most_frames = 0
+    monkeypatch.setattr(full.history, "check_room", no_room)
     monkeypatch.setattr(broken.source, "walk_for", lambda *_: 1 / 0)
     for number in range(3):
         results = step_games([(game, number) for game in games])
@@ -224,9 +228,8 @@ def test_what_ends_one_walk_leaves_those_beside_it(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_grows_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nextframe.web.history.MOST_BRANCHES", 2)
-    game = Game(
-        dreamed(world_of(MODEL), start_of(MODEL), SAMPLE).source, start_of(MODEL).seen_by(world_of(MODEL)), None, 3
-    )
+    monkeypatch.setattr("nextframe.web.history.MOST_FRAMES", 3)
+    game = dreamed(world_of(MODEL), start_of(MODEL), SAMPLE)
     stepped(game, 0)
     game.seek(2)
     stepped(game, 0)

@@ -271,7 +271,7 @@ def test_missing_weights_are_reported_and_scores_made_good_later(
 
     monkeypatch.setenv("NEXTFRAME_WEIGHTS", str(weights))
     monkeypatch.setattr(Lpips, "load", lambda trunk: Difference())
-    monkeypatch.setattr("nextframe.metrics.lpips.weights", lambda trunk: "a stand-in")
+    monkeypatch.setattr("nextframe.scoring.fingerprint", lambda *names: "a stand-in")
     calls.clear()
     later = evaluate(protocol, run, data, tmp_path / "out", "cpu")
     assert not calls and later.missing == {} and later.scores["model"]["psnr"] == results.scores["model"]["psnr"]

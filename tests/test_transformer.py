@@ -47,7 +47,7 @@ def test_a_later_coarse_frame_changes_no_earlier_one() -> None:
     other[:, 2] += 1  # the third of four coarse frames
     keys = []
     for clip in (latents, other):
-        cache = KeyValueCache(2, 1, 2, layout.tokens, 16, torch.float32, CPU)
+        cache = KeyValueCache(LONG, 1, layout.tokens, torch.float32, CPU)
         with torch.no_grad():
             model(model.tokens(clip, layout), layout, torch.full((1, 8), -2.0), actions, cache)
         cache.push(layout.segments)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from nextframe.errors import UserError, reason_of
 from nextframe.files import sha256
-from nextframe.metrics.weights import STANDARD, fingerprint, weight_file
+from nextframe.metrics.weights import STANDARD, weight_file
 
 FEWEST_FRAMES = 10
 """The network halves time again and again: of shorter videos nothing is left."""
@@ -53,11 +53,6 @@ class VideoFeatures:
             with exact, torch.autocast(self._device.type, enabled=False):
                 features.append(self._network(pixels, rescale=False, resize=True, return_features=True).float().cpu())
         return torch.cat(features).numpy()
-
-
-def weights() -> str:
-    """The sha256 of the file that `VideoFeatures.load` reads."""
-    return fingerprint("i3d")
 
 
 def frechet_distance(features: ArrayLike, others: ArrayLike) -> float:

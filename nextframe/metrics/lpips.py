@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
-from nextframe.metrics.weights import Name, fingerprint, weight_files
+from nextframe.metrics.weights import Name, weight_files
 from nextframe.shapes import Pixels
 
 EPSILON = 1e-10
@@ -104,11 +104,6 @@ class Lpips(nn.Module):
             if number in self._seen:
                 looks.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPSILON))
         return looks
-
-
-def weights(trunk: Literal["vgg", "alex"]) -> str:
-    """The sha256 of the two files that `Lpips.load` reads."""
-    return fingerprint(*FILES[trunk])
 
 
 def _fill(network: nn.Module, path: Path, name_in_file: Callable[[str], str]) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import sys
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from nextframe.errors import UserError
 
@@ -29,12 +29,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen at {host}, port {port} ({error}): choose others, --host, --port") from None
 
 
-def place_of(host: str) -> SplitResult | None:
-    """What a Host header names; None for what is no host."""
+def names_one_of(hosts: tuple[str, ...], host: str) -> bool:
+    """Whether a Host header names one of these: a name of somebody else's that leads here (DNS rebinding) would make
+    their page one of ours."""
     try:
-        return urlsplit(f"//{host}")
+        return urlsplit(f"//{host}").hostname in hosts
     except ValueError:
-        return None
+        return False
 
 
 def has_screen() -> bool:

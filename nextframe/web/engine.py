@@ -139,7 +139,7 @@ class EngineStage:
         if name != NEW:
             raise UserError(f"there is no start {name!r}: choose {NEW}")
         if self._thumbnail is None:
-            game = self.begin(StartMessage(NEW, None, 1, False), None)
+            game = self.begin(StartMessage(NEW, context=1), None)
             self._thumbnail = png_bytes(game.shown())
             game.close()
         return self._thumbnail

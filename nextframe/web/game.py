@@ -12,16 +12,14 @@ from nextframe.errors import UserError
 from nextframe.metrics.image import pooled_psnr
 from nextframe.runs import WorldModel
 from nextframe.web.dreamer import Dreamer, FrameSource, Made, dream
-from nextframe.web.history import MOST_FRAMES, Action, Film, History, Step
+from nextframe.web.history import Action, Film, History, Step
 from nextframe.web.starts import Start
 
 
 class Game:
     """A history, what makes its frames, and the films that keep them. Close it: the films are files."""
 
-    def __init__(
-        self, source: FrameSource | Dreamer, start: Start, folder: Path | None = None, most_frames: int = MOST_FRAMES
-    ) -> None:
+    def __init__(self, source: FrameSource | Dreamer, start: Start, folder: Path | None = None) -> None:
         self.source = source
         size = start.video.shape[1]
         self.film, self.truth_film = Film(size, folder), Film(size, folder)
@@ -30,7 +28,7 @@ class Game:
             latents = None if start.latents is None else start.latents[number]
             pose = None if start.poses is None else start.poses[number]
             steps.append(Step(start.action_to(number), self.film.append(frame), latents, pose))
-        self.history = History(steps, most_frames)
+        self.history = History(steps)
         self.start = replace(start, video=start.video[:0].copy(), latents=None)  # they are kept by the steps now
 
     def check_next(self) -> None:

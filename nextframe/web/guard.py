@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextframe.web.address import place_of
+from nextframe.web.address import names_one_of
 
 OPEN = (".js", ".css")
 """Parts of the page, which are public: the page cannot ask for them with a token."""
@@ -41,9 +41,7 @@ class Guard:
         """Why a request is refused; None if it is not."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
-        here = place_of(host)
-        if here is None or (self.hosts is not None and here.hostname not in self.hosts):
+        if self.hosts is not None and not names_one_of(self.hosts, host):
             return f"this server is not {host}: open it by the address it prints"
         origin = headers.get("origin")
         if origin is not None and origin.partition("//")[2].lower() != host.lower():

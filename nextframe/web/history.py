@@ -129,9 +129,8 @@ class Branch:
 class History:
     """The branches of a walk, and where in them one stands: `branch`, at `frame`, the newest that is shown."""
 
-    def __init__(self, clip: Sequence[Step], most_frames: int = MOST_FRAMES) -> None:
+    def __init__(self, clip: Sequence[Step]) -> None:
         self.context = len(clip)
-        self.most_frames = most_frames
         self.branches = [Branch(0, None, 0, list(clip))]
         self.branch = self.branches[0]
         self.frame = len(clip) - 1
@@ -164,8 +163,8 @@ class History:
 
     def check_room(self) -> None:
         """Raises UserError when there is no room for another frame, or another branch."""
-        if self.made >= self.most_frames:
-            raise UserError(f"this walk has {self.most_frames:,} frames, which is all there is room for: save it")
+        if self.made >= MOST_FRAMES:
+            raise UserError(f"this walk has {MOST_FRAMES:,} frames, which is all there is room for: save it")
         if self.frame < self.branch.length - 1 and len(self.branches) >= MOST_BRANCHES:
             raise UserError(
                 f"this walk has {MOST_BRANCHES} branches, which is all there is room for: go on from an end"

@@ -40,7 +40,7 @@ class Wants:
 
     def hear(self, message: Message) -> None:
         if isinstance(message, Change):
-            old = self._change or Change(None, None, None)
+            old = self._change or Change()
             pick = {name: value if value is not None else getattr(old, name) for name, value in vars(message).items()}
             self._change = Change(**pick)
         elif isinstance(message, (Seek, Enter)):
@@ -82,7 +82,7 @@ class Wants:
             self._due = now + self._seconds
         elif self._stream is not None and now >= self._due:
             stream = self._stream
-            wish = Act(stream.action, None)
+            wish = Act(stream.action)
             if stream.left is not None:
                 stream.left -= 1
                 if not stream.left:

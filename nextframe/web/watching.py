@@ -11,7 +11,7 @@ from typing import Any
 
 from nextframe.errors import UserError
 from nextframe.pages.watch import watch_page
-from nextframe.web.address import LOOPBACK, has_screen, place_of
+from nextframe.web.address import LOOPBACK, has_screen, names_one_of
 
 
 class Page(BaseHTTPRequestHandler):
@@ -19,9 +19,7 @@ class Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Watch)
-        # A name of somebody else's that leads here (DNS rebinding) would make their page one of ours.
-        here = place_of(self.headers.get("host", ""))
-        if here is None or here.hostname not in LOOPBACK:
+        if not names_one_of(LOOPBACK, self.headers.get("host", "")):
             self.send_error(403, "open the address that was printed")
         elif self.path != "/":
             self.send_error(404)
