@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 Condition = Literal["none", "label", "action", "vector"]
 
 
@@ -59,13 +61,13 @@ class TransformerConfig:
     """Directions in a full circle; 1: no compass."""
     temporal_decay: float = 0.0
     """FlexRoPE (first version of the paper): taken from the attention logits per frame between key and query."""
-    riflex_frames: int | None = None
+    riflex_frames: tyro.conf.Suppress[int | None] = None
     """RIFLEx (arXiv 2502.15894): the lowest temporal frequency that would repeat within so many frames is slowed until
     one period covers them; higher ones still repeat. None: plain RoPE. Not for training: --sample.riflex sets it."""
-    memory: int | None = None
+    memory: tyro.conf.Suppress[int | None] = None
     """Frames that are seen at once, at most, the newest included; older ones are forgotten. None: all. Not for
     training: --sample.memory sets it."""
-    slide: int = 1
+    slide: tyro.conf.Suppress[int] = 1
     """Frames by which the window of a long model moves at a time; in between it holds fewer than `window`. Not for
     training: --sample.slide sets it."""
 

@@ -96,7 +96,7 @@ def clip_batches(
         clips = train.batch // clip.windows
         chosen = [episodes[index] for index in batch_indices(train.seed, step, clips, len(episodes))]
         starts = [clip_starts.start(episode.frames, random) for episode in chosen]
-        # Drawn last, so that mirroring moves no clip: without it, and in older runs, the clips are the same.
+        # Drawn last, so that mirroring moves no clip: without it the clips are the same.
         mirrored = random.random(len(chosen)) < (0.5 if clip.mirror else 0.0)
         latents, conditions = [], []
         for row in share.numbers(clips):

@@ -57,7 +57,7 @@ class ClipConfig:
     """First part of the steps over which the longest length grows, by equal factors, from min_frames to frames."""
     windows: int = 1
     """Long models: windows that share the coarse past of a clip, and each see what is before them alone. Each has the
-    lengths and starts it would have alone (`places.py`); `batch` counts windows."""
+    lengths and starts it would have alone (`clip_starts.py`); `batch` counts windows."""
 
     def __post_init__(self) -> None:
         at_least(self, frames=1, interval=1, min_frames=1, ramp=0, windows=1)

@@ -16,7 +16,7 @@ from nextframe.checkpoint import CONFIG
 from nextframe.config import TrainConfig
 from nextframe.devices import resolve_device
 from nextframe.encode import encode
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.evaluate import evaluate
 from nextframe.files import read_json, write_json
 from nextframe.options import program
@@ -71,7 +71,7 @@ def _note(path: Path, new: N, checked: Callable[[Any], N]) -> N:
     except FileNotFoundError:
         return new
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, and run the demo again") from error
+        raise UserError(f"{path} is damaged ({reason_of(error)}): delete it, and run the demo again") from error
 
 
 def _stages(noted: Any) -> dict[str, dict[str, float]]:

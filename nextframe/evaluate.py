@@ -40,7 +40,6 @@ from nextframe.forecast import (
 from nextframe.hub import local_run
 from nextframe.layout import COARSE, layout_of
 from nextframe.metrics.image import torchmetrics_version
-from nextframe.presets import PROTOCOLS
 from nextframe.progress import progress, silent
 from nextframe.protocol import Protocol
 from nextframe.results import (
@@ -70,7 +69,7 @@ REVISION = 2
 
 
 def evaluate(
-    protocol: Protocol | str,
+    protocol: Protocol,
     model: Path,
     data: Path,
     out: Path,
@@ -202,7 +201,7 @@ class Plan:
 
 
 def prepare(
-    protocol: Protocol | str,
+    protocol: Protocol,
     model: Path,
     data: Path,
     out: Path,
@@ -215,7 +214,7 @@ def prepare(
 
     `keep`: whether `out` may be written to. If not, the footage may have fewer episodes than are asked for.
     """
-    protocol, absent = named_protocol(protocol), 0
+    absent = 0
     refuse_taken(out, "results")
     if batch < 1:
         raise UserError(f"--batch is {batch}: predict at least 1 episode at a time")
@@ -243,15 +242,6 @@ def prepare(
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
     jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
     return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch, absent)
-
-
-def named_protocol(protocol: Protocol | str) -> Protocol:
-    """Raises UserError for a name that is not in PROTOCOLS."""
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        raise UserError(f"there is no protocol {protocol!r}: choose {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[protocol]
 
 
 @dataclass(frozen=True)

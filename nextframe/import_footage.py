@@ -272,8 +272,7 @@ def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, A
         raise UserError(
             f"{dataset.folder} has another {meta['source']}, from {old.get('from')}: rename one, or use another --out"
         )
-    # Footage that was imported before this was noted is taken as it is.
-    same = same and old.get("actions") in (None, meta.get("actions"))
+    same = same and old.get("actions") == meta.get("actions")
     same = same and not (asked and infos[0].split != job["split"])
     parts = {info.meta.get("part"): info.meta.get("last") for info in infos if dataset.is_there(info)}
     return same and parts.keys() == set(range(len(infos))) and bool(parts[len(infos) - 1])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextframe.checkpoint import AUTOENCODER
+from nextframe.checkpoint import AUTOENCODER, WEIGHTS, read_weights
 from nextframe.data.actions import Vocabulary, read_actions, vocabulary, without_way_out
 from nextframe.data.episodes import DatasetInfo
 from nextframe.data.latents import (
@@ -78,7 +78,7 @@ def import_latents(
                 f"{out} holds latents of {index.fps:g} frames a second: leave out --fps, or use another --out"
             )
         sweep(out)
-        scale = load_autoencoder(out / AUTOENCODER, torch.device("cpu")).scale
+        scale = read_weights(out / AUTOENCODER / WEIGHTS)["scale"]
         listed, known = index, {episode.name: episode.split for episode in index.episodes}
         sources = [
             replace(source, split=split or known.get(source.name) or source.split)  # it keeps the side it was given

@@ -51,17 +51,17 @@ class Inspection:
     """Of each episode."""
     sampled: int
     """Episodes behind `actions` and `explained`."""
-    actions: tuple[ActionUse, ...]
-    """Of actions that are ids."""
-    explained: dict[int, float]
-    """By offset: how much of the movement between t and t + 1 goes with actions[t + offset], 0 to 1. Empty where there
-    are no actions."""
-    by_chance: float
-    """As much would go with them if they had nothing to do with it."""
     problems: tuple[str, ...]
     """Files that are missing, damaged or changed."""
     imported: tuple[int, int] | None
     """The --offset and the --every it was imported with: then an offset can be mended. None: it was recorded."""
+    actions: tuple[ActionUse, ...] = ()
+    """Of actions that are ids."""
+    explained: dict[int, float] = field(default_factory=dict)
+    """By offset: how much of the movement between t and t + 1 goes with actions[t + offset], 0 to 1. Empty where there
+    are no actions."""
+    by_chance: float = 0.0
+    """As much would go with them if they had nothing to do with it."""
     still: tuple[str, ...] = ()
     """Imported episodes in which nothing ever moves."""
     duplicates: tuple[tuple[str, ...], ...] = ()
@@ -113,9 +113,6 @@ def inspection_of(
         splits=dict(sorted(Counter(info.split for info in infos).items())),
         frames=tuple(info.frames for info in infos),
         sampled=len(episodes),
-        actions=(),
-        explained={},
-        by_chance=0.0,
         problems=problems,
         imported=(source.get("offset", 0), source.get("every", 1)) if source.get("world") == "imported" else None,
         still=tuple(info.name for info in infos if info.meta.get("still")),

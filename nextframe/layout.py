@@ -121,6 +121,43 @@ def layout_of(config: TransformerConfig, frames: int, first: int = 0) -> Layout:
     return Layout((*parts, segment(config, FINE, split, frames)))
 
 
+def past_layout(config: TransformerConfig, frames: int) -> Layout:
+    """How the `frames` clean frames before a new one are seen by it: its own layout without itself."""
+    return without_last(layout_of(config, frames + 1))
+
+
+def without_last(layout: Layout) -> Layout:
+    """A layout without its last frame, if it has any."""
+    if not layout.segments:
+        return layout
+    *segments, last = layout.segments
+    if last.frames > 1:
+        segments.append(replace(last, stop=last.stop - 1))
+    return Layout(tuple(segments))
+
+
+def seen_next(config: TransformerConfig, frames: int) -> tuple[int, int]:
+    """How many of `frames` frames the next one sees fine, and how many before those coarse."""
+    segments = past_layout(config, frames).segments
+    counts = {level: sum(part.frames for part in segments if part.level == level) for level in (FINE, COARSE)}
+    return counts[FINE], counts[COARSE]
+
+
+def without(wanted: Layout, present: Layout) -> Layout:
+    """What follows in `wanted` after `present`, which it begins with."""
+    rest = []
+    for index, part in enumerate(wanted.segments):
+        start = present.segments[index].stop if index < len(present.segments) else part.start
+        if start < part.stop:
+            rest.append(replace(part, start=start))
+    return Layout(tuple(rest))
+
+
+def largest_stack(config: TransformerConfig, frames: int) -> int:
+    """Tokens of the largest stack, new frame included, that a session of `frames` frames needs."""
+    return max((layout_of(config, length).tokens for length in range(1, frames + 1)), default=0)
+
+
 def shared_past(config: TransformerConfig, lengths: Sequence[int]) -> Layout:
     """A clip of a long model with several windows, one at the end of its first `lengths[k]` frames, for each k.
 

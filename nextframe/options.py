@@ -38,7 +38,7 @@ class SamplingOptions:
     temporal_decay: float | None = None
     """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
     graphs: Literal["auto", "on", "off"] | None = None
-    """Record frames and replay them (CUDA graphs); auto: on a GPU. Not yet run on one (docs/speed.md)."""
+    """Record frames and replay them (CUDA graphs); auto: on a GPU."""
 
     def settings(self, protocol: Protocol, model: Path) -> SampleConfig:
         """The sampling settings for a run. Raises UserError when it is none, or has no such settings."""

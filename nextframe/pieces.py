@@ -166,15 +166,13 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None where there is none yet; the first process says which are damaged.
 
     All processes ask together, and are answered alike. Raises UserError when they see different checkpoints, when
-    there are some and none is whole, or when one is of an older version.
+    there are some and none is whole.
     """
     damaged: list[str] = []
     for path in [*reversed(checkpoints(run)), None]:
         _agree_on(0 if path is None else int(path.name), run)
         if path is None:
             break
-        if (path / WEIGHTS).exists():
-            raise UserError(f"{path} is of an older version: begin another run with --initial {run / WEIGHTS}")
         if problem := _damage(path):
             damaged.append(problem)
             continue

@@ -7,14 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nextframe.architecture import TransformerConfig
 from nextframe.attention import concatenated
 from nextframe.cache import KeyValueCache
 from nextframe.conditions import headings_of
 from nextframe.config import SampleConfig
 from nextframe.flow import Velocity, noise_levels
 from nextframe.graphs import FrameGraphs
-from nextframe.layout import COARSE, FINE, Layout, continued, layout_of
+from nextframe.layout import COARSE, Layout, continued, largest_stack, layout_of, past_layout, without, without_last
 from nextframe.progress import Advance, silent
 from nextframe.sampler import (
     at_sampling,
@@ -82,7 +81,7 @@ class Session:
             raise ValueError("there is no condition to amend")
         self._conditions[:, self.frames - 1] = to_device(condition, self._conditions.device)
         # All else that the next frame sees may stay, of what was read ahead too.
-        self.cache.rewind(_without_last(past_layout(self.model.config, self.frames)))
+        self.cache.rewind(without_last(past_layout(self.model.config, self.frames)))
 
     def step(self, condition: Tensor | None = None) -> Tensor:
         """Generate the next frame, given its condition (int64 [b] or float32 [b, a]); returns its latents [b, c, h, w].
@@ -331,43 +330,6 @@ def predicted(
     for _ in rollout(session, future, frames):
         advance(len(context))
     return session.latents[:, seen:]
-
-
-def past_layout(config: TransformerConfig, frames: int) -> Layout:
-    """How the `frames` clean frames before a new one are seen by it: its own layout without itself."""
-    return _without_last(layout_of(config, frames + 1))
-
-
-def _without_last(layout: Layout) -> Layout:
-    """A layout without its last frame, if it has any."""
-    if not layout.segments:
-        return layout
-    *segments, last = layout.segments
-    if last.frames > 1:
-        segments.append(replace(last, stop=last.stop - 1))
-    return Layout(tuple(segments))
-
-
-def seen_next(config: TransformerConfig, frames: int) -> tuple[int, int]:
-    """How many of `frames` frames the next one sees fine, and how many before those coarse."""
-    segments = past_layout(config, frames).segments
-    counts = {level: sum(part.frames for part in segments if part.level == level) for level in (FINE, COARSE)}
-    return counts[FINE], counts[COARSE]
-
-
-def without(wanted: Layout, present: Layout) -> Layout:
-    """What follows in `wanted` after `present`, which it begins with."""
-    rest = []
-    for index, segment in enumerate(wanted.segments):
-        start = present.segments[index].stop if index < len(present.segments) else segment.start
-        if start < segment.stop:
-            rest.append(replace(segment, start=start))
-    return Layout(tuple(rest))
-
-
-def largest_stack(config: TransformerConfig, frames: int) -> int:
-    """Tokens of the largest stack, new frame included, that a session of `frames` frames needs."""
-    return max((layout_of(config, length).tokens for length in range(1, frames + 1)), default=0)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

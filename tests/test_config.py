@@ -42,6 +42,7 @@ def test_yaml_reads_a_bare_on_and_off_as_true_and_false_and_we_do_not(tmp_path: 
         ("kind: world-model\nmodel: {rope_axes: [16, 24]}", "rope_axes"),
         ("kind: world-model\nmodel: {condition: colour}", "'colour' does not fit"),
         ("kind: world-model\nmodel: {head_dim: 32}", "must add up to head_dim 32"),
+        ("kind: world-model\nmodel: {memory: 16}", "set --sample.memory, .slide or .riflex instead"),
         ("kind: pudding", "kind must be one of"),
         ("[1, 2]", "kind must be one of"),
         ("kind: [", "not valid YAML"),

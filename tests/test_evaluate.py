@@ -275,11 +275,6 @@ def test_missing_actions_are_named(run: Path, tmp_path: Path) -> None:
         evaluate(replace(PROTOCOL, episodes=1), run, dataset.folder, tmp_path / "out", "cpu")
 
 
-def test_unknown_protocol(run: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no protocol 'mazes': choose maze"):
-        evaluate("mazes", run, data, tmp_path / "out", "cpu")
-
-
 def test_samples_begin_with_the_context(run: Path, data: Path, tmp_path: Path) -> None:
     videos = sample(replace(PROTOCOL, episodes=2), run, data, tmp_path, "cpu")
     assert [path.name for path in videos] == ["test_0.mp4", "test_1.mp4"]

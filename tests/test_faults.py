@@ -197,12 +197,6 @@ def test_who_gives_way_before_it_begins_is_done_for_now_too(
         signal.signal(signal.SIGTERM, before)
 
 
-def test_checkpoints_of_an_older_version_are_refused_with_a_way_on(folder: Path) -> None:
-    write_weights(folder / "run" / "checkpoints" / "00000004" / WEIGHTS, {"x": torch.ones(1)})
-    with pytest.raises(UserError, match=r"older version: begin another run with --initial .*weights\.safetensors"):
-        newest_checkpoint(folder / "run")
-
-
 def test_what_is_saved_is_what_there_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on while it is written, and does not change it."""
     train_preset(replace(FAR_LONG, train=replace(FAR_LONG.train, steps=1)), folder / "latents", folder / "short")

@@ -275,7 +275,6 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         (["--clean-context", "10"], "set --clean-context below 1"),
         (["--condition-dropout", "1.5"], "set it from 0 to 1"),
         (["--condition-dropout", "0", "--sample.guidance", "2"], "set --condition-dropout above 0"),
-        (["--model.memory", "16"], "set --sample.memory"),
         (["--clip.ramp", "0.5", "--train.minutes", "1"], "set --clip.ramp 0"),
         (["--sample.memory", "4"], "less than the window of 16 frames"),
         (["--model.coarse-patch", "None", "--clip.windows", "1"], "set --sample.slide 1"),

@@ -258,7 +258,7 @@ def _is_somebodys(path: Path) -> bool:
 
 
 def _parse_dataset_info(document: dict[str, Any]) -> DatasetInfo:
-    # The last two are younger than the format: what was written before has actions by number, and no labels.
+    # Two may be left out: without them actions are ids, and there are no labels.
     actions, labels = document["action_names"], document.get("label_names", [])
     for key, names in (("action_names", actions), ("label_names", labels)):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -188,7 +188,7 @@ class Shard:
             path.open("rb").close()  # safetensors says of all that cannot be opened that it is missing
             self._file = safe_open(path, "pt")
             self._names = set(self._file.keys())
-            sums = json.loads((self._file.metadata() or {}).get(SUMS, "{}"))  # older files have none
+            sums = json.loads((self._file.metadata() or {}).get(SUMS, "{}"))  # made by other hands it may have none
             self._unread: dict[str, str] = dict(sums)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: encode the data again") from None

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
-from nextframe.errors import UserError
+from nextframe.errors import UserError, reason_of
 from nextframe.files import new_file
 from nextframe.progress import progress
 
@@ -71,7 +71,7 @@ class ActionReader(nn.Module):
                 reader.load_state_dict(load_file(path))
                 return reader.eval(), digest
             except (SafetensorError, RuntimeError, OSError) as error:
-                raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, and evaluate again") from error
+                raise UserError(f"{path} is damaged ({reason_of(error)}): delete it, and evaluate again") from error
         pictures, actions = [], []
         with progress("reading footage with actions", len(infos)) as advance:
             for info in infos:

@@ -59,7 +59,7 @@ def comparison_clip(video: np.ndarray, prediction: np.ndarray, actions: Sequence
         colour = CONTEXT_COLOUR if given else PREDICTION_COLOUR
         canvas = _Canvas(video.shape[2], panels=2)
         canvas.panel(0, video[index], TRUTH_COLOUR, "truth")
-        canvas.action(0, actions[index - 1] if index else "")
+        canvas.action(actions[index - 1] if index else "")
         canvas.panel(1, shown[index], colour, "context (given)" if given else "prediction")
         canvas.right(1, f"{step - 1}" if given else f"+{step} of {len(prediction)}", colour)
         pages.append(canvas.image())
@@ -72,7 +72,7 @@ def action_clip(video: np.ndarray, actions: Sequence[str]) -> np.ndarray:
     for index, frame in enumerate(video):
         canvas = _Canvas(video.shape[2], panels=1)
         canvas.panel(0, frame, TRUTH_COLOUR, f"{index}")
-        canvas.action(0, actions[index])
+        canvas.action(actions[index])
         pages.append(canvas.image())
     return np.stack(pages)
 
@@ -154,12 +154,13 @@ class _Canvas:
         self._draw.text(end, text, fill=colour, font=_font(20), anchor="rm")
         return end[0] - self._draw.textlength(text, font=_font(20))
 
-    def action(self, place: int, name: str) -> None:
-        """The name of an action, or the numbers of one that is a vector, shortened to what there is room for."""
+    def action(self, name: str) -> None:
+        """Over the first panel, the name of an action, or the numbers of a vector, shortened to what there is room
+        for."""
         text, room = words(name), self._side - FOR_TITLE
         while self._draw.textlength(text, font=_font(20)) > room:
             text = f"{text[:-2]}…"
-        begin = self.right(place, text, INK)
+        begin = self.right(0, text, INK)
         draw_arrow(self._draw, (begin - 18, HEADER / 2), name, 24)
 
     def image(self) -> np.ndarray:

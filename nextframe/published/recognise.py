@@ -52,7 +52,7 @@ def model_in_words(config: TransformerConfig | AutoencoderConfig) -> str:
     return f"a {kind} FAR of {config.layers} layers, {config.heads} heads of {config.head_dim}, {told}"
 
 
-def transformer_config(weights: Mapping[str, Tensor], latent_size: int = LATENT_SIZE) -> TransformerConfig:
+def transformer_config(weights: Mapping[str, Tensor], latent_size: int) -> TransformerConfig:
     """The configuration of a published transformer. Raises ValueError where names or shapes make no sense.
 
     Not in the weights, and so taken from the published models: patches of one latent, a window of 16 frames, the
@@ -88,7 +88,7 @@ def transformer_config(weights: Mapping[str, Tensor], latent_size: int = LATENT_
     )
 
 
-def autoencoder_config(weights: Mapping[str, Tensor], latent_size: int = LATENT_SIZE) -> AutoencoderConfig:
+def autoencoder_config(weights: Mapping[str, Tensor], latent_size: int) -> AutoencoderConfig:
     """The configuration of a published DC-AE. Raises ValueError where names or shapes make no sense.
 
     Not in the weights: the activation of the decoder's residual blocks, which goes with their norm here as it does in

@@ -12,10 +12,10 @@ from nextframe.devices import thread_start
 from nextframe.errors import UserError
 from nextframe.flow import SOLVERS
 from nextframe.layers import VectorEmbedding
+from nextframe.layout import seen_next
 from nextframe.metadata import Metadata
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
-from nextframe.session import seen_next
 from nextframe.transformer import Transformer, parameters_of
 from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed

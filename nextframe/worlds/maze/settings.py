@@ -60,9 +60,8 @@ USUAL_MAZES = MazeSettings()
 
 
 def source_of(settings: MazeSettings) -> dict[str, Any]:
-    """What a dataset of these mazes says of its making. Footage is older than `linger`: without it, nobody did."""
-    said = {"world": "maze", "revision": REVISION, **asdict(settings)}
-    return said if settings.linger else {name: value for name, value in said.items() if name != "linger"}
+    """What a dataset of these mazes says of its making."""
+    return {"world": "maze", "revision": REVISION, **asdict(settings)}
 
 
 def settings_of(source: dict[str, Any]) -> MazeSettings | None:
