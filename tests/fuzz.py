@@ -27,7 +27,7 @@ from conftest import AUTOENCODER, SHORT
 from damage import damaged
 from PIL import Image
 from ranks_target import FAR_LONG
-from tiny import kept, tiny_episodes, tiny_i3d, tiny_latents, tiny_run
+from tiny import kept, random_autoencoder, tiny_episodes, tiny_i3d, tiny_latents, tiny_run
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import write_weights
@@ -123,8 +123,7 @@ def make_run(folder: Path) -> None:
 def make_checkpoints(folder: Path) -> None:
     latents = folder.parent / "latents-of-the-checkpoints"
     tiny_latents(latents)
-    write_config(TokenizerConfig(model=AUTOENCODER), latents / "autoencoder" / "config.yaml")
-    write_weights(latents / "autoencoder" / "weights.safetensors", Autoencoder(AUTOENCODER).state_dict())
+    random_autoencoder(latents, AUTOENCODER)
     config = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_minutes=0.0))
     train_preset(config, latents, folder / "run")
     for path in (folder / "run").iterdir():

@@ -7,13 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import AUTOENCODER, LONG
-from tiny import TOKENIZER, tiny_episodes, tiny_latents
+from tiny import TOKENIZER, random_autoencoder, tiny_episodes, tiny_latents
 
-from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
-from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldModelConfig
-from nextframe.configfile import write_config
 from nextframe.data.latents import LatentDataset, LatentEpisode, write_shard
 from nextframe.errors import UserError
 from nextframe.footprint import Demand, Footprint, _passes, fits_in_earnest, measured, seconds_a_step, weight_bytes
@@ -42,8 +38,7 @@ ROOM = 10**12
 def latents(tmp_path: Path) -> Path:
     folder = tmp_path / "latents"
     tiny_latents(folder)
-    write_config(TokenizerConfig(model=AUTOENCODER), folder / AUTOENCODER_FOLDER / CONFIG)
-    write_weights(folder / AUTOENCODER_FOLDER / WEIGHTS, Autoencoder(AUTOENCODER).state_dict())
+    random_autoencoder(folder, AUTOENCODER)
     return folder
 
 

@@ -23,6 +23,7 @@ from nextframe.errors import UserError
 from nextframe.evaluate import count_tokens, evaluate, measured_speed
 from nextframe.forecast import forecast
 from nextframe.metrics.image import psnr
+from nextframe.progress import silent
 from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, prediction_path, read_prediction
 from nextframe.runs import load, load_autoencoder
@@ -208,17 +209,13 @@ def test_speed_is_that_of_one_machine(run: Path, data: Path, tmp_path: Path) -> 
     assert speed == measured_speed(measured[1:])
 
 
-def ignore(count: float = 1, note: str = "") -> None:
-    """Progress that nobody sees."""
-
-
 def test_a_frame_is_made_from_the_context_and_the_action_that_led_to_it(run: Path) -> None:
     world, protocol, settings = load(run), replace(PROTOCOL, episodes=1), SampleConfig(steps=2)
     episode = tiny_episode(0, 8)
 
     def predicted(video: np.ndarray, actions: np.ndarray) -> np.ndarray:
         with world.at_work():
-            return forecast(world, [Episode(video, actions)], protocol, settings, [0], ignore).videos[0]
+            return forecast(world, [Episode(video, actions)], protocol, settings, [0], silent).videos[0]
 
     usual = predicted(episode.video, episode.actions)
     future = episode.video.copy()

@@ -20,13 +20,11 @@ import stress
 import torch
 from ranks_target import FAR_LONG, JUDGED, TOKENIZER
 from test_train import losses
-from tiny import kept, newest, tiny_episodes, tiny_latents
+from tiny import kept, newest, random_autoencoder, tiny_episodes, tiny_latents
 
 from nextframe import cli
-from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, checkpoints, write_weights
+from nextframe.checkpoint import WEIGHTS, checkpoints
 from nextframe.config import TokenizerConfig
-from nextframe.configfile import write_config
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
 from nextframe.learner import Learner
@@ -41,8 +39,7 @@ TWO_CHECKPOINTS = replace(FAR_LONG, train=replace(FAR_LONG.train, checkpoint_min
 
 def with_latents(folder: Path) -> Path:
     tiny_latents(folder / "latents")
-    write_config(TokenizerConfig(model=TOKENIZER), folder / "latents" / AUTOENCODER / CONFIG)
-    write_weights(folder / "latents" / AUTOENCODER / WEIGHTS, Autoencoder(TOKENIZER).state_dict())
+    random_autoencoder(folder / "latents", TOKENIZER)
     return folder
 
 
@@ -64,9 +61,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stressed(folder: Path, how: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     command = [sys.executable, str(HERE / "stress.py"), str(folder), how]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -269,10 +265,9 @@ def test_whoever_gives_way_is_done_for_now(folder: Path, number: signal.Signals,
         "cli.VERBS['train'] = cli.Verb(lambda rest: train_preset(config, folder / 'latents', folder / 'run'), True)\n"
         "sys.argv[1:] = ['train']; cli.main()"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     command = [sys.executable, "-c", script, str(folder)]
     for _ in range(2):  # the second goes on from the first
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         done = len(losses(folder / "run")) if (folder / "run" / "metrics.jsonl").exists() else 0
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and process.poll() is None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from test_maze import processes_naming, tree
 
-import nextframe
 from nextframe.cli import run_command
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.video import fitted
@@ -408,8 +407,7 @@ class Recorder:
         self.temporary.mkdir()
         self.working.mkdir()
         command = f"record gym:{SCENARIO} --out {self.out} {OPTIONS}"
-        root = str(Path(nextframe.__file__).parent.parent)
-        environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": root}
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nextframe", *command.split()],
             cwd=self.working,

@@ -14,12 +14,9 @@ from conftest import AUTOENCODER as TOKENIZER
 from conftest import LONG, random_transformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_train import TRAIN, stop_after
-from tiny import newest
+from tiny import newest, random_autoencoder
 
-from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, SampleConfig, TokenizerConfig, TrainConfig, WorldModelConfig
-from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
@@ -43,8 +40,7 @@ def latents(tmp_path: Path) -> Path:
         episodes.append(LatentEpisode(name, split, 12, "latents-00000.safetensors", 30.0))
     write_shard(folder / "latents-00000.safetensors", shard)
     write_index(folder, LatentIndex("0" * 64, (3, 4, 4), ("a", "b", "c"), 10.0, tuple(episodes)))
-    write_config(TokenizerConfig(model=TOKENIZER), folder / AUTOENCODER / CONFIG)
-    write_weights(folder / AUTOENCODER / WEIGHTS, Autoencoder(TOKENIZER).state_dict())
+    random_autoencoder(folder, TOKENIZER)
     return folder
 
 

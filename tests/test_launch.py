@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import AUTOENCODER
-from tiny import eventually, tiny_latents
+from tiny import eventually, random_autoencoder, tiny_latents
 
-from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
-from nextframe.config import TokenizerConfig
-from nextframe.configfile import write_config
+from nextframe.checkpoint import WEIGHTS
 from nextframe.journal import read_log
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "train.slurm"
@@ -74,15 +71,11 @@ TINY = """maze --model.latent-channels 3 --model.latent-size 4 --model.layers 1 
 
 def test_the_command_line_of_the_readme_trains_one_run_in_two_processes(tmp_path: Path) -> None:
     tiny_latents(tmp_path / "latents")
-    write_config(TokenizerConfig(model=AUTOENCODER), tmp_path / "latents" / "autoencoder" / CONFIG)
-    write_weights(tmp_path / "latents" / "autoencoder" / WEIGHTS, Autoencoder(AUTOENCODER).state_dict())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    random_autoencoder(tmp_path / "latents", AUTOENCODER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, command in (("one", [sys.executable]), ("two", launcher)):
         run = [*command, "-m", "nextframe", "train", *TINY.split(), "--data", str(tmp_path / "latents")]
-        ran = subprocess.run(
-            [*run, "--out", str(tmp_path / name)], capture_output=True, text=True, env=environment, timeout=200
-        )
+        ran = subprocess.run([*run, "--out", str(tmp_path / name)], capture_output=True, text=True, timeout=200)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.count("walk in it") == 1
     one, two = ([line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two"))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-import nextframe
 from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import WorldModelConfig
 from nextframe.data.episodes import EpisodeDataset
@@ -293,8 +292,7 @@ class Recorder:
             f"settings = MazeSettings(frames={SETTINGS.frames})\n"
             f"record_maze(Path({str(self.out)!r}), {EPISODES}, settings=settings, workers=2)"
         )
-        root = str(Path(nextframe.__file__).parent.parent)
-        environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": root}
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", script], cwd=self.working, env=environment, stderr=subprocess.PIPE, text=True
         )

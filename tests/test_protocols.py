@@ -31,6 +31,7 @@ from nextframe.pages.behaviour import unlike_the_papers
 from nextframe.pages.report import chosen_clips, write_report
 from nextframe.pages.scores import by_seed
 from nextframe.presets import PROTOCOLS, as_published
+from nextframe.progress import silent
 from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, Measured, Results, prediction_path, read_prediction
 from nextframe.runs import load
@@ -375,10 +376,6 @@ def test_true_clips_are_drawn_evenly() -> None:
     assert [info.label for info in few[:7]] == [0, 1, 2, 0, 2, 0, 2]
 
 
-def ignore(count: float = 1, note: str = "") -> None:
-    """Progress that nobody sees."""
-
-
 def test_every_third_frame(tmp_path: Path, calls: list[list[int]]) -> None:
     """A model that was trained on every third frame is asked about every third."""
     world = load(tiny_run(tmp_path / "world", model=PLAIN, interval=3))
@@ -386,7 +383,7 @@ def test_every_third_frame(tmp_path: Path, calls: list[list[int]]) -> None:
     data = tiny_episodes(tmp_path / "data", count=1, frames=13).folder
     results = evaluate(protocol, tmp_path / "world", data, tmp_path / "out", "cpu")
     thirds = tiny_episode(0, 13).video[::3]
-    own = forecast(world, [Episode(thirds, np.zeros(5, np.int64))], protocol, SampleConfig(steps=2), [0], ignore)
+    own = forecast(world, [Episode(thirds, np.zeros(5, np.int64))], protocol, SampleConfig(steps=2), [0], silent)
     found = read_prediction(prediction_path(tmp_path / "out", "test_0"))
     assert (found.video == own.videos[0]).all()
     error = np.square(thirds[1].astype(float) - thirds[2:]).mean((1, 2, 3))
@@ -406,7 +403,7 @@ def test_a_class_is_told_with_every_frame(classes: Path, tmp_path: Path) -> None
     evaluate(protocol, tmp_path / "world", classes, tmp_path / "out", "cpu")
     found = read_prediction(prediction_path(tmp_path / "out", "clip_3")).video
     made = [
-        forecast(world, [tiny_episode(3, 5)], protocol, SampleConfig(steps=2), [3], ignore, [label]).videos[0]
+        forecast(world, [tiny_episode(3, 5)], protocol, SampleConfig(steps=2), [3], silent, [label]).videos[0]
         for label in (0, 1)
     ]
     assert (made[0] == found).all() and (made[1] != found).any()
@@ -427,7 +424,7 @@ def test_vectors_are_passed_on(tmp_path: Path) -> None:
     for place, changes in ((4, [True, True, True]), (6, [False, False, True]), (7, [False, False, False])):
         other = actions.copy()
         other[place] += 1
-        again = forecast(load(run), [Episode(episode.video, other)], protocol, SampleConfig(steps=2), [0], ignore)
+        again = forecast(load(run), [Episode(episode.video, other)], protocol, SampleConfig(steps=2), [0], silent)
         assert (again.videos[0] != usual).any(axis=(1, 2, 3)).tolist() == changes
     write_report(tmp_path / "report.html", results, tmp_path / "out", dataset.folder)
     assert sample(protocol, run, dataset.folder, tmp_path / "samples", "cpu")

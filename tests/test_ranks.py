@@ -1,7 +1,6 @@
 """Two processes train what one trains; and when one of them breaks, all end alike."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -12,12 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from ranks_target import FAR_LONG, RUNS, TOKENIZER, to_the_middle, trained
-from tiny import newest, tiny_episodes, tiny_latents
+from tiny import newest, random_autoencoder, tiny_episodes, tiny_latents
 
-from nextframe.autoencoder import Autoencoder
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, write_weights
-from nextframe.config import TokenizerConfig
-from nextframe.configfile import write_config
 from nextframe.journal import read_log
 from nextframe.ranks import Share
 from nextframe.recipes import train_preset
@@ -33,9 +28,8 @@ TOLD = ("gradient_norm", "weight_norm", "average_distance", "held_out_loss", "lo
 
 def target(folder: Path, *launcher: str) -> str:
     """What it says."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     command = [sys.executable, *launcher, str(HERE / "ranks_target.py"), str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert ran.returncode == 0, ran.stderr
     return ran.stderr
 
@@ -51,8 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     held_out = json.loads(index.read_text())
     held_out["episodes"][-1]["split"] = "test"
     index.write_text(json.dumps(held_out))
-    write_config(TokenizerConfig(model=DECODER), folder / "latents" / AUTOENCODER / CONFIG)
-    write_weights(folder / "latents" / AUTOENCODER / WEIGHTS, Autoencoder(DECODER).state_dict())
+    random_autoencoder(folder / "latents", DECODER)
     tiny_episodes(folder / "footage", split="train")
     for name, config in RUNS.items():
         trained(config, folder, f"{name}-alone")
@@ -158,11 +151,10 @@ def test_an_error_of_all_is_said_once(tmp_path: Path) -> None:
         "cli.VERBS['train'] = cli.Verb(fail, raw=True); sys.argv[1:] = ['train', sys.argv[1]]; cli.main()"
     )
     (tmp_path / "fail.py").write_text(script)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for word, said in (("alike", ["all alike"]), ("other", ["of rank 0", "of rank 1"])):
         command = [*launcher, str(tmp_path / "fail.py"), word]
-        ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
         lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
         assert sorted(lines) == [f"error: {text}" for text in said], ran.stderr
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import re
 import shlex
 import subprocess
@@ -24,9 +23,8 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_python_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = example + "\nassert frame.shape == (64, 64, 3)"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 def test_the_examples_of_extending_run(tmp_path: Path) -> None:
@@ -37,8 +35,7 @@ assert [clip.shape for clip in clips] == [(8, 64, 64, 3)] * 2
 assert not torch.equal(*clips) and len(footage.episodes()) == 3
 assert Path("run/weights.safetensors").exists() and Path("maze_1.mp4").exists()
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", "\n".join(examples) + check], cwd=tmp_path, check=True)
 
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md") if page.stem != "experiments")]

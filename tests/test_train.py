@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import AUTOENCODER, LONG
-from tiny import kept
+from tiny import kept, random_autoencoder
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
 from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, OptimizerConfig, TokenizerConfig, TrainConfig, WorldModelConfig
-from nextframe.configfile import write_config
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
@@ -55,8 +54,7 @@ def latents(tmp_path: Path) -> Path:
     write_shard(folder / "latents-00000.safetensors", shard)
     episodes = tuple(LatentEpisode(name, "train", 12, "latents-00000.safetensors", 30.0) for name in names)
     write_index(folder, LatentIndex("0" * 64, (3, 4, 4), ("a", "b", "c"), 10.0, episodes))
-    write_config(TOKENIZER, folder / AUTOENCODER_FOLDER / CONFIG)
-    write_weights(folder / AUTOENCODER_FOLDER / WEIGHTS, Autoencoder(AUTOENCODER).state_dict())
+    random_autoencoder(folder, AUTOENCODER)
     return folder
 
 
@@ -124,10 +122,9 @@ def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path
     """SIGKILL, which nothing can catch: the steps since the last checkpoint are taken again."""
     # In processes of their own, which know nothing of conftest: checking shapes takes longer than training does.
     script = "import sys, ranks_target; ranks_target.to_be_killed(*sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     run, straight = tmp_path / "killed", tmp_path / "straight"
     command = [sys.executable, "-c", script, str(latents)]
-    process = subprocess.Popen([*command, str(run), "0.002"], env=environment)
+    process = subprocess.Popen([*command, str(run), "0.002"])
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -136,7 +133,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(latents: Path, tmp_path: Path
     state = newest_checkpoint(run)
     assert state is not None and 0 < state.position.step < 100
     for folder in (run, straight):
-        subprocess.run([*command, str(folder), "10"], env=environment, check=True)
+        subprocess.run([*command, str(folder), "10"], check=True)
     assert losses(run) == losses(straight)
 
 

@@ -57,6 +57,13 @@ def tiny_run(run: Path, seed: int = 0, model: TransformerConfig = MODEL, interva
     return run
 
 
+def random_autoencoder(latents: Path, model: AutoencoderConfig) -> None:
+    """Beside latents, what is to have made them, with random weights."""
+    folder = latents / AUTOENCODER
+    write_config(TokenizerConfig(model=model), folder / CONFIG)
+    write_weights(folder / WEIGHTS, Autoencoder(model).state_dict())
+
+
 @dataclass(frozen=True)
 class Kept:
     """What a checkpoint holds, whole."""
