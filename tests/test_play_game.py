@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_transformer
-from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode, tiny_episodes
+from tiny import ACTIONS, MODEL, SIZE, TOKENIZER, tiny_episode, tiny_episodes, tiny_run
 from visiting import stepped
 
 from nextframe.architecture import TransformerConfig
@@ -26,6 +26,7 @@ from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, step_games
 from nextframe.web.history import Action, History, Step, shared_frames
 from nextframe.web.messages import StartMessage
+from nextframe.web.opening import open_model
 from nextframe.web.saving import save
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library, Start
@@ -87,6 +88,19 @@ def check_as_fresh(game: Game, world: WorldModel, sample: SampleConfig) -> None:
         assert np.abs(frame.astype(int) - shown).max() <= 1  # where rounding falls on the other side
     made = torch.stack([step.latents for step in path])
     torch.testing.assert_close(made, walk.latents, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["arrival", "vectors at departure", "labels", "nothing"])
+def test_a_run_opens_with_as_many_threads_as_pay(kind: str, tmp_path: Path) -> None:
+    """Which is found out only where there are several."""
+    config, sample = KINDS[kind]
+    run, threads = tiny_run(tmp_path / "run", model=config), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        stage = open_model(run, None, sample, real=False, device="cpu")
+        assert torch.get_num_threads() in (1, 2) and stage.facts()["model"] == "run"
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("kind", KINDS)

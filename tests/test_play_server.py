@@ -4,13 +4,17 @@ import gc
 import io
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from websockets.sync.client import connect
 from nextframe import session
 from nextframe.data.video import mp4
 from nextframe.errors import UserError
+from nextframe.presets import PRETRAINED
 from nextframe.web import conversation, serve
 from nextframe.web.address import listen
 from nextframe.web.messages import LONGEST
@@ -65,6 +70,32 @@ def test_what_there_is_to_play(server: Server) -> None:
         status, body = server.get(path)
         assert status == 404, path
         assert "\n" not in json.loads(body).get("error", "")
+
+
+@pytest.mark.parametrize(
+    "command", [["play", "--model", str(PRETRAINED)], ["record", "play"]], ids=["play", "record play"]
+)
+def test_the_command_of_the_readme_serves_until_it_is_stopped(command: tuple[str, ...]) -> None:
+    """In a process of its own, with the threads that a user has."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nextframe", *command, "--no-browser", "--port", str(port)],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    try:
+        assert line.startswith(f"playing at http://127.0.0.1:{port}/"), process.communicate(timeout=60)
+        with urlopen(f"http://127.0.0.1:{port}/api/world", timeout=60) as answer:
+            assert len(json.load(answer)["actions"]) == 5
+    finally:
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
 
 
 def test_the_whole_protocol(server: Server, client: Client) -> None:

@@ -63,7 +63,7 @@ def _show(opened: Callable[[], Any], host: str, port: int, sessions: int, browse
     try:
         from nextframe.web.serve import serve
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "websockets"):
+        if (error.name or "").split(".")[0] not in ("fastapi", "pydantic", "starlette", "uvicorn", "websockets"):
             raise
         raise UserError(f"playing needs {error.name}, which is not installed: pip install 'nextframe[play]'") from None
     with listen(host, port) as listener:  # first, so that a port that is taken is told at once

@@ -34,7 +34,8 @@ def _try_out(world: WorldModel, sample: SampleConfig) -> None:
     """A short walk, of few steps a frame: which number of threads is faster, they tell as well."""
     config = world.config.model
     action = [0.0] * config.action_size if config.condition == "vector" else 0
-    few = replace(sample, steps=min(sample.steps, TRIED_STEPS))
-    walk = world.walk_on(torch.zeros(TRIED_CONTEXT, *config.latent_shape), None, few, TRIED_CONTEXT + TRIED_FRAMES, 0)
+    label = 0 if config.condition == "label" else None
+    few, room = replace(sample, steps=min(sample.steps, TRIED_STEPS)), TRIED_CONTEXT + TRIED_FRAMES
+    walk = world.walk_on(torch.zeros(TRIED_CONTEXT, *config.latent_shape), None, few, room, label)
     for _ in range(TRIED_FRAMES):
         walk.imagine(action)
