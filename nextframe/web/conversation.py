@@ -129,7 +129,9 @@ class _Conversation:
 
 
 def _report(error: Exception) -> str:
-    """The whole for who runs the server, and a line for the client."""
+    """The whole for who runs the server, and a line for the client; a full disk is no bug."""
+    if isinstance(error, UserError):
+        return str(error)
     print("".join(traceback.format_exception(error)), file=sys.stderr)
     return f"the server failed: {type(error).__name__}; see its terminal"
 

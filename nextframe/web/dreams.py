@@ -44,13 +44,19 @@ class Dreams:
 
     def __init__(self, begin: Callable[[], None] | None = None) -> None:
         self._queue: queue.SimpleQueue[_Job | _Frame | None] = queue.SimpleQueue()
+        self._closing, self._closed = threading.Lock(), False
         self._decoder = ThreadPoolExecutor(1, "decoder", begin)
         self._thread = threading.Thread(target=self._run, args=(begin,), name="dreams", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
+        """From any thread. What comes after the end is cancelled."""
         future: Future[T] = Future()
-        self._queue.put(_Job(work, future))
+        with self._closing:
+            if self._closed:
+                future.cancel()
+            else:
+                self._queue.put(_Job(work, future))
         return future
 
     def step(self, game: Game, action: Action) -> Future[tuple[float, Made]]:
@@ -61,6 +67,8 @@ class Dreams:
 
     def close(self) -> None:
         """What is under way is waited for; what waits is cancelled."""
+        with self._closing:
+            self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 if (job := self._queue.get_nowait()) is not None:

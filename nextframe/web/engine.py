@@ -17,7 +17,7 @@ from nextframe.web.game import Game
 from nextframe.web.history import Action, Branch, History
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import MazePlace, Start
+from nextframe.web.starts import MazePlace, OnModel, Start, right_here
 from nextframe.worlds.gym.record import world_seed
 from nextframe.worlds.gym.settings import GymSettings
 from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
@@ -139,7 +139,7 @@ class EngineStage:
         if name != NEW:
             raise UserError(f"there is no start {name!r}: choose {NEW}")
         if self._thumbnail is None:
-            game = self.begin(StartMessage(NEW, context=1), None)
+            game = self.begin(StartMessage(NEW, context=1))
             self._thumbnail = png_bytes(game.shown())
             game.close()
         return self._thumbnail
@@ -150,7 +150,7 @@ class EngineStage:
     def beside(self, game: Game) -> Reality | None:
         return None
 
-    def begin(self, message: StartMessage, folder: Path | None) -> Game:
+    def begin(self, message: StartMessage, folder: Path | None = None, on_model: OnModel = right_here) -> Game:
         if message.episode != NEW:
             raise UserError(f"there is no start {message.episode!r}: choose {NEW}")
         if isinstance(self.settings, MazeSettings):

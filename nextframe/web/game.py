@@ -13,7 +13,7 @@ from nextframe.metrics.image import pooled_psnr
 from nextframe.runs import WorldModel
 from nextframe.web.dreamer import Dreamer, FrameSource, Made, dream
 from nextframe.web.history import Action, Film, History, Step
-from nextframe.web.starts import Start
+from nextframe.web.starts import OnModel, Start, right_here
 
 
 class Game:
@@ -117,6 +117,8 @@ def step_games(asked: Sequence[tuple[Game, Action]], beside: Executor | None = N
     return [results[place] for place in range(len(asked))]
 
 
-def dreamed(world: WorldModel, start: Start, sample: SampleConfig, folder: Path | None = None) -> Game:
-    """A walk that a model dreams. Only the thread that owns the model may begin one."""
-    return Game(Dreamer(world, sample, start.label), start.seen_by(world), folder)
+def dreamed(
+    world: WorldModel, start: Start, sample: SampleConfig, folder: Path | None = None, on_model: OnModel = right_here
+) -> Game:
+    """A walk that a model dreams. `on_model`: what does the model's work, where only one thread may."""
+    return Game(Dreamer(world, sample, start.label), start.seen_by(world, on_model), folder)

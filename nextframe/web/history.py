@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nextframe.errors import UserError
+from nextframe.files import writing
 
 Action = int | tuple[float, ...] | None
 """An id, the numbers of a vector, or nothing that anybody knows of."""
@@ -21,13 +22,18 @@ MOST_BRANCHES = 100
 
 
 class Film:
-    """Frames of one size, kept in a file that goes with the object: thousands of them would fill the memory."""
+    """Frames of one size, kept in a file that goes with the object: thousands of them would fill the memory.
+
+    Raises UserError where there is no room to write.
+    """
 
     def __init__(self, size: int, folder: Path | None = None) -> None:
         self.size = size
         self.frames = 0
         self._coming: dict[int, tuple[Future[np.ndarray], Callable[[], np.ndarray]]] = {}
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._folder = folder or Path(tempfile.gettempdir())
+        with writing(self._folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._bytes = size * size * 3
         self._in_use = threading.Lock()
 
@@ -79,7 +85,7 @@ class Film:
         content = np.ascontiguousarray(frame, np.uint8).tobytes()
         if len(content) != self._bytes:
             raise ValueError(f"a frame of {len(content)} bytes in a film of {self._bytes}")
-        with self._in_use:
+        with self._in_use, writing(self._folder):
             self._check_open()
             if os.pwrite(self._file.fileno(), content, place * self._bytes) < self._bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -118,6 +124,14 @@ class Branch:
         """All its frames, those of its parents included."""
         return self.origin + len(self.steps)
 
+    def path(self, length: int) -> list[Step]:
+        """Its first so many frames, those of its parents included."""
+        parts, branch = [], self
+        while branch is not None:
+            parts.append(branch.steps[: max(0, length - branch.origin)])
+            length, branch = min(length, branch.origin), branch.parent
+        return [step for part in reversed(parts) for step in part]
+
     def step(self, frame: int) -> Step:
         branch = self
         while frame < branch.origin:
@@ -153,13 +167,7 @@ class History:
 
     def path(self) -> list[Step]:
         """All steps up to where one stands."""
-        parts, branch, end = [], self.branch, self.frame + 1
-        while True:
-            parts.append(branch.steps[: max(0, end - branch.origin)])
-            end = min(end, branch.origin)
-            if branch.parent is None:
-                return [step for part in reversed(parts) for step in part]
-            branch = branch.parent
+        return self.branch.path(self.frame + 1)
 
     def check_room(self) -> None:
         """Raises UserError when there is no room for another frame, or another branch."""

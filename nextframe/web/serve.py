@@ -4,9 +4,11 @@ import asyncio
 import secrets
 import socket
 import webbrowser
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nextframe.web.address import LOOPBACK, has_screen
 from nextframe.web.messages import LONGEST
@@ -14,6 +16,10 @@ from nextframe.web.server import application
 from nextframe.web.visitors import Stage
 
 CLOSING_SECONDS = 3
+MOST_CONNECTIONS = 256
+"""Well below the files a process may have open: without one to spare, nobody could be let in, or told why."""
+FIRST_REQUEST_SECONDS = 10.0
+"""Who says nothing for so long holds no connection."""
 
 
 def serve(stage: Stage, listener: socket.socket, host: str, sessions: int, browser: bool) -> None:
@@ -35,9 +41,10 @@ def serve(stage: Stage, listener: socket.socket, host: str, sessions: int, brows
 
 def server_of(app: FastAPI) -> uvicorn.Server:
     """What serves the application, in `serve(sockets=...)`."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
+            http=_Connection,
             ws="websockets-sansio",  # it waits where a client does not read
             ws_max_size=16 * LONGEST,  # what is longer than LONGEST is refused with a reason; this, without
             ws_per_message_deflate=False,  # frames are noise to it, and time
@@ -45,3 +52,26 @@ def server_of(app: FastAPI) -> uvicorn.Server:
             log_level="warning",
         )
     )
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ctrl-C once more while it is closing changes nothing: what was started with it is being ended."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+
+
+class _Connection(H11Protocol):
+    """One of a limited number, and not for those who never ask for anything. They need no token for being here."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        # A WebSocket is another protocol on the same transport.
+        if self.cycle is None and self.transport.get_protocol() is self:
+            self.transport.abort()

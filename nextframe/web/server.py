@@ -5,13 +5,14 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
 from fastapi import FastAPI, Request, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
@@ -28,7 +29,12 @@ HEAVY_AT_ONCE = 2
 """Uploads decoded and walks saved; the others wait."""
 UPLOADS_AT_ONCE = 4
 """Files that are on their way here, in memory."""
-UPLOAD_SECONDS = 120.0
+SLOWEST_UPLOAD = 2**15  # bytes a second
+UPLOAD_GRACE_SECONDS = 10.0
+DOWNLOADS_AT_ONCE = 8
+"""Walks that are on their way to somebody: files on disk."""
+DOWNLOAD_SECONDS = 60.0
+"""For a part of a file: who takes nothing for so long is given up."""
 PART = 2**18  # bytes of a file that are sent at once
 
 
@@ -46,6 +52,7 @@ def application(
         app.state.visitors = Visitors(stage, sessions)
         app.state.heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         app.state.receiving = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        app.state.sending = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         try:
             if ready is not None:
                 ready()
@@ -101,19 +108,22 @@ def _add_starts(app: FastAPI, stage: Stage) -> None:
 
     @app.post("/api/upload")
     async def upload(request: Request) -> JSONResponse:
+        if app.state.receiving.locked():
+            return JSONResponse({"error": f"{UPLOADS_AT_ONCE} files are on their way already: try again"}, 503)
         async with app.state.receiving:
-            content = bytearray()
+            content, until = bytearray(), asyncio.get_running_loop().time() + UPLOAD_GRACE_SECONDS
             try:
-                async with asyncio.timeout(UPLOAD_SECONDS):
+                async with asyncio.timeout_at(until) as patience:
                     async for part in request.stream():
                         content += part
+                        patience.reschedule(until + len(content) / SLOWEST_UPLOAD)
                         if len(content) > MOST_BYTES:
                             line = f"the file is larger than {MOST_BYTES >> 20} MiB: cut it"
                             return JSONResponse({"error": line}, 413)
             except ClientDisconnect:
                 return JSONResponse({"error": "the file has not come whole"}, 400)  # to nobody
             except TimeoutError:
-                return JSONResponse({"error": f"the file took more than {UPLOAD_SECONDS:.0f} s to come"}, 408)
+                return JSONResponse({"error": f"the file comes too slowly: send {SLOWEST_UPLOAD >> 10} KiB/s"}, 408)
             try:
                 async with app.state.heavy:
                     video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _visitors(app).folder))
@@ -128,19 +138,26 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
     """What there is of a walk: its files, and single frames."""
 
     @app.get("/api/session/{name}/save")
-    async def download(name: str, format: str = "mp4") -> Response:
+    async def download(request: Request, name: str, format: str = "mp4") -> Response:
         if format not in FORMATS:
             return JSONResponse({"error": f"format {format!r} is unknown: choose {', '.join(FORMATS)}"}, 400)
         visitor = _visitors(app).visitor(name)
         path = visitor.game.history.path()
-        async with app.state.heavy:
-            handle = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _visitors(app).folder))
-        size = os.fstat(handle.fileno()).st_size
-        headers = {
-            "content-disposition": f'attachment; filename="walk.{FORMATS[format]}"',
-            "content-length": str(size),
-        }
-        return StreamingResponse(_parts(handle), media_type="application/octet-stream", headers=headers)
+        if app.state.sending.locked():
+            return JSONResponse({"error": f"{DOWNLOADS_AT_ONCE} walks are being saved already: try again"}, 503)
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(app.state.sending)
+            async with app.state.heavy:
+                if await request.is_disconnected():
+                    return Response(status_code=400)  # to nobody
+                handle = await _chore(app, lambda: save(visitor.game, path, stage.info, format, _visitors(app).folder))
+            held.enter_context(handle)
+            size = os.fstat(handle.fileno()).st_size
+            headers = {
+                "content-disposition": f'attachment; filename="walk.{FORMATS[format]}"',
+                "content-length": str(size),
+            }
+            return _Download(handle, held.pop_all(), headers)
 
     @app.get("/api/session/{name}/frame/{frame}.png")
     async def one_frame(name: str, frame: int, branch: int, kind: str = "dream") -> Response:
@@ -155,7 +172,18 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         return Response(await _chore(app, lambda: png_bytes(shown)), media_type="image/png")
 
 
-async def _parts(handle: IO[bytes]) -> AsyncIterator[bytes]:
-    with handle:
-        while part := handle.read(PART):
-            yield part
+class _Download(Response):
+    """A file, as long as it is taken. `held`: what ends with it."""
+
+    def __init__(self, file: IO[bytes], held: AsyncExitStack, headers: dict[str, str]) -> None:
+        super().__init__(media_type="application/octet-stream", headers=headers)
+        self._file, self._held = file, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with suppress(TimeoutError):  # the server ends what is not complete
+                while part := self._file.read(PART):
+                    async with asyncio.timeout(DOWNLOAD_SECONDS):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from nextframe.version import VERSION
 from nextframe.web.game import Game, dreamed
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import HELD_OUT, Library
+from nextframe.web.starts import HELD_OUT, Library, OnModel, right_here
 
 USUAL_FPS = 10.0
 
@@ -91,7 +92,7 @@ class ModelStage:
             "starts": [
                 {
                     "name": info.name,
-                    "thumbnail": f"/api/thumbnail/{info.name}.png",
+                    "thumbnail": f"/api/thumbnail/{quote(info.name, safe='')}.png",
                     "frames": info.frames,
                     "held_out": info.split in HELD_OUT,
                 }
@@ -109,14 +110,14 @@ class ModelStage:
     def keep(self, upload: str, video: np.ndarray) -> None:
         self.library.keep(upload, video)
 
-    def begin(self, message: StartMessage, folder: Path) -> Game:
+    def begin(self, message: StartMessage, folder: Path, on_model: OnModel = right_here) -> Game:
         if message.upload is not None:
             if self.labels and message.label >= len(self.labels):
                 raise UserError(f"there is no label {message.label}: choose 0 to {len(self.labels) - 1}")
             start = self.library.uploaded(message.upload, message.label)
         else:
             start = self.library.start(message.episode or "", message.context)
-        return dreamed(self.world, start, self.sample, folder)
+        return dreamed(self.world, start, self.sample, folder, on_model)
 
     def beside(self, game: Game) -> Reality | None:
         maze = game.start.maze

@@ -1,14 +1,15 @@
 """What a walk begins with: the first frames of an episode, or of a visitor's own picture or clip."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nextframe.autoencoder import FRAMES_AT_ONCE
 from nextframe.data.episodes import EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
 from nextframe.forecast import held_out_episodes
@@ -24,6 +25,15 @@ MOST_STARTS = 100
 MOST_UPLOADS = 32
 HELD_OUT = ("demo", "test", "validation")
 """What the model has not seen, in the order in which it is offered; other splits where there is none of it."""
+
+
+OnModel = Callable[[Callable[[], Tensor]], Tensor]
+"""Has a short piece of work done where the model's work is done, and returns what it gives."""
+
+
+def right_here(work: Callable[[], Tensor]) -> Tensor:
+    """An `OnModel` where there is one thread."""
+    return work()
 
 
 class MazePlace:
@@ -62,9 +72,10 @@ class Start:
         action = self.actions[frame - 1]
         return int(action) if action.ndim == 0 else tuple(float(number) for number in action)
 
-    def seen_by(self, world: WorldModel) -> "Start":
-        """With its latents."""
-        return replace(self, latents=world.encode(torch.tensor(self.video)))
+    def seen_by(self, world: WorldModel, on_model: OnModel) -> "Start":
+        """With its latents. They are made block by block, so that frames of others may come between."""
+        blocks = torch.tensor(self.video).split(FRAMES_AT_ONCE)
+        return replace(self, latents=torch.cat([on_model(partial(world.encode, block)) for block in blocks]))
 
 
 class Library:

@@ -2,11 +2,13 @@
 
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from nextframe.errors import UserError
+from nextframe.files import writing
 from nextframe.workers import worker_command, worker_environment
 
 MOST_BYTES = 32 * 2**20
@@ -18,9 +20,11 @@ PROCESS = "nextframe.web.upload_process"
 def decoded_upload(content: bytes, size: int, folder: Path) -> np.ndarray:
     """The first frames, uint8 [f, size, size, 3]. Raises UserError for what is no picture or video."""
     command = worker_command(PROCESS, str(size), str(MOST_FRAMES), str(SECONDS))
-    with tempfile.TemporaryFile(dir=folder) as given, tempfile.TemporaryFile(dir=folder) as made:
-        given.write(content)
-        given.seek(0)
+    with ExitStack() as held:
+        with writing(folder):
+            given, made = (held.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(2))
+            given.write(content)
+            given.seek(0)
         try:
             done = subprocess.run(
                 command,

@@ -255,10 +255,10 @@ class Visitor:
     def _tell_curve(self) -> None:
         """How near every frame of the branch was to its truth, where that is known."""
         assert self.outbox is not None
-        history = self.game.history
-        steps = [history.branch.step(frame) for frame in range(history.branch.length)]
+        branch = self.game.history.branch
+        steps = branch.path(branch.length)
         known = [[frame, step.psnr] for frame, step in enumerate(steps) if step.psnr is not None]
-        self.outbox.line(type="curve", branch=history.branch.number, psnr=known)
+        self.outbox.line(type="curve", branch=branch.number, psnr=known)
 
     def _say(self, text: str) -> None:
         if self.outbox is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from nextframe.data.episodes import DatasetInfo
 from nextframe.errors import UserError
@@ -18,6 +19,7 @@ from nextframe.web.game import Game
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.outbox import Outbox
 from nextframe.web.reality import Reality
+from nextframe.web.starts import OnModel
 from nextframe.web.visitor import Visitor
 
 MOST_KEPT = 64
@@ -54,8 +56,10 @@ class Stage(Protocol):
         """png of a start. Raises UserError when there is none."""
         ...
 
-    def begin(self, message: StartMessage, folder: Path) -> Game:
-        """A walk; called where its frames are made. Raises UserError."""
+    def begin(self, message: StartMessage, folder: Path, on_model: OnModel) -> Game:
+        """A walk; called in any thread. `on_model`: has a short piece of work done where frames are made. Raises
+        UserError.
+        """
         ...
 
     def beside(self, game: Game) -> Reality | None:
@@ -97,7 +101,7 @@ class Visitors:
         self._check_sessions()
         self._arriving += 1
         try:
-            game = await asyncio.wrap_future(self.dreams.submit(lambda: self.stage.begin(message, self.folder)))
+            game = await asyncio.wrap_future(self.chores.submit(self.stage.begin, message, self.folder, self._on_model))
         finally:
             self._arriving -= 1
         visitor = Visitor(game, self.stage.fps, self.stage.memory, self.dreams, self.chores)
@@ -136,7 +140,9 @@ class Visitors:
         away = [one for one in self.by_name.values() if one.outbox is None and not one.door.locked()]
         used = sum(map(_bytes, away))
         while away and (len(away) > MOST_KEPT or used > KEPT_BYTES):
-            oldest = away.pop(0)
+            # First those in which nothing was made: to begin many walks is to lose no other's.
+            oldest = next((one for one in away if not one.game.history.made), away[0])
+            away.remove(oldest)
             used -= _bytes(oldest)
             del self.by_name[oldest.name]
             oldest.game.close()
@@ -150,6 +156,9 @@ class Visitors:
             visitor.game.close()
         self.by_name.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _on_model(self, work: Callable[[], Tensor]) -> Tensor:
+        return self.dreams.submit(work).result()
 
     def _check_sessions(self) -> None:
         sockets = sum(visitor.outbox is not None for visitor in self.by_name.values())
