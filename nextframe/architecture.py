@@ -17,6 +17,14 @@ def at_least(settings: object, **smallest: float) -> None:
             raise ValueError(f"{name} is {value}: it must be at least {least}")
 
 
+def at_most(settings: object, **largest: float) -> None:
+    """Raises ValueError naming the first field that is above its largest value."""
+    for name, most in largest.items():
+        value = getattr(settings, name)
+        if value is not None and not value <= most:
+            raise ValueError(f"{name} is {value}: it must be at most {most}")
+
+
 MOST_LAYERS = 1000
 """So that a configuration that somebody else wrote keeps nobody waiting."""
 
@@ -74,8 +82,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         at_least(self, latent_channels=1, latent_size=1, layers=1, heads=1, head_dim=2, window=1, temporal_decay=0)
         at_least(self, classes=0, action_size=0, headings=1, riflex_frames=1, memory=self.window, slide=1)
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
+        at_most(self, layers=MOST_LAYERS)
         if self.slide > self.window:
             raise ValueError(f"slide {self.slide} must be at most window {self.window}")
         if self.slide > 1 and self.coarse_patch is None:
@@ -84,6 +91,8 @@ class TransformerConfig:
             raise ValueError(f"rope_axes {self.rope_axes} must be even: channels turn in pairs")
         if bool(self.turns) != (self.headings > 1):
             raise ValueError(f"turns {self.turns} and headings {self.headings}: a compass needs both, else neither")
+        if any(abs(turn) > self.headings for turn in self.turns):
+            raise ValueError(f"turns {self.turns}: none may be more than a full circle, of {self.headings} headings")
         if self.turns and (self.condition, self.action_of, self.attention) != ("action", "arrival", "frame-causal"):
             raise ValueError("a compass adds up the actions that led to each frame: this model is told none, turns=()")
         if self.turns and len(self.turns) != self.classes:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import TextIOWrapper
 from types import FrameType
 
 import tyro
@@ -64,6 +65,8 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     keep_freed_memory()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text; of stderr it is so anyway
     try:
         run_command(sys.argv[1:])
     except UserError as error:

@@ -7,10 +7,13 @@ or a value of the wrong type is refused, with the nearest real name.
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nextframe.architecture import AutoencoderConfig, TransformerConfig, at_least
+from nextframe.architecture import AutoencoderConfig, TransformerConfig, at_least, at_most
 from nextframe.errors import UserError
 
 Solver = Literal["euler", "even-euler", "heun", "adams"]
+
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
+        at_most(self, seed=LARGEST_SEED)
         at_least(self, minutes=0.001, patience_minutes=0.001, examine_minutes=0)
         if self.patience_minutes > 1e6:
             raise ValueError(f"patience_minutes is {self.patience_minutes}: it must be at most 1,000,000")
+
+
+MOST_STEPS = 10_000
+"""Of a solver: what all of them do to the network is computed in one go."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, guidance=0, seed=0, memory=1, slide=1, temporal_decay=0)
+        at_most(self, steps=MOST_STEPS, seed=LARGEST_SEED)
 
     def overridden(self, **given: Any) -> "SampleConfig":
         """These settings, with what is given (not None) in their place. Raises UserError for impossible ones."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.errors import UserError, did_you_mean, reason_of
 from nextframe.files import write_atomically
@@ -107,3 +108,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def require_fit(world_model: WorldModelConfig, autoencoder: RunConfig, where: Path) -> None:
+    """Raises UserError when `autoencoder`, found in `where`, does not make the latents of a world model."""
+    if not isinstance(autoencoder, TokenizerConfig):
+        raise UserError(f"{where} is a world model: name an autoencoder, a file DCAE_....pth or a run of one")
+    made, wanted = autoencoder.model, world_model.model
+    if made.latent_shape != wanted.latent_shape:
+        raise UserError(
+            f"the autoencoder {where} makes latents of {_latents(made)}, the world model takes {_latents(wanted)}: "
+            "choose the one it was trained with"
+        )
+
+
+def _latents(config: AutoencoderConfig | TransformerConfig) -> str:
+    return " x ".join(map(str, config.latent_shape))

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, read_weights
 from nextframe.config import TokenizerConfig, WorldModelConfig
-from nextframe.configfile import read_config
+from nextframe.configfile import read_config, require_fit
 from nextframe.errors import UserError
 from nextframe.files import new_file, new_folder, sha256
 from nextframe.hub import local_run
@@ -20,7 +20,6 @@ from nextframe.published.runs import (
     add_autoencoder,
     published_weights,
     read_published,
-    require_fit,
     write_run,
 )
 

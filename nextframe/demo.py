@@ -18,7 +18,7 @@ from nextframe.devices import resolve_device
 from nextframe.encode import encode
 from nextframe.errors import UserError, reason_of
 from nextframe.evaluate import evaluate
-from nextframe.files import read_json, write_json
+from nextframe.files import read_json, refuse_taken, write_json
 from nextframe.options import program
 from nextframe.pages.report import write_report
 from nextframe.presets import AUTOENCODER_MAZE, MAZE, PRETRAINED, PROTOCOLS
@@ -83,6 +83,7 @@ def demo(out: Path, episodes: int, device: str) -> Path:
     if not (PRETRAINED / CONFIG).exists():
         raise UserError(f"the default model is missing ({PRETRAINED}): install nextframe again, or use demo --train")
     _check(episodes)
+    refuse_taken(out, "a demo")
     resolve_device(device)  # better missing now than after the mazes are recorded
     return show(out, PRETRAINED, replace(PROTOCOL, episodes=episodes), device, {})
 
@@ -97,6 +98,7 @@ def demo_train(out: Path, seconds: float, episodes: int, device: str) -> Path:
     if seconds < 30:
         raise UserError(f"--budget {clock(seconds)} is too short for the whole loop: give it at least 30s, better 10m")
     _check(episodes)
+    refuse_taken(out, "a demo")
     same_budget(out, seconds)
     episodes = min(episodes, max(2, int(seconds / 60)))  # predicting has to fit into the budget too
     target, stages = resolve_device(device).type, StageTimes(out / "stages.json")

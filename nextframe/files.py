@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -183,18 +184,20 @@ def read_json(path: Path) -> Any:
 
 def plain_name(name: object) -> bool:
     """Whether a word can be the name of a file, and not lead out of its folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and _can_be_told(name)
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and can_be_told(name)
 
 
-def _can_be_told(name: str) -> bool:
-    """Whether a name is short enough for a path and a message, and has no letter that ends a line or a text."""
-    return len(name) <= LONGEST_NAME and min(name, default=" ") >= " " and len(name.splitlines()) < 2
+def can_be_told(name: str) -> bool:
+    """Whether a name is short enough for a path and a message, and is text of one line: no letter in it tells a
+    terminal what to do."""
+    controls = any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name[:LONGEST_NAME])
+    return len(name) <= LONGEST_NAME and not controls
 
 
 def inside(folder: Path, name: str) -> Path:
     """The file of a folder that an index in it names. Raises ValueError where that leads out of it, by links too,
     or can be no path."""
-    if not _can_be_told(name):
+    if not can_be_told(name):
         raise ValueError(f"names {name[:200]!r}, which can be no path: do not trust it")
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):

@@ -13,12 +13,14 @@ from nextframe.data.production import Jobs, filling, produce
 from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
 from nextframe.data.video import VIDEO_ERRORS, video_facts
 from nextframe.errors import UserError, counted, some_of
-from nextframe.files import sha256, sweep, write_json
+from nextframe.files import can_be_told, sha256, sweep, write_json
 from nextframe.inspection import SOME, doubts, duplicates
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
 USUAL_FPS = 30.0
+LARGEST = 1024
+"""Pixels along a side of a frame."""
 """Of videos that do not say how fast they are."""
 USUAL_CUT = Cut()
 FEW = 0.05
@@ -85,6 +87,8 @@ def import_footage(
     if use_actions:
         sources, words = _with_actions(sources, action_names, kept_names, skip_bad, skipped)
     names, numbers = classes(sources)
+    if strange := [label for label in names if not can_be_told(label)]:
+        raise UserError(f"a class is called {strange[0][:200]!r}, which cannot be printed: rename its folder")
     info = DatasetInfo(
         fps=fps or _fps(sources) / cut.every,
         size=size,
@@ -176,6 +180,8 @@ def _check(size: int, cut: Cut) -> None:
     ):
         if not value >= least:
             raise UserError(f"--{name} is {value}: it must be at least {least}")
+    if size > LARGEST:
+        raise UserError(f"--size is {size}: it must be at most {LARGEST}")
     if cut.frames and cut.frames < cut.least_frames:
         raise UserError(f"--frames {cut.frames} is less than --least-frames {cut.least_frames}: raise it, or 0 for all")
 

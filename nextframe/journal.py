@@ -148,6 +148,10 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines()
 
 
+LARGEST_STEP = 2**53
+"""Beyond it a number is no count any more."""
+
+
 def _record(line: str) -> Record | None:
     """The figures of a line of the log that are numbers; None of one that a kill cut short."""
     try:
@@ -155,7 +159,7 @@ def _record(line: str) -> Record | None:
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     record = {name: value for name, value in record.items() if math.isfinite(value)}
-    return record if "step" in record else None
+    return record if abs(record.get("step", math.inf)) < LARGEST_STEP else None
 
 
 def _tag(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from nextframe.architecture import Condition
 from nextframe.errors import UserError, reason_of, some_of
-from nextframe.files import read_json, write_json
+from nextframe.files import can_be_told, read_json, write_json
 
 METADATA = "metadata.json"
 SOME = 8
@@ -42,8 +42,9 @@ class Metadata:
     def __post_init__(self) -> None:
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"fps is {self.fps}")
-        if strange := [name for name in (*self.action_names, *self.label_names) if not isinstance(name, str)]:
-            raise ValueError(f"{strange[0]!r} is no name")
+        names = (*self.action_names, *self.label_names)
+        if strange := [name for name in names if not isinstance(name, str) or not can_be_told(name)]:
+            raise ValueError(f"{str(strange[0])[:200]!r} is no name")
 
     @classmethod
     def of(cls, data: Described, condition: Condition) -> "Metadata":

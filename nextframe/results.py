@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nextframe.config import SampleConfig
-from nextframe.data.episodes import read_npz
+from nextframe.data.arrays import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_json
 from nextframe.metrics.statistics import EARLY, Figure, Gain, Score, Spread, gain, score

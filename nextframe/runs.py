@@ -17,7 +17,7 @@ from nextframe.autoencoder import Autoencoder, decode_video, encode_video
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_weights, write_weights
 from nextframe.conditions import actions_for_frames
 from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
-from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.configfile import RunConfig, read_config, require_fit, write_config
 from nextframe.devices import matrix_precision, prepare_for_inference, resolve_precision
 from nextframe.errors import UserError, reason_of
 from nextframe.files import new_folder, sha256
@@ -284,6 +284,7 @@ def load(run: Path | str, device: str | torch.device = "cpu", precision: str = "
     if not (run / AUTOENCODER).exists():
         way_out = f"nextframe convert DCAE_FILE.pth --out {run / AUTOENCODER}"
         raise UserError(f"{run} has no autoencoder yet, so it cannot see or show frames: add one with {way_out}")
+    require_fit(config, read_config(run / AUTOENCODER / CONFIG), run / AUTOENCODER)
     digest = sha256(run / WEIGHTS)
     transformer = _filled(lambda: Transformer(config.model), run / WEIGHTS).to(device).eval()
     autoencoder = load_autoencoder(run / AUTOENCODER, device)

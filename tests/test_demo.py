@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def test_the_shipped_model_makes_a_report(tmp_path: Path) -> None:
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.npz")}
     demo.demo(tmp_path / "demo", episodes=2, device="cpu")
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.npz")}
+
+
+def test_a_run_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    for show in (partial(demo.demo, tmp_path, 2, "cpu"), partial(demo.demo_train, tmp_path, 60, 2, "cpu")):
+        with pytest.raises(UserError, match="holds a run: choose another --out for a demo"):
+            show()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_the_shipped_model_is_small() -> None:

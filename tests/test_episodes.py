@@ -279,6 +279,35 @@ def test_nothing_is_written_that_could_not_be_read(dataset: EpisodeDataset) -> N
         dataset.add("d", "train", nothing, {})
 
 
+def test_a_folder_that_leads_elsewhere_is_not_written_to(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """What is read is refused where it lies outside, so what is written is too; and what lies there is left alone."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "d.mp4").write_text("precious")
+    (dataset.folder / "validation").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="validation leads out of its folder: make it a folder, or use another --out"):
+        dataset.add("d", "validation", noise_episode(), {})
+    assert (elsewhere / "d.mp4").read_text() == "precious" and len(list(elsewhere.iterdir())) == 1
+
+
+def test_an_episode_larger_than_memory_should_be_is_refused(
+    dataset: EpisodeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextframe.data.episodes.MOST_BYTES", FRAMES * 16 * 16 * 3 - 1)
+    with pytest.raises(UserError, match="MiB of memory, the most is 0: divide it"):
+        dataset.read(dataset.episodes()[0])
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "\ud800", "two\u2028lines", "\x7f"])
+def test_names_that_cannot_be_printed_are_damage(dataset: EpisodeDataset, name: str) -> None:
+    for change in ({"action_names": ["noop", name]}, {"label_names": [name]}):
+        with pytest.raises(ValueError, match="is no name"):
+            replace(INFO, **{key: tuple(names) for key, names in change.items()})
+        edit_index(dataset, **change)
+        with pytest.raises(UserError, match="is damaged"):
+            EpisodeDataset.open(dataset.folder)
+
+
 def test_episodes_that_do_not_fit_are_refused(dataset: EpisodeDataset) -> None:
     episode = noise_episode()
     with pytest.raises(ValueError, match="video of d"):

@@ -77,7 +77,7 @@ WITHIN_A_FLOOR = {
     "config": {"architecture", "errors"},
     "presets": {"architecture", "config", "protocol"},
     "protocol": {"architecture", "config"},
-    "configfile": {"config", "errors", "files"},
+    "configfile": {"architecture", "config", "errors", "files"},
     "metadata": {"architecture", "errors", "files"},
     "files": {"errors"},
     "cache": {"layout"},

@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_episodes, tiny_run
 
@@ -24,6 +25,7 @@ from nextframe.data.cutting import Cut
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
+from nextframe.data.tensors import tensors_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, fitted, lossless_mp4, video_facts
 from nextframe.errors import UserError
 from nextframe.import_footage import Imported, import_footage, summary
@@ -139,6 +141,38 @@ def test_a_text_with_a_letter_that_is_none_is_damage(tmp_path: Path) -> None:
             UserError, match=r"d\.npz is no table of actions \(the text of 'action_names' in it is damaged"
         ):
             read_actions(_saved(tmp_path / "d.npz", actions=np.eye(2), action_names=names))
+
+
+def test_names_that_tell_a_terminal_what_to_do_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "walk.csv"
+    path.write_text("action\n\x1b[2Jclear\nstay\n")
+    with pytest.raises(UserError, match=r"an action is called '\\x1b\[2Jclear', which cannot be printed: rename it"):
+        vocabulary([read_actions(path)])
+
+
+def test_a_picture_too_narrow_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    """A gif of 463 bytes would be scaled to gigabytes, of which the middle is kept."""
+    place = tmp_path / "in"
+    place.mkdir()
+    Image.new("L", (65500, 1)).save(place / "wide.gif")
+    with pytest.raises(UserError, match=r"wide.gif is 65500 x 1, too narrow to keep the middle of it: "):
+        imported(place, tmp_path / "out", cut=Cut(least_frames=2))
+    assert fitted(np.zeros((1, 65500, 3), np.uint8), 8, "squeeze").shape == (8, 8, 3)
+
+
+@pytest.mark.timeout(20)
+def test_containers_that_hold_one_another_are_entered_once(tmp_path: Path) -> None:
+    doubled: list[Any] = [torch.ones(2)]
+    for _ in range(40):
+        doubled = [doubled, doubled]
+    itself: list[Any] = [torch.ones(3)]
+    itself.append(itself)
+    for content in (doubled, itself):
+        torch.save(content, tmp_path / "content.pt")
+        assert isinstance(tensors_of(tmp_path / "content.pt"), list)
+    torch.save([torch.ones(4)] * 100_000, tmp_path / "content.pt")
+    with pytest.raises(ValueError, match="its tensors are larger than the file"):
+        tensors_of(tmp_path / "content.pt")
 
 
 def _saved(path: Path, **arrays: np.ndarray) -> Path:

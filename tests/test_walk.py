@@ -1,19 +1,21 @@
 """A walk from Python: ids, vectors, labels, and what a model does not have."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_transformer
-from tiny import MODEL, SIZE, TOKENIZER
+from tiny import MODEL, SIZE, TOKENIZER, tiny_run
 
 from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.devices import PACKED_WEIGHTS, matrix_precision, prepare_for_inference
+from nextframe.errors import UserError
 from nextframe.metadata import Metadata
-from nextframe.runs import Action, Walk, WorldModel, action_tensor, clip_conditions
+from nextframe.runs import Action, Walk, WorldModel, action_tensor, clip_conditions, load
 from nextframe.session import Session
 
 CPU = torch.device("cpu")
@@ -42,6 +44,14 @@ def test_an_action_changes_the_next_frame(
     assert frames[0].shape == (SIZE, SIZE, 3) and frames[0].dtype == torch.uint8
     assert torch.equal(frames[0], frames[1])
     assert not torch.equal(frames[0], frames[2])
+
+
+def test_an_autoencoder_of_other_latents_is_refused(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("latent_size: 4", "latent_size: 4096"))
+    with pytest.raises(UserError, match="makes latents of 4 x 4 x 4, the world model takes 4 x 4096 x 4096"):
+        load(run)
 
 
 def test_an_action_may_be_a_number_of_numpys_or_torchs_or_a_name() -> None:

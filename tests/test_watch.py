@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -16,7 +17,7 @@ from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
 from nextframe.pages.watch import MOST_POINTS, thinned, titles, watch_page
 from nextframe.web.address import listen
-from nextframe.web.watching import Watch
+from nextframe.web.watching import Page, Watch
 
 
 def logged(run: Path, lines: int, every: int = 20) -> Path:
@@ -96,7 +97,7 @@ def test_the_newest_clips_are_shown(tmp_path: Path) -> None:
     assert page.count("data:video/mp4") == 3 and "run, step 60" in page and "step 20" not in page
 
 
-def test_served_to_this_machine_alone_and_always_new(tmp_path: Path) -> None:
+def test_served_to_this_machine_alone_and_always_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = logged(tmp_path / "run", 3)
     with listen("127.0.0.1", 0) as listener:
         server = Watch([run], listener)
@@ -110,13 +111,36 @@ def test_served_to_this_machine_alone_and_always_new(tmp_path: Path) -> None:
         assert "0.1234" not in before and "0.1234" in after and "setInterval" in after
         for request, status in (
             (urllib.request.Request(address, headers={"host": "elsewhere.example"}), 403),
+            (urllib.request.Request(address, headers={"origin": "http://elsewhere.example"}), 403),
             (urllib.request.Request(address + "metrics.jsonl"), 404),
         ):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request)
             assert refused.value.code == status
+        again = urllib.request.Request(address, headers={"origin": address[:-1]})
+        assert urllib.request.urlopen(again).status == 200
+        monkeypatch.setattr(Page, "timeout", 0.2)
+        with socket.create_connection(listener.getsockname()) as silent:
+            assert silent.recv(1) == b""  # who asks for nothing holds no thread
         server.shutdown()
         thread.join()
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    run = logged(tmp_path / "run\udcff", 3)
+    with listen("127.0.0.1", 0) as listener:
+        server = Watch([run], listener)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = urllib.request.urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/").read().decode()
+        assert "run?" in page and "<svg" in page
+        server.shutdown()
+
+
+def test_a_step_that_is_none_is_left_out(tmp_path: Path) -> None:
+    run = logged(tmp_path / "run", 3)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1e308, "loss": 0.5}\n')
+    assert "<svg" in watch_page([run], refreshed=False)
 
 
 def test_what_cannot_be_watched_is_one_line(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from nextframe.data.arrays import arrays_of
 from nextframe.data.episodes import ActionKind
 from nextframe.errors import UserError, reason_of
+from nextframe.files import can_be_told
 
 L = TypeVar("L", str, list[str])
 SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
@@ -255,6 +256,10 @@ class Vocabulary:
 
     kind: ActionKind = "none"
     names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if strange := [name for name in self.names if not can_be_told(name)]:
+            raise UserError(f"an action is called {strange[0][:200]!r}, which cannot be printed: rename it")
 
     def actions(self, table: ActionTable | None, rows: np.ndarray) -> np.ndarray:
         """Those of these rows, as an episode keeps them: int64 [f], or float32 [f, a]."""

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Container
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from nextframe.errors import reason_of
+from nextframe.errors import UserError, reason_of
 
 MOST_BYTES = 4 * 2**30
 """That the arrays of one file may take; a zip of megabytes can hold terabytes of zeros."""
@@ -32,6 +33,23 @@ def arrays_of(file: IO[bytes], unread: Container[str] = ()) -> dict[str, np.ndar
     if strange := [name for name, array in arrays.items() if _is_no_text(array)]:
         raise ValueError(f"the text of {strange[0][:100]!r} in it is damaged")
     return arrays
+
+
+def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
+    """All arrays of a file, none unpickled. Raises UserError, ending in `again`, when it is missing or damaged."""
+    content = read_bytes(path, again)
+    try:
+        return arrays_of(BytesIO(content))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, and {again}") from error
+
+
+def read_bytes(path: Path, again: str) -> bytes:
+    """Raises UserError, ending in `again`, when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from error
 
 
 def _is_no_text(array: np.ndarray) -> bool:

@@ -95,7 +95,11 @@ def _frames(
         if rows is not None and cut.offset == 0 and row == rows:
             row = rows - 1
         if (count - 1) % cut.every == 0 and (rows is None or 0 <= row < rows):
-            yield row if table is not None else 0, fitted(picture, size, cut.fit)
+            try:
+                frame = fitted(picture, size, cut.fit)
+            except ValueError as error:
+                raise UserError(f"{path} {error}: {MEND}") from None
+            yield row if table is not None else 0, frame
     if table is not None and rows not in (count, count - 1):
         raise UserError(f"{table.path} has {rows} rows, {path.name} has {count} frames: give one row per frame; {MEND}")
 

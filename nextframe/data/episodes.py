@@ -15,11 +15,21 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from nextframe.data.arrays import arrays_of
+from nextframe.data.arrays import MOST_BYTES, read_bytes, read_npz
 from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
 from nextframe.errors import UserError, reason_of
-from nextframe.files import TEMPORARY, described, inside, plain_name, read_json, state_of, write_atomically, write_json
+from nextframe.files import (
+    TEMPORARY,
+    can_be_told,
+    described,
+    inside,
+    plain_name,
+    read_json,
+    state_of,
+    write_atomically,
+    write_json,
+)
 
 ActionKind = Literal["id", "vector", "none"]
 """An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
@@ -37,7 +47,7 @@ class DatasetInfo:
     fps: frames per second. size: height and width in pixels. action_names: by action number; of actions that are
     vectors, the names of their numbers. source: how the episodes were made, anything JSON can hold. label_names: the
     classes that an episode may be of, by label. Raises ValueError for an action_kind that there is not, names that do
-    not go with it, and an fps or a size that is not above 0.
+    not go with it or cannot be printed, and an fps or a size that is not above 0.
     """
 
     fps: float
@@ -56,6 +66,8 @@ class DatasetInfo:
             raise ValueError("action_kind 'vector' needs action_names: one for each number of an action")
         if self.action_kind == "none" and self.action_names:
             raise ValueError("action_kind 'none' has no action_names")
+        if strange := [name for name in (*self.action_names, *self.label_names) if not can_be_told(name)]:
+            raise ValueError(f"{strange[0][:200]!r} is no name")
 
     def action_texts(self, actions: np.ndarray) -> list[str]:
         """What is written under each frame: the name of its action, or the numbers of one that is a vector."""
@@ -317,7 +329,9 @@ def write_episode(
     files = {"video": f"{split}/{name}.mp4", "data": f"{split}/{name}.npz"}
     try:
         for role, content in contents.items():
-            write_atomically(folder / files[role], content)
+            write_atomically(inside(folder, files[role]), content)
+    except ValueError:  # nothing is written there, and nothing is to be removed
+        raise UserError(f"{folder / split} leads out of its folder: make it a folder, or use another --out") from None
     except BaseException:
         for path in files.values():
             if (folder / path).is_file():
@@ -329,40 +343,26 @@ def write_episode(
 
 def _read_video(path: Path, frames: int, size: int) -> np.ndarray:
     """uint8 [frames, size, size, 3]; UserError unless there are exactly that many frames of that size."""
-    pictures = []
+    if (room := frames * size * size * 3) > MOST_BYTES:
+        raise UserError(f"{path} would take {room >> 20:,} MiB of memory, the most is {MOST_BYTES >> 20:,}: divide it")
+    count, video = 0, np.empty((frames, size, size, 3), np.uint8)
     try:
-        for picture in decoded(BytesIO(_read_bytes(path))):
-            pictures.append(picture)
+        for count, picture in enumerate(decoded(BytesIO(read_bytes(path, AGAIN))), start=1):
             if picture.shape[:2] != (size, size):
                 raise ValueError(f"frames are {picture.shape[1]} x {picture.shape[0]}, not {size} x {size}")
-            if len(pictures) > frames:
+            if count > frames:
                 break
+            video[count - 1] = picture
     except VIDEO_ERRORS as error:
         raise UserError(f"{path} cannot be decoded ({reason_of(error)}): {DELETE}") from error
-    if len(pictures) != frames:
-        count = f"more than {frames}" if len(pictures) > frames else len(pictures)
-        raise UserError(f"{path} has {count} frames, the index says {frames}: {DELETE}")
-    return np.stack(pictures)
-
-
-def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
-    """All arrays of a file, none unpickled. Raises UserError, ending in `again`, when it is missing or damaged."""
-    content = _read_bytes(path, again)
-    try:
-        return arrays_of(BytesIO(content))
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it, and {again}") from error
-
-
-def _read_bytes(path: Path, again: str = AGAIN) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from error
+    if count != frames:
+        found = f"more than {frames}" if count > frames else count
+        raise UserError(f"{path} has {found} frames, the index says {frames}: {DELETE}")
+    return video
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
+    return hashlib.sha256(read_bytes(path, AGAIN)).hexdigest()
 
 
 def _is_label(label: int | None, dataset: DatasetInfo) -> bool:

@@ -2,7 +2,6 @@
 
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ def tensors_of(path: Path, mmap: bool = False) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with it is said below, in a line
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+        tensors = _tensors(content)
     except Exception as error:  # broken files make torch raise of all kinds
         raise ValueError(reason_of(error)) from error
     # One number may be told to stand for all of a huge tensor.
-    if sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content)) > path.stat().st_size * SHARED:
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > path.stat().st_size * SHARED:
         raise ValueError("its tensors are larger than the file")
     return content
 
@@ -43,12 +43,18 @@ def _check_archive(path: Path) -> None:
                 raise ValueError("its parts are larger than the file")
 
 
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, dict):
-        for value in content.values():
-            yield from _tensors(value)
-    elif isinstance(content, list | tuple):
-        for value in content:
-            yield from _tensors(value)
+def _tensors(content: Any) -> list[Tensor]:
+    """All there are. What holds them is entered once, however often it is held: it may hold itself."""
+    found: list[Tensor] = []
+    entered: set[int] = set()
+
+    def enter(part: Any) -> None:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, dict | list | tuple) and id(part) not in entered:
+            entered.add(id(part))
+            for value in part.values() if isinstance(part, dict) else part:
+                enter(value)
+
+    enter(content)
+    return found

@@ -104,15 +104,22 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"{path} cannot be read as a video ({reason})"
 
 
+NARROWEST = 1000
+"""Of the longer side of a picture, as many times the shorter one."""
+
+
 def fitted(picture: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
     """A picture, uint8 [h, w, 3], as a frame, uint8 [size, size, 3].
 
     crop: its shorter side is brought to `size`, and the middle is kept, as the paper's evaluations do. squeeze: all of
-    it is kept, and its aspect changes. Bilinear and antialiased: every pixel of what is kept has its share.
+    it is kept, and its aspect changes. Bilinear and antialiased: every pixel of what is kept has its share. Raises
+    ValueError for a picture so narrow that it would fill the memory before it is cropped.
     """
     height, width = picture.shape[:2]
     if (height, width) == (size, size):
         return np.ascontiguousarray(picture)
+    if fit == "crop" and max(height, width) > NARROWEST * min(height, width):
+        raise ValueError(f"is {width} x {height}, too narrow to keep the middle of it")
     shorter = min(height, width) if fit == "crop" else None
     # The longer side is rounded down, and the middle to an even number, as torchvision does.
     across, down = (size * width // shorter, size * height // shorter) if shorter else (size, size)

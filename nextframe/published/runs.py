@@ -14,7 +14,7 @@ from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_weights, write_weights
 from nextframe.config import TokenizerConfig, WorldModelConfig
-from nextframe.configfile import RunConfig, read_config, write_config
+from nextframe.configfile import RunConfig, read_config, require_fit, write_config
 from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
 from nextframe.files import sha256
@@ -90,18 +90,6 @@ def add_autoencoder(run: Path, source: Path) -> None:
     require_fit(config, settings, source)
     write_config(settings, run / AUTOENCODER / CONFIG)
     write_weights(run / AUTOENCODER / WEIGHTS, read_weights(source / WEIGHTS))
-
-
-def require_fit(world_model: WorldModelConfig, autoencoder: RunConfig, where: Path) -> None:
-    """Raises UserError when `autoencoder`, found in `where`, does not make the latents of a world model."""
-    if not isinstance(autoencoder, TokenizerConfig):
-        raise UserError(f"{where} is a world model: name an autoencoder, a file DCAE_....pth or a run of one")
-    made, wanted = autoencoder.model, world_model.model
-    if made.latent_shape != wanted.latent_shape:
-        raise UserError(
-            f"the autoencoder {where} makes latents of {_latents(made)}, the world model takes {_latents(wanted)}: "
-            "choose the one it was trained with"
-        )
 
 
 def published_weights(run: Path) -> dict[str, Tensor]:
@@ -239,7 +227,3 @@ def _distance(preset: TransformerConfig, model: TransformerConfig) -> tuple[floa
         preset.condition != model.condition,
         abs(preset.layers - model.layers) + abs(preset.heads - model.heads),
     )
-
-
-def _latents(config: AutoencoderConfig | TransformerConfig) -> str:
-    return " x ".join(map(str, config.latent_shape))

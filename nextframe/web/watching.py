@@ -17,9 +17,12 @@ from nextframe.web.address import LOOPBACK, has_screen, names_one_of
 class Page(BaseHTTPRequestHandler):
     """Answers for a `Watch`."""
 
+    timeout = 10  # seconds: who asks for nothing holds no thread
+
     def do_GET(self) -> None:
         assert isinstance(self.server, Watch)
-        if not names_one_of(LOOPBACK, self.headers.get("host", "")):
+        host, origin = self.headers.get("host", ""), self.headers.get("origin")
+        if not names_one_of(LOOPBACK, host) or (origin is not None and origin.partition("//")[2] != host):
             self.send_error(403, "open the address that was printed")
         elif self.path != "/":
             self.send_error(404)
@@ -32,7 +35,7 @@ class Page(BaseHTTPRequestHandler):
             self.answer(status, content)
 
     def answer(self, status: int, content: str) -> None:
-        body = content.encode()
+        body = content.encode(errors="replace")  # a run may have a name that is no text
         self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8" if status == 200 else "text/plain; charset=utf-8")
         self.send_header("content-length", str(len(body)))

@@ -16,6 +16,7 @@ HEIGHT = 80  # of the ceiling: from the middle of a corridor, its floor and ceil
 STEP = 64  # map units of one forward action: two steps cross a cell, so paths close exactly
 HEADINGS = 16  # one turn is 360 / 16 = 22.5 degrees, exact in the 16-bit angles of the engine
 CLEARANCE = 28  # map units the eye keeps from every wall
+MOST_FRAMES = 100_000  # of an episode, which is in memory whole
 FRAMES_PER_SECOND = 10.0  # at which a walk is pleasant to watch; nothing in a maze moves by itself
 
 
@@ -47,6 +48,8 @@ class MazeSettings:
             raise UserError(f"maze cells is {self.cells}: choose 2 to 30")
         if self.frames < 2:
             raise UserError(f"maze frames is {self.frames}: an episode needs at least 2")
+        if self.frames > MOST_FRAMES:
+            raise UserError(f"maze frames is {self.frames}: choose {MOST_FRAMES:,} or less, and more episodes")
         if self.size not in (64, 128, 256):
             raise UserError(f"maze size is {self.size}: choose 64, 128 or 256")
         for name in ("loops", "revisit", "linger"):
