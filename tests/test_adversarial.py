@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from nextframe.config import OptimizerConfig, TokenizerConfig, TrainConfig
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.discriminator import Discriminator, adaptive_weight, hinge_loss
 from nextframe.errors import UserError
-from nextframe.learner import accumulate_gradients
+from nextframe.learner import Learner, Task, accumulate_gradients
 from nextframe.metrics.lpips import Lpips
 from nextframe.objective import Inputs
 from nextframe.recipes import autoencoder_task, train_preset
@@ -245,3 +245,46 @@ def test_impossible_settings_are_refused() -> None:
         replace(TRAIN.optimizer, gradient_clip=0.0)
     with pytest.raises(ValueError, match="at least 24"):
         replace(JUDGED, model=replace(JUDGED.model, frame_size=16))
+
+
+def test_terms_are_called_what_they_are() -> None:
+    objective, inputs = Reconstruction(JUDGED, None), prepared(JUDGED, adversarial=True)
+    contest = AutoencoderWithDiscriminator(Autoencoder(JUDGED.model), Discriminator())
+    terms = dict(zip(objective.terms, objective.score(contest, inputs).terms.tolist(), strict=True))
+    real, judge = inputs["pixels"], contest.discriminator
+    with torch.no_grad():
+        fake = objective.decoded(contest.autoencoder, contest.autoencoder.encode(real), inputs["noise"])
+        expected = {"l1": F.l1_loss(fake, real), "generator_loss": -judge(fake).mean()}
+        expected["discriminator_loss"] = hinge_loss(judge(real), judge(fake))
+    assert terms.pop("lpips") == [0, 0]
+    assert terms == {name: [pytest.approx(loss.item(), rel=1e-4), 1] for name, loss in expected.items()}
+
+
+def gradients_of(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [weight.grad for weight in network.parameters() if weight.grad is not None]
+
+
+def test_only_the_gradient_of_what_is_kept_is_clipped() -> None:
+    contest = AutoencoderWithDiscriminator(Autoencoder(JUDGED.model), Discriminator())
+    clipped = replace(JUDGED.train, optimizer=replace(JUDGED.train.optimizer, gradient_clip=1e-3))
+    objective: Any = Reconstruction(JUDGED, None)
+    learner = Learner(Task(contest, objective, lambda step: None, product=contest.autoencoder), clipped)
+    learner.differentiate(prepared(JUDGED, adversarial=True))
+    before = [gradient.clone() for gradient in gradients_of(contest.discriminator)]
+    norm = learner.update(0.0, 0)
+    assert all(map(torch.equal, before, gradients_of(contest.discriminator)))
+    own = torch.nn.utils.get_total_norm(gradients_of(contest.autoencoder))
+    assert own.item() == pytest.approx(1e-3, rel=1e-3) and norm > 1e-3
+
+
+def test_a_discriminator_that_breaks_moves_nothing() -> None:
+    contest = AutoencoderWithDiscriminator(Autoencoder(JUDGED.model), Discriminator())
+    objective: Any = Reconstruction(JUDGED, None)
+    learner = Learner(Task(contest, objective, lambda step: None, product=contest.autoencoder), JUDGED.train)
+    learner.differentiate(prepared(JUDGED, adversarial=True))
+    before = {name: weight.clone() for name, weight in contest.state_dict().items()}
+    gradients_of(contest.discriminator)[0][0] = float("nan")
+    learner.update(1e-3, 0)
+    after = contest.state_dict()
+    assert learner.figures(1)[0]["skipped"] == 1
+    assert all(torch.equal(after[name], before[name]) for name, _ in contest.named_parameters())

@@ -12,10 +12,22 @@ from tiny import TOKENIZER, random_autoencoder, tiny_episodes, tiny_latents
 from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.data.latents import LatentDataset, LatentEpisode, write_shard
 from nextframe.errors import UserError
-from nextframe.footprint import Demand, Footprint, _passes, fits_in_earnest, measured, seconds_a_step, weight_bytes
+from nextframe.footprint import (
+    PREFETCHED,
+    Demand,
+    Footprint,
+    _passes,
+    _row_bytes,
+    fits_in_earnest,
+    lasting_bytes,
+    measured,
+    own_rows,
+    seconds_a_step,
+    weight_bytes,
+)
 from nextframe.learner import Learner
 from nextframe.memory import available_memory
-from nextframe.outlook import duration, proven, way_out
+from nextframe.outlook import duration, largest_batch, proven, way_out
 from nextframe.pieces import Position
 from nextframe.recipes import (
     autoencoder_demand,
@@ -26,7 +38,7 @@ from nextframe.recipes import (
     world_model_demand,
     world_model_task,
 )
-from nextframe.soundness import assumed, few_episodes, latents_off
+from nextframe.soundness import assumed, few_episodes, latents_off, note_data, other_data
 from nextframe.worlds.maze.settings import ACTION_NAMES
 
 TRAIN = TrainConfig(steps=2, batch=4, device="cpu", precision="float32", log_every=1)
@@ -228,3 +240,62 @@ def test_a_run_says_what_has_changed(latents: Path, tmp_path: Path, capsys: pyte
     (latents / "latents.json").write_text(json.dumps(index))
     train_preset(replace(WORLD, train=replace(TRAIN, steps=4)), latents, run)
     assert "other data: 5 episodes -> 4 other ones" in capsys.readouterr().err
+
+
+def test_what_lasts_is_what_a_learner_holds_and_a_copy_of_it(latents: Path) -> None:
+    learner, demand = made(latents)
+    learner.differentiate(learner.inputs(0))
+    learner.update(1e-3, 0)
+    held = sum(x.nbytes for part in learner.state().values() for x in part.values())
+    batches = PREFETCHED * own_rows(demand) * _row_bytes(learner, demand)
+    assert lasting_bytes(learner, demand) == pytest.approx(2 * held + batches, rel=0.01)
+
+
+def test_a_step_that_is_timed_by_a_row_has_one_optimizer_step(latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, demand = made(latents)
+    now, differentiate = [0.0], learner.differentiate
+    monkeypatch.setattr("nextframe.footprint.time.perf_counter", lambda: now[0])
+
+    def one(inputs: dict[str, torch.Tensor], parts: int | None = None) -> torch.Tensor:
+        now[0] += len(inputs["time"])
+        return differentiate(inputs, parts)
+
+    def moved(rate: float, step: int) -> torch.Tensor:
+        now[0] += 10.0
+        return torch.zeros(())
+
+    monkeypatch.setattr(learner, "differentiate", one)
+    monkeypatch.setattr(learner, "update", moved)
+    found = seconds_a_step(learner, replace(demand, flops_at=None), Footprint(0, 0, 0, 1, 100.0), 0)
+    assert found == 4 * 1 + 10  # a batch of 4, timed by one of its rows
+
+
+def test_parts_divide_the_batch_and_leave_room_for_gradients(latents: Path) -> None:
+    learner, demand = made(latents, batch=32)
+    footprint = Footprint(0, 100, 0.0, 100.0, 0.0)
+    assert "--train.accumulate 8 " in way_out(learner, demand, footprint, 850)  # 8 rows, but not with gradients
+    assert "--train.accumulate 4 " in way_out(learner, demand, footprint, 1200)  # 11 rows: no third of a batch
+
+
+def test_the_largest_batch_counts_windows(latents: Path) -> None:
+    config, data = replace(WORLD, clip=replace(WORLD.clip, windows=2)), LatentDataset(latents)
+    learner = Learner(world_model_task(config, data), config.train)
+    assert largest_batch(learner, world_model_demand(config, data), Footprint(0, 0, 0.0, 1.0, 0.0), 5.0) == 10
+
+
+def test_time_is_of_the_steps_that_are_left() -> None:
+    assert duration(replace(TRAIN, steps=2750), Position(2000), 2.0) == "about 2 s a step: 750 steps take 25m00s"
+
+
+def test_as_many_episodes_as_a_batch_has_clips_are_enough() -> None:
+    episodes = [LatentEpisode(f"train_{number}", "train", 300, "", None) for number in range(16)]
+    maze = replace(WORLD, clip=ClipConfig(300, min_frames=16), train=replace(TRAIN, steps=10, batch=16))
+    assert not list(few_episodes(maze, episodes))
+
+
+def test_other_episodes_of_the_same_number_are_other_data(tmp_path: Path) -> None:
+    episodes = [LatentEpisode(f"train_{number}", "train", 30, "", None, source="a") for number in range(2)]
+    note_data(tmp_path, episodes)
+    assert other_data(tmp_path, episodes) == ""
+    for changed in ({"source": "b"}, {"frames": 31}, {"name": "train_9"}):
+        assert other_data(tmp_path, [episodes[0], replace(episodes[1], **changed)]) == "2 episodes -> 2 other ones"

@@ -144,3 +144,35 @@ def test_the_interval_of_a_distance_holds_what_other_episodes_give() -> None:
         held += found.low <= usual <= found.high
     assert held >= 33
     assert jackknife(lambda kept: 0.0, 4) is None
+
+
+def test_sharpness_counts_both_ways_and_contrast_is_a_frames_own() -> None:
+    stripes = np.zeros((2, 32, 32, 3), np.uint8)
+    stripes[0, ::2] = 200
+    stripes[1, :, ::2] = 200
+    across, along = frame_statistics(stripes)
+    assert across.tolist() == pytest.approx(along.tolist()) and across[3] == 100
+    both = np.concatenate([np.full((1, 32, 32, 3), 90, np.uint8), stripes[:1]])
+    assert frame_statistics(both)[:, 1].tolist() == [0, 100]
+
+
+def test_a_guess_is_the_commonest_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextframe.metrics.control.STEPS", 2)
+    dataset = tiny_episodes(tmp_path / "data", count=8, frames=60, split="train")
+    reader, _ = ActionReader.learned(dataset, tmp_path)
+    taken = np.concatenate([dataset.read(info).actions[:-1] for info in dataset.episodes("train")])
+    assert reader.commonest.item() == np.bincount(taken).argmax()
+    assert reader.guessed(np.arange(3)).tolist() == (np.arange(3) == np.bincount(taken).argmax()).tolist()
+
+
+def test_a_reader_of_other_footage_is_learned_anew(tmp_path: Path) -> None:
+    one = tiny_episodes(tmp_path / "one", count=4, frames=60, split="train")
+    other = EpisodeDataset.create(tmp_path / "other", one.info)
+    for number, info in enumerate(one.episodes()):
+        other.add(info.name, "train", tiny_episode(100 + number, 60), {})
+    assert ActionReader.learned(one, None)[1] != ActionReader.learned(other, None)[1]
+
+
+def test_a_view_is_as_old_as_when_it_was_last_shown() -> None:
+    poses = np.array([[0, 0, 0], [32, 0, 0], [0, 0, 0], [32, 0, 20], [32, 0, 0], [0, 0, 0]], np.float32)
+    assert frames_since_shown(poses, 4).tolist() == [3, 3]

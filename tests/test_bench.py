@@ -4,6 +4,7 @@ import json
 import platform
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextframe.architecture import TransformerConfig
-from nextframe.bench.measure import bench, table
+from nextframe.bench.measure import bench, median_of_means, sampled_laps, table
 from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import fitting_autoencoders, randomised, world_preset
-from nextframe.bench.workload import SampleBench, Subject
+from nextframe.bench.workload import SampleBench, Subject, TrainBench
 from nextframe.cli import run_command
 from nextframe.config import SampleConfig, TokenizerConfig, WorldModelConfig
 from nextframe.devices import matrix_rate
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, frames_of, training_flops, visible_pairs
-from nextframe.layout import FINE, layout_of
+from nextframe.layout import FINE, Layout, layout_of
 from nextframe.presets import PRESETS
 from nextframe.transformer import Transformer
 
@@ -277,3 +278,32 @@ def test_errors_name_the_way_out(command: str, says: str, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"\w") as error:
         run_command(command.split())
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_seconds_(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(TrainBench(Subject(preset="maze", device="cpu", repeats=1, seconds=0), batch=2, frames=3))
+    assert found["seconds_per_window"] == pytest.approx(found["seconds_per_step"] / 2)
+
+
+def test_every_rollout_reads_its_context_anew() -> None:
+    done: list[Any] = []
+    session: Any = SimpleNamespace(
+        rewind=done.append, cache=SimpleNamespace(rewind=done.append), step=lambda condition: done.append("step")
+    )
+    bed: Any = SimpleNamespace(config=WorldModelConfig(model=LONG), device=torch.device("cpu"))
+    laps = sampled_laps(session, SampleBench(context=5, frames=2), bed, None, [])
+    for _ in range(4):
+        next(laps)
+    assert done == [5, Layout(), "step", "step", "step"] * 2
+
+
+def test_a_part_of_a_slide_is_no_mean() -> None:
+    assert median_of_means([1.0, 2.0, 3.0, 100.0], 3) == 2 and median_of_means([4.0], 3) == 4
+
+
+def test_arithmetic_is_of_the_frames_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", WorldModelConfig(model=LONG))
+    subject = Subject(preset="tiny", device="cpu", repeats=1, seconds=0)
+    found = bench(SampleBench(subject, context=5, frames=3, steps=2, solver="even-euler", slide=1, decode=False))
+    flops = [frame_flops(LONG, past, 2) for past in (6, 7, 8)]
+    assert len(set(flops)) > 1 and found["tflop"] == pytest.approx(sum(flops) / 3 / 1e12)

@@ -5,16 +5,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tyro
 from conftest import LONG
-from tiny import tiny_latents
+from tiny import SIZE, TOKENIZER, tiny_episodes, tiny_latents
 from torch import Tensor
 
 from nextframe.architecture import TransformerConfig
-from nextframe.clips import better_clips, clip_batches, options_for
-from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
+from nextframe.clips import DECODED_BYTES, better_clips, clip_batches, frame_batches, options_for, videos_kept
+from nextframe.config import ClipConfig, TokenizerConfig, TrainConfig, WorldModelConfig
+from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.data.latents import LatentDataset, write_index
 from nextframe.data.order import batch_indices
 from nextframe.errors import UserError
@@ -193,3 +195,23 @@ def test_what_is_to_be_set_is_enough_to_learn(kind: str, tmp_path: Path) -> None
     train = tyro.cli(WorldModelConfig, args=options, default=FOOTAGE)
     batch = clip_batches(LatentDataset(tmp_path), train)(0)
     assert batch.latents.shape[0] == train.train.batch // train.clip.windows
+
+
+def test_a_batch_need_be_no_multiple_of_frames_of_an_episode(tmp_path: Path) -> None:
+    data = tiny_episodes(tmp_path / "data", split="train")
+    config = TokenizerConfig(model=TOKENIZER, train=replace(TRAIN, batch=6))
+    assert frame_batches(data, config)(0).shape == (6, SIZE, SIZE, 3)
+
+
+def test_frames_of_an_episode_are_other_frames(tmp_path: Path) -> None:
+    data = EpisodeDataset.create(tmp_path / "data", DatasetInfo(10.0, SIZE, ("stay",), {}))
+    video = np.arange(8, dtype=np.uint8)[:, None, None, None] + np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    data.add("a", "train", Episode(video, np.zeros(8, np.int64)), {})
+    batches = frame_batches(data, TokenizerConfig(model=TOKENIZER, train=replace(TRAIN, batch=4)))
+    for step in range(10):
+        assert len(batches(step)[:, 0, 0, 0].unique()) == 4
+
+
+def test_decoded_footage_is_kept_within_its_bytes() -> None:
+    episodes = [EpisodeInfo("a", "train", frames, {}, {}) for frames in (10, 300)]
+    assert 0 <= DECODED_BYTES - videos_kept(episodes, 64) * 300 * 64 * 64 * 3 < 300 * 64 * 64 * 3

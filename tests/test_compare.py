@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_episodes, tiny_run
 
-from nextframe.compare import compare
+from nextframe.compare import _predicted, compare
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
@@ -83,3 +83,8 @@ def test_what_is_no_evaluation_is_named(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another version"):
             compare([folder / "first", edit(tmp_path, **wrong)])
         (tmp_path / RESULTS).write_text(json.dumps(results(folder / "first")))
+
+
+def test_frames_after_another_context_are_not_compared_in_pairs(tmp_path: Path) -> None:
+    one = {"episodes": ["a"], "data": {"folder": "d"}, "protocol": {"context": 5, "frames": 3}}
+    assert _predicted(one) != _predicted({**one, "protocol": {"context": 4, "frames": 3}})

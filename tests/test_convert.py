@@ -29,6 +29,7 @@ from nextframe.presets import AUTOENCODERS, PRESETS
 from nextframe.published.names import to_published
 from nextframe.published.recognise import recognise
 from nextframe.published.releases import TRANSFORMERS, Release, name_and_hash
+from nextframe.published.runs import _world_model_config
 from nextframe.transformer import Transformer
 
 RECORDED = ("far_action", "far_flexrope_slope", "far_label", "far_long_action", "far_uncond")
@@ -360,3 +361,16 @@ def test_words_that_make_no_sense_are_refused() -> None:
     (Path("run") / WEIGHTS).unlink()
     write_weights(Path("run") / WEIGHTS, {"head.bias": torch.ones(1)})
     assert "missing: embed.0.weight" in refused("run", "--to-official", "--out", "x.pth")
+
+
+def test_without_conditions_there_is_no_guidance() -> None:
+    config, name = _world_model_config(replace(LONG, condition="none", classes=0), Path("anything.pth"))
+    assert config.sample.guidance == 1 and config.model.condition == "none", name
+
+
+def test_a_preset_is_told_what_the_model_is_told() -> None:
+    for name in ("ucf101-128", "ucf101-128-labels", "ucf101-256-xl-labels"):
+        preset = PRESETS[name]
+        assert isinstance(preset, WorldModelConfig)
+        found = PRESETS[_world_model_config(preset.model, Path("somebodys.pth"))[1]]
+        assert isinstance(found, WorldModelConfig) and found.model.condition == preset.model.condition, name

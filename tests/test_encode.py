@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import ACTIONS, SIZE, eventually, tiny_episode, tiny_episodes, tiny_run
+from tiny import ACTIONS, SIZE, TOKENIZER, eventually, tiny_episode, tiny_episodes, tiny_run
 
 from nextframe import encode as module
-from nextframe.autoencoder import encode_video
+from nextframe.autoencoder import Autoencoder, encode_video, pixels_from_video, video_from_pixels
 from nextframe.checkpoint import CONFIG
 from nextframe.config import TokenizerConfig
 from nextframe.configfile import read_config
@@ -52,7 +52,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the episodes that were encoded, in this order."""
+    """Names of the episodes that were read, in this order."""
     names: list[str] = []
     original = EpisodeDataset.read
 
@@ -411,3 +411,18 @@ def test_a_worker_whose_recorder_has_gone_before_it_could_be_told_ends(parent: s
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     said = "the process that started this one has ended\n" if ends else ""
     assert (ran.returncode, ran.stdout, ran.stderr) == (int(ends), "" if ends else "goes on\n", said)
+
+
+def test_a_pixel_is_rounded_to_the_nearest_level() -> None:
+    video = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 1, 3)
+    for off in (-0.4, 0.0, 0.4):
+        assert torch.equal(video_from_pixels(pixels_from_video(video) + off / 127.5), video)
+
+
+def test_the_scale_is_of_episodes_from_all_over(
+    tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCALE_EPISODES", 2)
+    dataset = tiny_episodes(tmp_path / "data", count=6, split="train")
+    module.measured_scale(Autoencoder(TOKENIZER).eval(), dataset)
+    assert encoded == ["train_0", "train_3"]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from tiny import tiny_episodes
 
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset, EpisodeInfo
 from nextframe.errors import UserError
@@ -420,3 +421,11 @@ def test_ids_that_are_not_whole_are_refused(dataset: EpisodeDataset) -> None:
         np.savez(dataset.folder / info.files["data"], actions=actions)
         with pytest.raises(UserError, match=r"a\.npz has actions of type .*: give integers"):
             dataset.read(info)
+
+
+def test_what_is_taken_away_is_off_the_list_too(tmp_path: Path) -> None:
+    dataset = tiny_episodes(tmp_path / "data", count=2)
+    gone, stays = dataset.episodes()
+    dataset.remove([gone])
+    assert EpisodeDataset.open(dataset.folder).episodes() == [stays]
+    assert not dataset.is_there(gone) and dataset.is_there(stays)

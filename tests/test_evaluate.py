@@ -20,12 +20,12 @@ from nextframe.config import SampleConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.devices import hardware_name
 from nextframe.errors import UserError
-from nextframe.evaluate import count_tokens, evaluate, measured_speed
-from nextframe.forecast import forecast
+from nextframe.evaluate import count_tokens, evaluate, jobs_of, measured_speed
+from nextframe.forecast import Forecast, forecast
 from nextframe.metrics.image import psnr
 from nextframe.progress import silent
 from nextframe.protocol import Protocol
-from nextframe.results import METHODS, RESULTS, prediction_path, read_prediction
+from nextframe.results import METHODS, RESULTS, Measured, prediction_path, read_prediction
 from nextframe.runs import load, load_autoencoder
 from nextframe.sample import sample
 
@@ -278,3 +278,37 @@ def test_samples_begin_with_the_context(run: Path, data: Path, tmp_path: Path) -
     with np.load(tmp_path / "test_1.npz") as arrays:
         assert arrays["video"].shape == (8, SIZE, SIZE, 3) and arrays["context"] == 5
         assert (arrays["video"][:5] == tiny_episode(1, 10).video[:5]).all()
+
+
+def test_rollout_and_decoding_are_timed_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, clock = load(tiny_run(tmp_path / "run")), iter([10.0, 13.0, 14.0])
+    monkeypatch.setattr("nextframe.forecast.now", lambda device: next(clock))
+    protocol = Protocol(context=3, frames=2, episodes=1)
+    made = forecast(world, [tiny_episode(0, 5)], protocol, SampleConfig(steps=1), [0], silent)
+    assert (made.rollout_seconds, made.decode_seconds) == (3, 1)
+
+
+def test_speed_is_of_the_parts_and_of_both() -> None:
+    one = Measured({}, np.zeros((0, 0)), 4, 1.0, 3.0, 2, "machine", "")
+    speed = measured_speed([one, one])
+    assert (speed.rollout_frames_per_second, speed.decode_frames_per_second) == (4, 4 / 3)
+    assert (speed.frames_per_second, speed.seconds_per_frame) == (1, 1)
+
+
+def test_the_first_seed_need_not_be_zero(tmp_path: Path) -> None:
+    dataset = tiny_episodes(tmp_path / "data", count=2)
+    protocol, infos = Protocol(episodes=2, seeds=(3, 0), trajectories=2), dataset.episodes()
+    jobs = jobs_of(protocol, dataset, infos, [0, 0], tmp_path, 0, [])
+    assert [job.first for job in jobs] == [True, False, False, False] * 2
+
+
+def test_a_batchs_time_is_shared_by_its_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_episodes(tmp_path / "data", frames=10).folder
+
+    def made(world: Any, episodes: Any, protocol: Any, *rest: Any) -> Forecast:
+        return Forecast(np.zeros((len(episodes), protocol.frames, SIZE, SIZE, 3), np.uint8), 2.0, 4.0)
+
+    monkeypatch.setattr(module, "forecast", made)
+    protocol = Protocol(context=5, frames=4, episodes=3, metrics=("psnr",))
+    speed = module.evaluate(protocol, tiny_run(tmp_path / "run"), data, tmp_path / "out", "cpu", 3).speed
+    assert (speed.rollout_frames_per_second, speed.decode_frames_per_second) == (6, 3)

@@ -29,8 +29,9 @@ from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
 from nextframe.learner import Learner
 from nextframe.objective import Inputs
-from nextframe.pieces import POSITION, SUMS, newest_checkpoint, write_checkpoint
+from nextframe.pieces import POSITION, SUMS, Position, newest_checkpoint, write_checkpoint
 from nextframe.recipes import train_preset
+from nextframe.saver import saving
 from nextframe.soundness import DATA, other_data
 
 HERE = Path(__file__).parent
@@ -292,3 +293,21 @@ def test_killed_again_and_again_it_learns_the_same(folder: Path, kills: int) -> 
     assert one is not None and other is not None
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
     assert not list((folder / "killed" / "checkpoints").glob("damaged-*"))
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise UserError("no room: free some")
+
+    monkeypatch.setattr("nextframe.saver.write_checkpoint", full)
+    with pytest.raises(UserError, match="no room"), saving(tmp_path, Position(), torch.device("cpu")) as saver:
+        saver.save({"weights": {"a": torch.zeros(1)}}, Position(1, 1.0))
+
+
+def test_a_step_is_saved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr("nextframe.saver.write_checkpoint", lambda *given: written.append(given[2].step))
+    with saving(tmp_path, Position(1, 1.0), torch.device("cpu")) as saver:
+        for step in (1, 2, 2, 3):
+            saver.save({"weights": {"a": torch.zeros(1)}}, Position(step, 1.0))
+    assert written == [2, 3]

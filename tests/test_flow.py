@@ -7,7 +7,7 @@ import torch
 from conftest import LONG
 
 from nextframe.config import WorldModelConfig
-from nextframe.flow import SOLVERS, euler, evaluated_levels, noised, published_levels, training_levels
+from nextframe.flow import SOLVERS, euler, evaluated_levels, noise_generator, noised, published_levels, training_levels
 from nextframe.objective import Clips, FrameFlowMatching
 
 
@@ -72,3 +72,8 @@ def test_evaluations_per_step() -> None:
     counts = {solver: len(evaluated_levels(solver, 8)) for solver in SOLVERS}
     assert counts == {"euler": 8, "even-euler": 8, "heun": 15, "adams": 8}
     assert all(0 < level <= 1 for solver in SOLVERS for level in evaluated_levels(solver, 8))
+
+
+def test_no_two_draws_of_neighbouring_seeds_are_the_same() -> None:
+    drawn = {noise_generator(seed, number).initial_seed() for seed in range(20) for number in range(300)}
+    assert len(drawn) == 20 * 300

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_episodes, tiny_run
 
+from nextframe.data import cutting
 from nextframe.data.actions import read_actions, vocabulary
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import EpisodeDataset
@@ -682,3 +685,62 @@ def test_after_a_failed_import_other_settings_are_welcome(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"gone\.mp4 is missing"):
         imported(tmp_path / "list.json", tmp_path / "out", size=16)
     assert len(imported(tmp_path / "in", tmp_path / "out").dataset.episodes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "actions"),
+    [
+        ("frame,action\n1,2\n2,0\n3,1\n", ("0", "1", "2"), [2, 0, 1]),
+        ("right\nleft\nright\n", ("left", "right"), [1, 0, 1]),
+    ],
+    ids=["a column that counts", "words without a header"],
+)
+def test_tables_without_a_header_and_with_a_column_that_counts(
+    tmp_path: Path, content: str, names: Any, actions: Any
+) -> None:
+    write_video(tmp_path / "in/walk.mp4", 3)
+    (tmp_path / "in/walk.csv").write_text(content)
+    dataset = imported(tmp_path / "in", tmp_path / "out").dataset
+    assert dataset.info.action_names == names
+    assert dataset.read(dataset.episodes()[0]).actions.tolist() == actions
+
+
+def test_times_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/walk.mp4", 4)
+    (tmp_path / "in/walk.csv").write_text("t,dx\n0,1\nnan,1\n1,0\n2,0\n")
+    with pytest.raises(UserError, match="goes from 0 to nan"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_what_hardly_differs_is_still(tmp_path: Path) -> None:
+    for name, more in (("still", 2), ("moving", 3)):
+        video = np.full((5, SIZE, SIZE, 3), 90, np.uint8)
+        video[2, 0, 0] += more
+        write_bytes(tmp_path / f"in/{name}.mp4", lossless_mp4(video, 10.0))
+    assert imported(tmp_path / "in", tmp_path / "out").still == ("still",)
+
+
+def test_the_rate_that_is_given_is_that_of_the_episodes(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/walk.mp4", 8)
+    cut = Cut(least_frames=2, every=2)
+    rates = [imported(tmp_path / "in", tmp_path / f"{fps}", cut=cut, fps=fps).dataset.info.fps for fps in (None, 7.0)]
+    assert rates == [5, 7]
+
+
+def test_a_video_whose_end_is_missing_is_imported_again(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/walk.mp4", 10)
+    cut = Cut(frames=4, least_frames=2)
+    dataset = imported(tmp_path / "in", tmp_path / "out", cut=cut).dataset
+    dataset.remove(dataset.episodes()[2:])  # as if killed before it was written
+    again = imported(tmp_path / "in", tmp_path / "out", cut=cut)
+    assert [info.frames for info in again.dataset.episodes()] == [4, 4, 2] and again.anew == ["walk"]
+
+
+def test_a_frame_or_two_may_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "walk.mp4", 5)
+    said = cutting.video_facts(tmp_path / "walk.mp4")
+    for hidden, says in ((2, nullcontext()), (3, pytest.raises(UserError, match="cut short: 5 of 8 frames"))):
+        promised = replace(said, frames=5 + hidden)
+        monkeypatch.setattr(cutting, "video_facts", lambda path, promised=promised: promised)
+        with says:
+            assert len(list(cutting._pictures(tmp_path / "walk.mp4", cutting.Clock()))) == 5

@@ -19,12 +19,14 @@ from tiny import newest, random_autoencoder
 from nextframe.config import ClipConfig, SampleConfig, TokenizerConfig, TrainConfig, WorldModelConfig
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
+from nextframe.data.video import video_facts
 from nextframe.errors import UserError
 from nextframe.flops import training_flops
-from nextframe.held_out import watched_clips
-from nextframe.journal import Record, metrics_log, newest_with, read_log
+from nextframe.held_out import held_out_split, watched_clips
+from nextframe.journal import Meter, Record, metrics_log, newest_with, read_log
 from nextframe.learner import Learner, Task
-from nextframe.objective import LENGTHS, NOISE_BINS, Clips, FrameFlowMatching
+from nextframe.objective import LENGTHS, NOISE_BINS, Clips, FrameFlowMatching, by_noise_level
+from nextframe.pieces import Position
 from nextframe.recipes import train_preset
 
 STEPS = replace(TRAIN, steps=6)
@@ -313,3 +315,60 @@ def test_clips_to_watch_are_no_longer_than_those_of_training() -> None:
     full = replace(LONG, attention="full", coarse_patch=None)
     dit = WorldModelConfig(full, ClipConfig(frames=16), clean_context=0.0, train=TrainConfig())
     assert watched_clips(dit)[1] == 0
+
+
+def test_a_level_between_two_bins_is_of_the_lower() -> None:
+    levels = torch.tensor([[1.0, 200.0, 201.0, 1000.0]]) / 1000
+    found = by_noise_level(torch.ones(1, 4), levels, torch.ones(1, 4, dtype=torch.bool))
+    assert found[:, 1].tolist() == [2, 1, 0, 0, 1]
+
+
+def test_the_held_out_loss_is_of_the_longest_clips_from_the_first_step_on(latents: Path, tmp_path: Path) -> None:
+    still = replace(STEPS, steps=1, examine_minutes=0.0, optimizer=replace(TRAIN.optimizer, learning_rate=0.0))
+    for ramp in (0.0, 1.0):
+        config = replace(WORLD, train=still, clip=replace(WORLD.clip, ramp=ramp))
+        train_preset(config, latents, tmp_path / f"{ramp:g}")
+    assert of(tmp_path / "0", "held_out_loss") == of(tmp_path / "1", "held_out_loss")
+
+
+def test_what_is_said_of_one_step_is_one_record(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 1.0}\n{"step": 4, "held_out_loss": 2.0}\n')
+    assert read_log(tmp_path) == [{"step": 4, "loss": 1.0, "held_out_loss": 2.0}]
+
+
+def test_a_board_keeps_the_step_that_was_saved(tmp_path: Path) -> None:
+    for saved, logged in ((0, (1, 2, 3)), (2, (3, 4))):
+        with metrics_log(tmp_path / "run", saved, STEPS) as log:
+            for step in logged:
+                log({"step": step, "loss": float(step)})
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/loss")] == [1, 2, 3, 4]
+
+
+def test_validation_comes_before_test() -> None:
+    assert held_out_split(["train", "test", "validation"]) == "validation"
+    assert held_out_split(["train", "test"]) == "test" and held_out_split(["train"]) is None
+
+
+def test_clips_run_as_fast_as_their_frames_are_apart(latents: Path, tmp_path: Path) -> None:
+    model = replace(LONG, condition="none", classes=0)
+    train = replace(STEPS, steps=1, examine_minutes=0.0)
+    config = replace(WORLD, model=model, clip=ClipConfig(frames=6, interval=2), train=train, condition_dropout=0.0)
+    train_preset(config, latents, tmp_path / "run")
+    assert {video_facts(path).fps for path in (tmp_path / "run/samples").iterdir()} == {5}
+
+
+def test_a_meter_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("nextframe.journal.time", clock)
+
+    def batches() -> Any:
+        while True:
+            clock.now += 3.0
+            yield {}
+
+    meter, stream = Meter(None, 4, torch.device("cpu"), torch.float32), batches()
+    for step in range(2):
+        meter.next(stream)
+        figures = meter.figures(Position(step + 1, 10.0 * (step + 1)), Position(step, 10.0 * step))
+        assert figures["data_wait"] == pytest.approx(0.3) and figures["samples_per_second"] == pytest.approx(0.4)

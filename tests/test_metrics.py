@@ -116,8 +116,8 @@ def test_intervals_are_those_of_a_mean() -> None:
     for column, figure in zip(values.T, figures(values), strict=True):
         error = 1.96 * column.std() / np.sqrt(len(column))
         assert figure.mean == pytest.approx(column.mean(), abs=1e-3)
-        assert figure.low == pytest.approx(column.mean() - error, abs=0.05)
-        assert figure.high == pytest.approx(column.mean() + error, abs=0.05)
+        assert figure.low == pytest.approx(column.mean() - error, abs=0.02)
+        assert figure.high == pytest.approx(column.mean() + error, abs=0.02)
 
 
 def test_early_and_late_frames_are_averaged_apart() -> None:

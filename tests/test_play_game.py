@@ -5,6 +5,8 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from nextframe.web.opening import open_model
 from nextframe.web.saving import save
 from nextframe.web.stages import ModelStage
 from nextframe.web.starts import Library, Start
+from nextframe.web.visitor import Visitor
 
 CONTEXT = 6
 SAMPLE = SampleConfig(steps=2, seed=3)
@@ -364,3 +367,28 @@ def test_a_saved_video_and_saved_frames(tmp_path: Path) -> None:
     with save(game, path, info, "mp4", tmp_path) as file:
         pictures = list(decoded(file))
     assert len(pictures) == len(video) and pictures[0].shape == (SIZE, SIZE, 3)
+
+
+def test_a_walk_from_a_picture_goes_on_as_one_whose_actions_nobody_knows() -> None:
+    world, start = world_of(MODEL), replace(start_of(MODEL), actions=None)
+    game, walk = dreamed(world, start, SAMPLE), world.walk(start.video, None, SAMPLE)
+    for action in (1, 2):
+        stepped(game, action)
+        walk.step(action)
+    torch.testing.assert_close(game.history.current().latents, walk.latents[-1])
+
+
+def test_the_rate_is_of_the_time_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=101.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("nextframe.web.visitor.time", clock)
+    nobody: Any = (None, None)
+    visitor = Visitor(walked([])[0], 10.0, lambda frames: (0, 0), *nobody)
+    visitor._shown.extend([98.0, 100.0, 100.5, 101.0])  # one of them is long ago
+    assert visitor._rate() == 2.0
+
+
+def test_of_what_is_dreamt_there_is_no_truth_until_it_is_asked_for() -> None:
+    game, _ = walked([1])
+    first, given = game.history.path()[-1], game.history.path()[-2]
+    seen = game.truth(given)
+    assert game.truth(first) is None and seen is not None and np.array_equal(seen, game.film.read(given.place))

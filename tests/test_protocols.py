@@ -26,6 +26,7 @@ from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import psnr
 from nextframe.metrics.lpips import Lpips
+from nextframe.metrics.revisit import GROUPS
 from nextframe.options import SamplingOptions, changed
 from nextframe.pages.behaviour import unlike_the_papers
 from nextframe.pages.report import chosen_clips, write_report
@@ -36,7 +37,7 @@ from nextframe.protocol import Protocol
 from nextframe.results import METHODS, RESULTS, Measured, Results, prediction_path, read_prediction
 from nextframe.runs import load
 from nextframe.sample import sample
-from nextframe.scoring import Footage, Scorer, combine, load_scorer, there_and_back
+from nextframe.scoring import Footage, Scorer, _revisits, combine, load_scorer, there_and_back
 
 PROTOCOL = Protocol(context=5, frames=10, episodes=3, seeds=(0, 2), trajectories=2, metrics=("psnr", "ssim", "fvd"))
 PLAIN = replace(MODEL, coarse_patch=None, window=16, condition="none", classes=0)
@@ -523,3 +524,75 @@ def test_measured_as_the_published_script_does(
             tmp_path / "a" / "own.html", replace(ours, protocol=replace(plain, name="")), tmp_path / "a", data
         ).read_text()
     )
+
+
+def test_the_interval_of_an_fvd_is_round_its_mean() -> None:
+    protocol = replace(PROTOCOL, episodes=6, metrics=("fvd",))
+    unchanged: Any = lambda videos: videos  # noqa: E731
+    random = np.random.default_rng(0)
+    measured = [
+        trajectory(0, 0, index % 4 == 0, random.normal(5 * (index % 2), 1, (1 + (index % 4 == 0), 2)))
+        for index in range(24)
+    ]
+    found = combine(Scorer(torch.device("cpu"), (), None, unchanged, {}, protocol), measured)
+    assert found.fvd is not None and found.fvd.mean == found.by_seed["fvd"].mean
+    assert (found.fvd.low + found.fvd.high) / 2 == pytest.approx(found.fvd.mean, abs=1e-3)
+
+
+@pytest.mark.parametrize(("pixels", "black"), [("signed", -1), ("unit", 0)])
+def test_lpips_is_shown_the_range_that_is_asked_for(pixels: Any, black: float) -> None:
+    scorer = Scorer(torch.device("cpu"), (), None, None, {}, replace(PROTOCOL, lpips_pixels=pixels))
+    shown = scorer._for_lpips(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 1, 3, 2).movedim(2, -1))
+    assert shown.unique().tolist() == [black, 1]
+
+
+class Reader:
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[np.ndarray, list[int]]] = []
+
+    def obeyed(self, video: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        self.asked.append((video, actions.tolist()))
+        return np.zeros(len(actions), np.float32)
+
+    def guessed(self, actions: np.ndarray) -> np.ndarray:
+        return np.zeros(len(actions), np.float32)
+
+
+def test_a_reader_is_asked_for_the_actions_that_led_to_the_frames() -> None:
+    reader: Any = Reader()
+    scorer = Scorer(torch.device("cpu"), (), None, None, {}, Protocol(context=3, frames=2), ("control",), reader)
+    episode = replace(tiny_episode(0, 5), actions=np.arange(5))
+    scorer._own_scores(episode, [episode.video[3:]], True)
+    for video, actions in reader.asked:
+        assert actions == [2, 3] and np.array_equal(video, episode.video[2:])
+
+
+def test_control_is_the_mean_over_trajectories_and_a_figure_for_each_seed() -> None:
+    scorer = Scorer(
+        torch.device("cpu"), (), None, None, {}, Protocol(episodes=1, seeds=(0, 2), trajectories=2), ("control",)
+    )
+    measured = [
+        Measured(
+            {"control": np.full((len(METHODS) + 2 if not place else 1, 3), value, np.float32)},
+            np.zeros((0, 0)),
+            3,
+            1.0,
+            1.0,
+            1,
+            "",
+            "",
+        )
+        for place, value in enumerate((0.0, 0.2, 1.0, 1.0))
+    ]
+    found = combine(scorer, measured)
+    assert found.by_seed["control"].seeds == (0.1, 1) and found.scores["model"]["control"].episodes == (0.55,)
+
+
+def test_episodes_without_such_frames_count_for_nothing() -> None:
+    rows = {method: np.array([[20.0] * 5, [30.0, *[np.nan] * 4]]) for method in METHODS}
+    rows["frames"] = np.array([[5.0] * 5, [7.0, 0, 0, 0, 0]])
+    shown, never, *_ = _revisits(rows)
+    assert (shown.frames, shown.episodes, shown.scores["model"].mean) == (12, 2, 25)
+    assert (never.frames, never.episodes, never.scores["model"].mean) == (5, 1, 20), GROUPS

@@ -6,11 +6,12 @@ from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-from tiny import tiny_episodes, tiny_run
+from tiny import tiny_episode, tiny_episodes, tiny_run
 
 from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
@@ -18,9 +19,9 @@ from nextframe.journal import read_log
 from nextframe.metrics.statistics import Figure
 from nextframe.pages.drawing import action_strip, comparison_clip, enlarge, film_strip
 from nextframe.pages.report import write_report
-from nextframe.pages.scores import interval, verdict
+from nextframe.pages.scores import interval, tiles, verdict
 from nextframe.protocol import Protocol
-from nextframe.results import METHODS, Results, summarise
+from nextframe.results import METHODS, Results, TokenCounts, summarise
 
 FRAMES = 4
 
@@ -143,3 +144,33 @@ def test_drawings_have_room_for_any_frame(size: int) -> None:
 def test_a_single_episode_has_no_interval() -> None:
     assert interval(Figure(12.6, 12.6, 12.6), "psnr") == "12.60"
     assert interval(Figure(12.6, 12.5, 12.7), "psnr", "+") == "+12.60 (+12.50 to +12.70)"
+
+
+def test_a_lead_that_may_be_none_beats_nobody(results: Any) -> None:
+    good = scored(results, 23.0)
+    gains = {
+        name: {metric: replace(gain, early=Figure(1.0, -1.0, 3.0)) for metric, gain in by_metric.items()}
+        for name, by_metric in good.gains.items()
+    }
+    said = verdict(replace(good, gains=gains), late=False)
+    assert "beats" not in said and said.count("neither clearly better nor worse") == 2
+
+
+def test_a_tile_says_how_many_fewer_tokens(results: Any) -> None:
+    few = replace(results, tokens=TokenCounts(4, 16, 20, 4, 144, 384))
+    (tile,) = [tile for tile in tiles(few) if "remember" in tile[0]]
+    assert tile[1] == "2.7× fewer" and tile[2].startswith("144 instead of 384 for")
+
+
+def test_a_clip_shows_the_action_that_led_to_a_frame() -> None:
+    video = tiny_episode(0, 2).video
+    clips = [comparison_clip(video, video[1:], actions) for actions in (["a", "b"], ["a", "c"], ["c", "b"])]
+    assert np.array_equal(clips[0], clips[1]) and not np.array_equal(clips[0][1], clips[2][1])
+
+
+def test_best_first_whatever_best_means(results: Any) -> None:
+    values = np.array([0.3, 0.1, 0.2])[:, None, None] + np.zeros((3, len(METHODS), 4))
+    for metric, order in (("psnr", [0, 2, 1]), ("lpips", [1, 2, 0])):
+        scores, _ = summarise({metric: values})
+        by_seed = {metric: results.by_seed["psnr"]}
+        assert replace(results, scores=scores, by_seed=by_seed).best_to_worst() == order

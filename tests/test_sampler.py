@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import combinations
 from typing import Literal, cast
 
 import pytest
@@ -13,7 +14,7 @@ from nextframe.architecture import TransformerConfig
 from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.graphs import FrameGraphs, _Place, _Recording
-from nextframe.sampler import at_sampling, uncached_frame
+from nextframe.sampler import at_sampling, frame_noise, uncached_frame
 from nextframe.session import Session, rollout, step_together
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
@@ -341,3 +342,15 @@ def test_every_frame_of_the_context_has_a_condition() -> None:
     for wrong in (conditions[:, :2], conditions[:1, :3]):
         with pytest.raises(ValueError, match="a condition for each frame of the context: 2 x 3 frames, not"):
             Session(random_transformer(LONG), latents, wrong, 4, SampleConfig())
+
+
+def test_sessions_that_bend_time_by_other_lengths_are_of_other_kinds() -> None:
+    model, sample = random_transformer(SHORT), SampleConfig(steps=1, riflex=True)
+    sessions = [Session(model, torch.zeros(1, 1, 3, 4, 4), None, capacity, sample, [0]) for capacity in (8, 64)]
+    with pytest.raises(ValueError, match="equal settings"):
+        step_together(sessions, [None, None])
+
+
+def test_every_frame_of_every_seed_has_noise_of_its_own() -> None:
+    drawn = [frame_noise((3, 4, 4), [seed], frame) for seed in range(3) for frame in range(3)]
+    assert not any(torch.equal(one, other) for one, other in combinations(drawn, 2))

@@ -9,11 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import AUTOENCODER, LONG
+from conftest import AUTOENCODER, LONG, random_transformer
 from tiny import kept, random_autoencoder
 
 from nextframe.autoencoder import Autoencoder
@@ -27,9 +28,9 @@ from nextframe.files import sole_writer
 from nextframe.journal import read_log
 from nextframe.learner import Learner, Task, accumulate_gradients
 from nextframe.objective import Clips, FrameFlowMatching
-from nextframe.pieces import newest_checkpoint
+from nextframe.pieces import Position, newest_checkpoint
 from nextframe.recipes import train_preset
-from nextframe.train import Position, learning_rate, prefetched, train
+from nextframe.train import fraction_done, learning_rate, looked_at, prefetched, train
 from nextframe.transformer import Transformer
 
 HERE = Path(__file__).parent
@@ -296,3 +297,78 @@ def test_what_makes_batches_has_one_thread_of_a_processor_that_trains() -> None:
             assert later.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_newest_two_checkpoints_are_kept(latents: Path, tmp_path: Path) -> None:
+    often = replace(TRAIN, steps=4, checkpoint_minutes=0.0)
+    train_preset(replace(WORLD, train=often), latents, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["00000003", "00000004"]
+
+
+def test_a_run_with_minutes_also_ends_by_its_steps() -> None:
+    config = replace(TRAIN, minutes=10.0)  # 20 steps
+    assert fraction_done(config, Position(20, 60.0)) == 1 == fraction_done(config, Position(1, 600.0))
+    assert fraction_done(config, Position(10, 60.0)) == 0.5
+
+
+def test_only_steps_in_a_row_count_as_such() -> None:
+    clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
+    network = random_transformer(LONG)
+    learner = Learner(Task(network, FrameFlowMatching(WORLD), lambda step: clips, network), TRAIN)
+    seen = []
+    for step, broken in enumerate((True, True, False, True)):
+        inputs = learner.inputs(step)
+        if broken:
+            inputs["target"][0, 0] = float("inf")
+        learner.differentiate(inputs)
+        learner.update(1e-3, step)
+        seen.append(learner.figures(1)[1])
+    assert seen == [1, 2, 0, 1]
+
+
+def test_parts_of_other_sizes_count_by_their_rows() -> None:
+    network, objective = random_transformer(LONG), FrameFlowMatching(WORLD)
+    clips = Clips(torch.randn(5, 6, 3, 4, 4), torch.randint(0, 3, (5, 6)))
+    inputs, found = objective.prepare(clips, torch.Generator().manual_seed(0)), []
+    for parts in (1, 2):
+        loss = accumulate_gradients(objective.score, network, inputs, parts, torch.device("cpu")).loss.item()
+        assert network.head.weight.grad is not None
+        found.append((loss, network.head.weight.grad.clone()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
+
+
+def test_an_average_is_short_at_first_and_moves_once_a_step() -> None:
+    clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
+    network = random_transformer(LONG)
+    learner = Learner(Task(network, FrameFlowMatching(WORLD), lambda step: clips, network), TRAIN)
+    expected = network.head.weight.detach().clone()
+    for step in range(3):
+        learner.differentiate(learner.inputs(step))
+        learner.update(1e-2, step)
+        decay = min(TRAIN.optimizer.ema_decay, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * network.head.weight.detach()
+    torch.testing.assert_close(learner.averaged()["head.weight"], expected)
+
+
+def test_checkpoints_are_so_many_minutes_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clips = Clips(torch.randn(2, 6, 3, 4, 4), torch.randint(0, 3, (2, 6)))
+    clock, saved = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), []
+    monkeypatch.setattr("nextframe.train.time", clock)
+    monkeypatch.setattr("nextframe.train.save", lambda saver, learner, position: saved.append(position.step))
+    update = Learner.update
+
+    def slow(self: Learner, rate: float, step: int) -> torch.Tensor:
+        clock.now += 30.0
+        return update(self, rate, step)
+
+    monkeypatch.setattr(Learner, "update", slow)
+    network = random_transformer(LONG)
+    config = replace(TRAIN, steps=10, checkpoint_minutes=1.0)
+    train(Learner(Task(network, FrameFlowMatching(WORLD), lambda step: clips, network), config), tmp_path)
+    assert saved == [3, 6, 9, 10]
+
+
+def test_a_run_that_is_trained_on_is_looked_at_again_when_it_is_done(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "examine_seconds": 1.0}\n')
+    assert looked_at(tmp_path, 4) and not looked_at(tmp_path, 6)

@@ -1,10 +1,12 @@
 """The network: causal between frames, one table of tokens, one condition per frame."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LONG, SHORT, random_transformer
+import torch.nn.functional as F
+from conftest import COMPASS, LONG, SHORT, random_transformer
 
 from nextframe.architecture import TransformerConfig
 from nextframe.cache import KeyValueCache
@@ -12,7 +14,7 @@ from nextframe.layers import VectorEmbedding
 from nextframe.layout import COARSE, FINE, layout_of
 from nextframe.mask import attention_mask
 from nextframe.presets import MAZE
-from nextframe.rope import rotary_table, rotate
+from nextframe.rope import heading_table, rotary_table, rotate
 from nextframe.transformer import Transformer, parameters_of, patchify, unpatchify
 
 CPU = torch.device("cpu")
@@ -133,3 +135,19 @@ def test_the_numbers_of_a_vector_may_be_of_any_size() -> None:
 def test_a_conditioned_model_wants_its_condition() -> None:
     with pytest.raises(ValueError, match="conditioned on actions"):
         velocity(random_transformer(LONG), torch.randn(1, 2, 3, 4, 4), None)
+
+
+def test_headings_turn_as_often_as_the_compass_says() -> None:
+    layout, headings = layout_of(COMPASS, 5), torch.tensor([[0, 1, 2, 3, 4]])  # 4 is once round
+    table = heading_table(layout, headings, COMPASS.compass, COMPASS.headings)
+    turned = layout.token_frames()[:, None] * torch.tensor([1, 2]) * (math.pi / 2)
+    torch.testing.assert_close(table[0], torch.stack([turned.cos(), turned.sin()], dim=-1))
+
+
+def test_the_range_of_a_vector_is_minus_one_to_one() -> None:
+    network = random_transformer(replace(LONG, condition="vector", classes=0, action_size=2)).condition
+    assert isinstance(network, VectorEmbedding)
+    network.set_range(torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 10.0]))
+    found = network(torch.tensor([[[-2.0, 10.0], [0.0, 5.0]]]))
+    wanted = torch.tensor([[[-1.0, 1.0], [0.0, 0.0]]])
+    torch.testing.assert_close(found, network.project(F.silu(network.expand(wanted))))

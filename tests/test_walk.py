@@ -11,11 +11,12 @@ from tiny import MODEL, SIZE, TOKENIZER, tiny_run
 
 from nextframe.architecture import TransformerConfig
 from nextframe.autoencoder import Autoencoder
+from nextframe.checkpoint import AUTOENCODER, WEIGHTS, read_weights, write_weights
 from nextframe.config import SampleConfig, WorldModelConfig
 from nextframe.devices import PACKED_WEIGHTS, matrix_precision, prepare_for_inference
 from nextframe.errors import UserError
 from nextframe.metadata import Metadata
-from nextframe.runs import Action, Walk, WorldModel, action_tensor, clip_conditions, load
+from nextframe.runs import Action, Walk, WorldModel, action_tensor, clip_conditions, export, load
 from nextframe.session import Session
 
 CPU = torch.device("cpu")
@@ -204,3 +205,20 @@ def test_a_walk_goes_back_and_grows(action_of: str) -> None:
     for frames in (0, 13):
         with pytest.raises(ValueError, match=f"cannot go back to {frames} of 12 frames"):
             way.rewind(frames)
+
+
+def test_what_is_measured_keeps_its_precision_in_an_export(tmp_path: Path) -> None:
+    weights = tiny_run(tmp_path / "run") / AUTOENCODER / WEIGHTS
+    write_weights(weights, {**read_weights(weights), "scale": torch.tensor(0.2889)})
+    export(tmp_path / "run", tmp_path / "exported")
+    assert read_weights(tmp_path / "exported" / AUTOENCODER / WEIGHTS)["scale"] == torch.tensor(0.2889)
+
+
+def test_latents_of_a_walk_are_a_copy() -> None:
+    way = walk(MODEL)
+    way.step(1)
+    before = way.latents
+    kept = before.clone()
+    way.rewind(3)
+    way.step(2)
+    assert torch.equal(before, kept) and not torch.equal(way.latents, kept)

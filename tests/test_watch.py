@@ -10,11 +10,13 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nextframe.cli import run_command
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
+from nextframe.pages.charts import running_median
 from nextframe.pages.watch import MOST_POINTS, thinned, titles, watch_page
 from nextframe.web.address import listen
 from nextframe.web.watching import Page, Watch
@@ -164,3 +166,7 @@ def test_long_logs_are_thinned_and_equal_names_told_apart(tmp_path: Path) -> Non
     points = np.stack([np.arange(10_000), np.ones(10_000)], axis=1)
     assert thinned(points).shape == (MOST_POINTS, 2) and (thinned(points)[:, 1] == 1).all()
     assert titles([Path("a/run"), Path("b/run")]) == ["a/run", "b/run"] and titles([Path("a/run")]) == ["run"]
+
+
+def test_a_running_median_reaches_as_far_to_either_side() -> None:
+    assert running_median(np.array([5.0, 1, 9, 2]), 1) == [3, 5, 2, 5.5]

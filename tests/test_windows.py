@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nextframe.architecture import TransformerConfig
 from nextframe.clip_starts import draw_clip_starts
 from nextframe.clips import clip_batches
+from nextframe.conditions import headings_of
 from nextframe.config import ClipConfig, TrainConfig, WorldModelConfig
 from nextframe.devices import recompute_blocks
 from nextframe.flops import training_flops
@@ -196,3 +197,20 @@ def test_arithmetic_of_windows_is_what_torch_counts(resampled: bool) -> None:
     # Counted: one forward pass, or two. A backward pass is as much as two more.
     forward = (counts[1] - counts[0]) / (2 if resampled else 1)
     assert ours[1] - ours[0] == (4 if resampled else 3) * forward
+
+
+def test_an_action_that_is_not_told_still_turns() -> None:
+    objective = FrameFlowMatching(WorldModelConfig(model=COMPASS, condition_dropout=0.9))
+    taken = torch.randint(0, 3, (4, 9))
+    inputs = objective.prepare(Clips(torch.randn(4, 9, 3, 4, 4), taken), torch.Generator().manual_seed(0))
+    assert (inputs["condition"] == 3).float().mean() > 0.6
+    headings = headings_of(COMPASS, taken)
+    assert headings is not None and torch.equal(inputs["headings"], headings)
+
+
+def test_windows_share_the_weight_of_their_clip() -> None:
+    objective = FrameFlowMatching(WorldModelConfig(model=LONG))
+    clips = Clips(torch.randn(4, 9, 3, 4, 4), torch.randint(0, 3, (4, 9)), (9, 6, 7))
+    weight = objective.prepare(clips, torch.Generator().manual_seed(0))["weight"]
+    torch.testing.assert_close(weight.split(4, dim=1)[0].sum(dim=1), torch.full((4,), 1 / 3))
+    torch.testing.assert_close(weight.sum(dim=1), torch.ones(4))

@@ -88,5 +88,5 @@ class Wants:
                 if not stream.left:
                     self._stream = None
             # In step with the clock, but what was missed is not made up for.
-            self._due = max(self._due, now - self._seconds) + self._seconds
+            self._due = (self._due if now - self._due < self._seconds else now) + self._seconds
         return wish
