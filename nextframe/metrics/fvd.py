@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from nextframe.errors import UserError, reason_of
 from nextframe.files import sha256
+from nextframe.metrics.exact import exactly
 from nextframe.metrics.weights import STANDARD, weight_file
 
 FEWEST_FRAMES = 10
@@ -48,9 +49,7 @@ class VideoFeatures:
         features = []
         for part in torch.from_numpy(videos).split(AT_ONCE):
             pixels = (part.to(self._device).float() / 127.5 - 1).movedim(-1, 1).contiguous()
-            # Under somebody's autocast the convolutions would run in bfloat16, on a GPU in TF32.
-            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-            with exact, torch.autocast(self._device.type, enabled=False):
+            with exactly(self._device):
                 features.append(self._network(pixels, rescale=False, resize=True, return_features=True).float().cpu())
         return torch.cat(features).numpy()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nextframe.errors import UserError
+from nextframe.metrics.exact import exactly
 
 LARGEST_PSNR = 60.0
 """dB. Rounding to whole pixel values alone is 59 dB; without a largest value, two equal frames would be infinite."""
@@ -41,8 +42,7 @@ def ssim(prediction: Video, truth: Video) -> Tensor:
     """
     _, image = _torchmetrics()
     predicted, true = _pair(prediction, truth)
-    # Under somebody's autocast the convolutions inside would run in bfloat16, and the third digit be wrong.
-    with torch.autocast(predicted.device.type, enabled=False):
+    with exactly(predicted.device):
         scores = image.structural_similarity_index_measure(
             predicted, true, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=255.0, reduction="none"
         )

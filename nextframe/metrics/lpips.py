@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nextframe.data.tensors import tensors_of
 from nextframe.errors import UserError
+from nextframe.metrics.exact import exactly
 from nextframe.metrics.weights import Name, weight_files
 from nextframe.shapes import Pixels
 
@@ -85,9 +86,7 @@ class Lpips(nn.Module):
 
     def forward(self, pictures: Pixels, others: Pixels) -> Tensor:
         """[b, 3, height, width] in [-1, 1], twice -> distances [b], float32"""
-        # Under somebody's autocast the convolutions would run in bfloat16, on GPUs in TF32: the third digit is wrong.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with exact, torch.autocast(pictures.device.type, enabled=False):
+        with exactly(pictures.device):
             looks = zip(self._looks(pictures.float()), self._looks(others.float()), strict=True)
             distances = [
                 head((look - other).square()).mean((1, 2, 3))
