@@ -257,10 +257,6 @@ class Vocabulary:
     kind: ActionKind = "none"
     names: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if strange := [name for name in self.names if not can_be_told(name)]:
-            raise UserError(f"an action is called {strange[0][:200]!r}, which cannot be printed: rename it")
-
     def actions(self, table: ActionTable | None, rows: np.ndarray) -> np.ndarray:
         """Those of these rows, as an episode keeps them: int64 [f], or float32 [f, a]."""
         if table is None:
@@ -278,12 +274,16 @@ def vocabulary(tables: Sequence[ActionTable], names: tuple[str, ...] = ()) -> Vo
 
     Ids without names are called by their numbers. Raises UserError when the tables do not go together.
     """
+    if strange := [name for name in names if not can_be_told(name)]:
+        raise UserError(f"--action-names has {strange[0][:200]!r}, which cannot be printed: choose another")
     if not tables:
         return Vocabulary()
     first = tables[0]
     for table in tables:
         if table.kind != first.kind or (table.words is None) != (first.words is None):
             raise UserError(f"{table.path} and {first.path} hold actions of different kinds: make them alike")
+        if strange := [name for name in (*(table.names or ()), *set(table.words or ())) if not can_be_told(name)]:
+            raise UserError(f"{table.path} calls an action {strange[0][:200]!r}, which cannot be printed: rename it")
         if table.names != first.names:
             raise UserError(f"{table.path} and {first.path} name their actions differently: make them alike")
     if first.vectors is not None:
