@@ -149,7 +149,9 @@ def test_a_text_with_a_letter_that_is_none_is_damage(tmp_path: Path) -> None:
 def test_names_that_tell_a_terminal_what_to_do_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "walk.csv"
     path.write_text("action\n\x1b[2Jclear\nstay\n")
-    with pytest.raises(UserError, match=r"walk.csv calls an action '\\x1b\[2Jclear', which cannot be printed: rename it"):
+    with pytest.raises(
+        UserError, match=r"walk.csv calls an action '\\x1b\[2Jclear', which cannot be printed: rename it"
+    ):
         vocabulary([read_actions(path)])
     path.write_text("action\n0\n1\n")
     with pytest.raises(UserError, match="--action-names has '.x07', which cannot be printed: choose another"):

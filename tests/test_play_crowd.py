@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from tiny import eventually
 from visiting import Client, Server, serving, tiny_stage
 
+from nextframe.errors import UserError
 from nextframe.web import history, serve
 from nextframe.web import server as module
 from nextframe.web.messages import StartMessage
@@ -165,8 +166,10 @@ def test_a_walk_begins_without_keeping_the_model_from_others(tmp_path: Path, mon
 def test_one_who_comes_while_it_closes_is_let_go(tmp_path: Path) -> None:
     """A job that is asked for after the end is cancelled; nobody waits for it."""
     with serving(tiny_stage(tmp_path)) as server:
-        dreams = server.visitors.dreams
-    assert dreams.submit(lambda: 1).cancelled()
+        visitors = server.visitors
+    assert visitors.dreams.submit(lambda: 1).cancelled()
+    with pytest.raises(UserError, match="the server is closing"):
+        visitors.stage.begin(StartMessage("test_0", context=5), tmp_path, visitors._on_model)
 
 
 def test_a_full_disk_is_a_line(

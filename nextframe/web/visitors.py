@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -158,7 +158,10 @@ class Visitors:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _on_model(self, work: Callable[[], Tensor]) -> Tensor:
-        return self.dreams.submit(work).result()
+        try:
+            return self.dreams.submit(work).result()
+        except CancelledError:
+            raise UserError("the server is closing: come back later") from None
 
     def _check_sessions(self) -> None:
         sockets = sum(visitor.outbox is not None for visitor in self.by_name.values())
