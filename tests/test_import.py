@@ -154,7 +154,7 @@ def test_names_that_tell_a_terminal_what_to_do_are_refused(tmp_path: Path) -> No
     ):
         vocabulary([read_actions(path)])
     path.write_text("action\n0\n1\n")
-    with pytest.raises(UserError, match="--action-names has '.x07', which cannot be printed: choose another"):
+    with pytest.raises(UserError, match=r"--action-names has '.x07', which cannot be printed: choose another"):
         vocabulary([read_actions(path)], ("stay", "\x07"))
 
 
