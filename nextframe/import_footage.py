@@ -19,9 +19,9 @@ from nextframe.inspection import SOME, doubts, duplicates
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
 USUAL_FPS = 30.0
+"""Of videos that do not say how fast they are."""
 LARGEST = 1024
 """Pixels along a side of a frame."""
-"""Of videos that do not say how fast they are."""
 USUAL_CUT = Cut()
 FEW = 0.05
 """Share of the videos that may be on another side than a share would have them now: adding some moves a few."""

@@ -294,9 +294,11 @@ def test_a_folder_that_leads_elsewhere_is_not_written_to(dataset: EpisodeDataset
 def test_an_episode_larger_than_memory_should_be_is_refused(
     dataset: EpisodeDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextframe.data.episodes.MOST_BYTES", FRAMES * 16 * 16 * 3 - 1)
+    monkeypatch.setattr("nextframe.data.arrays.MOST_BYTES", FRAMES * 16 * 16 * 3 - 1)
     with pytest.raises(UserError, match="MiB of memory, the most is 0: divide it"):
         dataset.read(dataset.episodes()[0])
+    with pytest.raises(UserError, match="MiB of memory, the most is 0: divide it"):
+        dataset.add("d", "train", noise_episode(), {})
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "\ud800", "two\u2028lines", "\x7f"])

@@ -164,8 +164,16 @@ def test_a_picture_too_narrow_is_refused_before_memory_is_taken_for_it(tmp_path:
     place.mkdir()
     Image.new("L", (65500, 1)).save(place / "wide.gif")
     with pytest.raises(UserError, match=r"wide.gif is 65500 x 1, too narrow to keep the middle of it: "):
-        imported(place, tmp_path / "out", cut=Cut(least_frames=2))
+        imported(place, tmp_path / "out", size=64, cut=Cut(least_frames=2))
     assert fitted(np.zeros((1, 65500, 3), np.uint8), 8, "squeeze").shape == (8, 8, 3)
+
+
+def test_a_video_larger_than_memory_should_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "walk.mp4", 12)
+    monkeypatch.setattr("nextframe.data.arrays.MOST_BYTES", 11 * SIZE * SIZE * 3)
+    frames = cutting._frames(tmp_path / "walk.mp4", SIZE, None, cut := Cut(frames=0), cutting.Clock())
+    with pytest.raises(UserError, match=r"walk.mp4 would take 0 MiB of memory"):
+        list(cutting._parts(frames, tmp_path / "walk.mp4", cut))
 
 
 @pytest.mark.timeout(20)

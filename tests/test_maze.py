@@ -132,6 +132,7 @@ def test_who_lingers_sees_again_what_was_just_left() -> None:
 def test_footage_says_how_it_was_made() -> None:
     for settings in (MazeSettings(), MazeSettings(cells=5, linger=0.2)):
         assert settings_of(json.loads(json.dumps(source_of(settings)))) == settings
+    assert "linger" not in source_of(MazeSettings())  # so that footage which does not say it can be added to
     source = source_of(MazeSettings())
     for other in ({"world": "imported"}, {**source, "revision": 1}, {**source, "cells": 99}, {**source, "size": "big"}):
         assert settings_of(other) is None

@@ -35,6 +35,12 @@ def arrays_of(file: IO[bytes], unread: Container[str] = ()) -> dict[str, np.ndar
     return arrays
 
 
+def check_room(where: Path, frames: int, size: int) -> None:
+    """Raises UserError for more pixels than an episode may have: they are in memory at once."""
+    if (room := frames * size * size * 3) > MOST_BYTES:
+        raise UserError(f"{where} would take {room >> 20:,} MiB of memory, the most is {MOST_BYTES >> 20:,}: divide it")
+
+
 def read_npz(path: Path, again: str) -> dict[str, np.ndarray]:
     """All arrays of a file, none unpickled. Raises UserError, ending in `again`, when it is missing or damaged."""
     content = read_bytes(path, again)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextframe.data.actions import MEND, ActionTable, Vocabulary, load_arrays, read_actions, without_way_out
+from nextframe.data.arrays import check_room
 from nextframe.data.episodes import DatasetInfo, Episode, EpisodeInfo, write_episode
 from nextframe.data.production import Finished, Jobs, work
 from nextframe.data.video import VIDEO_ERRORS, Fit, decoded, fitted, uneven, unreadable, video_facts
@@ -140,6 +141,7 @@ def _parts(
     for row, picture in frames:
         rows.append(row)
         pictures.append(picture)
+        check_room(path, len(pictures), len(picture))
         if len(rows) == cut.frames:
             if waiting is not None:
                 yield *waiting, False

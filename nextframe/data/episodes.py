@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from nextframe.data.arrays import MOST_BYTES, read_bytes, read_npz
+from nextframe.data.arrays import check_room, read_bytes, read_npz
 from nextframe.data.remote import Mirror, mirror_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, lossless_mp4
 from nextframe.errors import UserError, reason_of
@@ -312,6 +312,7 @@ def write_episode(
     frames = len(episode.video)
     if not frames:
         raise ValueError(f"{name} has no frames")
+    check_room(folder / name, frames, dataset.size)
     if not all(re.fullmatch(r"\w[\w.-]*", word) for word in (name, split)):
         raise ValueError(f"not usable as file names: {name!r}, {split!r}")
     if episode.video.dtype != np.uint8 or episode.video.shape != (frames, dataset.size, dataset.size, 3):
@@ -343,8 +344,7 @@ def write_episode(
 
 def _read_video(path: Path, frames: int, size: int) -> np.ndarray:
     """uint8 [frames, size, size, 3]; UserError unless there are exactly that many frames of that size."""
-    if (room := frames * size * size * 3) > MOST_BYTES:
-        raise UserError(f"{path} would take {room >> 20:,} MiB of memory, the most is {MOST_BYTES >> 20:,}: divide it")
+    check_room(path, frames, size)
     count, video = 0, np.empty((frames, size, size, 3), np.uint8)
     try:
         for count, picture in enumerate(decoded(BytesIO(read_bytes(path, AGAIN))), start=1):

@@ -50,20 +50,23 @@ class Dreams:
         self._thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """From any thread. What comes after the end is cancelled."""
         future: Future[T] = Future()
-        with self._closing:
-            if self._closed:
-                future.cancel()
-            else:
-                self._queue.put(_Job(work, future))
+        self._put(_Job(work, future))
         return future
 
     def step(self, game: Game, action: Action) -> Future[tuple[float, Made]]:
         """When the frame was begun (`time.perf_counter`), and what it took; raises what `step_games` says."""
         future: Future[tuple[float, Made]] = Future()
-        self._queue.put(_Frame(game, action, future))
+        self._put(_Frame(game, action, future))
         return future
+
+    def _put(self, job: _Job | _Frame) -> None:
+        """From any thread. What comes after the end is cancelled."""
+        with self._closing:
+            if self._closed:
+                job.future.cancel()
+            else:
+                self._queue.put(job)
 
     def close(self) -> None:
         """What is under way is waited for; what waits is cancelled."""

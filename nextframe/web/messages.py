@@ -1,7 +1,7 @@
 """What a client may say, checked. Anything else is `MalformedError`, and ends that client's session alone."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -131,8 +131,10 @@ def parsed(text: str | bytes, actions: Actions) -> Message:
         message = _MESSAGES.validate_json(text, strict=True)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
+        if wrong["type"].startswith("union_tag"):  # the words of the client are in its message
+            raise MalformedError(f"type: choose {', '.join(kind.type for kind in get_args(Message))}") from None
         place = [str(part) for part in wrong["loc"]]
-        raise MalformedError(": ".join([*place, wrong["msg"]])) from None
+        raise MalformedError(": ".join([*place, wrong["msg"].removeprefix("Value error, ")])) from None
     if isinstance(message, Act | Hold | Repeat):
         return replace(message, action=actions.parsed(message.action))
     return message

@@ -20,6 +20,8 @@ MOST_CONNECTIONS = 256
 """Well below the files a process may have open: without one to spare, nobody could be let in, or told why."""
 FIRST_REQUEST_SECONDS = 10.0
 """Who says nothing for so long holds no connection."""
+TAKING_SECONDS = 60.0
+"""Who takes nothing of an answer for so long is given up."""
 
 
 def serve(stage: Stage, listener: socket.socket, host: str, sessions: int, browser: bool) -> None:
@@ -62,16 +64,39 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """One of a limited number, and not for those who never ask for anything. They need no token for being here."""
+    """One of a limited number, and not for those who neither ask for anything nor take what they asked for. They need
+    no token for being here.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
+        self._stalled = self._silent = self.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
-        else:
-            self.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up)
+
+    def on_response_complete(self) -> None:
+        """From here on it is a connection without a request again, however many bytes of one may come."""
+        self._silent.cancel()
+        # The end of an answer may still be on its way.
+        patience = TAKING_SECONDS if self.transport.get_write_buffer_size() else FIRST_REQUEST_SECONDS
+        self._silent = self.loop.call_later(patience, self._give_up)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(TAKING_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._silent.cancel()
+        self._stalled.cancel()
 
     def _give_up(self) -> None:
+        answered = self.cycle is None or self.cycle.response_complete
         # A WebSocket is another protocol on the same transport.
-        if self.cycle is None and self.transport.get_protocol() is self:
+        if answered and self.transport.get_protocol() is self:
             self.transport.abort()

@@ -5,12 +5,12 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
 from fastapi import FastAPI, Request, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -33,8 +33,6 @@ SLOWEST_UPLOAD = 2**15  # bytes a second
 UPLOAD_GRACE_SECONDS = 10.0
 DOWNLOADS_AT_ONCE = 8
 """Walks that are on their way to somebody: files on disk."""
-DOWNLOAD_SECONDS = 60.0
-"""For a part of a file: who takes nothing for so long is given up."""
 PART = 2**18  # bytes of a file that are sent at once
 
 
@@ -172,18 +170,19 @@ def _add_walks(app: FastAPI, stage: Stage) -> None:
         return Response(await _chore(app, lambda: png_bytes(shown)), media_type="image/png")
 
 
-class _Download(Response):
-    """A file, as long as it is taken. `held`: what ends with it."""
+class _Download(StreamingResponse):
+    """A file, until it is taken or its client goes. `held`: what ends with it."""
 
     def __init__(self, file: IO[bytes], held: AsyncExitStack, headers: dict[str, str]) -> None:
-        super().__init__(media_type="application/octet-stream", headers=headers)
-        self._file, self._held = file, held
+        super().__init__(_parts(file), media_type="application/octet-stream", headers=headers)
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            with suppress(TimeoutError):  # the server ends what is not complete
-                while part := self._file.read(PART):
-                    async with asyncio.timeout(DOWNLOAD_SECONDS):
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+            await super().__call__(scope, receive, send)
+
+
+async def _parts(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while part := file.read(PART):
+        await asyncio.sleep(0)  # to one who has gone all is sent at once: here that is noticed
+        yield part

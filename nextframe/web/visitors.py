@@ -27,6 +27,8 @@ MOST_KEPT = 64
 KEPT_BYTES = 4 * 2**30
 """Of their films, on disk."""
 CHORES = 4
+ARRIVALS = 2
+"""Walks that begin at once. They wait for the model, and so have threads of their own: no chore waits for it."""
 
 
 class FullError(Exception):
@@ -82,6 +84,7 @@ class Visitors:
         # One thread owns the model; a visitor has one job in its queue.
         self.dreams = Dreams(stage.begin_thread)
         self.chores = ThreadPoolExecutor(CHORES, "chores")
+        self._arrivals = ThreadPoolExecutor(ARRIVALS, "arrivals")
         self._arriving = 0
 
     @property
@@ -101,7 +104,8 @@ class Visitors:
         self._check_sessions()
         self._arriving += 1
         try:
-            game = await asyncio.wrap_future(self.chores.submit(self.stage.begin, message, self.folder, self._on_model))
+            arriving = self._arrivals.submit(self.stage.begin, message, self.folder, self._on_model)
+            game = await asyncio.wrap_future(arriving)
         finally:
             self._arriving -= 1
         visitor = Visitor(game, self.stage.fps, self.stage.memory, self.dreams, self.chores)
@@ -151,7 +155,8 @@ class Visitors:
         """End everything."""
         await asyncio.gather(*(visitor.detach() for visitor in self.by_name.values()), return_exceptions=True)
         self.dreams.close()
-        self.chores.shutdown(cancel_futures=True)
+        for pool in (self._arrivals, self.chores):
+            pool.shutdown(cancel_futures=True)
         for visitor in self.by_name.values():
             visitor.game.close()
         self.by_name.clear()

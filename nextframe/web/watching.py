@@ -13,11 +13,15 @@ from nextframe.errors import UserError
 from nextframe.pages.watch import watch_page
 from nextframe.web.address import LOOPBACK, has_screen, names_one_of
 
+REQUEST_SECONDS = 10.0
+"""Who asks for nothing for so long holds no thread."""
+ANSWER_SECONDS = 60.0
+
 
 class Page(BaseHTTPRequestHandler):
     """Answers for a `Watch`."""
 
-    timeout = 10  # seconds: who asks for nothing holds no thread
+    timeout = REQUEST_SECONDS
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Watch)
@@ -35,6 +39,7 @@ class Page(BaseHTTPRequestHandler):
             self.answer(status, content)
 
     def answer(self, status: int, content: str) -> None:
+        self.connection.settimeout(ANSWER_SECONDS)
         body = content.encode(errors="replace")  # a run may have a name that is no text
         self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8" if status == 200 else "text/plain; charset=utf-8")

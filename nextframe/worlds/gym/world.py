@@ -100,7 +100,10 @@ class GymWorld:
             kind = f"{picture.dtype} {picture.shape}"
             raise UserError(f"{name} renders {kind}, not uint8 [height, width, 3]: choose another environment")
         rgb = picture[:, :, :3] if picture.shape[2] > 1 else np.repeat(picture, 3, axis=2)
-        return fitted(rgb, self.settings.size, self.settings.fit)
+        try:
+            return fitted(rgb, self.settings.size, self.settings.fit)
+        except ValueError as error:
+            raise UserError(f"{name} renders what {error}: choose another environment, or --fit squeeze") from None
 
 
 def _drawn(environment: Any) -> Any:

@@ -16,7 +16,7 @@ HEIGHT = 80  # of the ceiling: from the middle of a corridor, its floor and ceil
 STEP = 64  # map units of one forward action: two steps cross a cell, so paths close exactly
 HEADINGS = 16  # one turn is 360 / 16 = 22.5 degrees, exact in the 16-bit angles of the engine
 CLEARANCE = 28  # map units the eye keeps from every wall
-MOST_FRAMES = 100_000  # of an episode, which is in memory whole
+MOST_PIXELS = 2**30  # of an episode, which is in memory whole
 FRAMES_PER_SECOND = 10.0  # at which a walk is pleasant to watch; nothing in a maze moves by itself
 
 
@@ -48,10 +48,10 @@ class MazeSettings:
             raise UserError(f"maze cells is {self.cells}: choose 2 to 30")
         if self.frames < 2:
             raise UserError(f"maze frames is {self.frames}: an episode needs at least 2")
-        if self.frames > MOST_FRAMES:
-            raise UserError(f"maze frames is {self.frames}: choose {MOST_FRAMES:,} or less, and more episodes")
         if self.size not in (64, 128, 256):
             raise UserError(f"maze size is {self.size}: choose 64, 128 or 256")
+        if self.frames > (most := MOST_PIXELS // self.size**2):
+            raise UserError(f"maze frames is {self.frames}: choose {most:,} or less, and more episodes")
         for name in ("loops", "revisit", "linger"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"maze {name} is {getattr(self, name)}: it is a probability, choose 0 to 1")
@@ -63,8 +63,9 @@ USUAL_MAZES = MazeSettings()
 
 
 def source_of(settings: MazeSettings) -> dict[str, Any]:
-    """What a dataset of these mazes says of its making."""
-    return {"world": "maze", "revision": REVISION, **asdict(settings)}
+    """What a dataset of these mazes says of its making. Of footage that says nothing of `linger`, nobody did."""
+    said = {"world": "maze", "revision": REVISION, **asdict(settings)}
+    return said if settings.linger else {name: value for name, value in said.items() if name != "linger"}
 
 
 def settings_of(source: dict[str, Any]) -> MazeSettings | None:
