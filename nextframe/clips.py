@@ -128,7 +128,8 @@ def long_enough(dataset: LatentDataset, config: WorldModelConfig, split: str = "
     if not episodes:
         lengths = [episode.frames for episode in dataset.episodes(split)]
         longest, way_out = max(lengths), f"set {better_clips(lengths, config.clip)}, or give longer ones"
-        raise UserError(f"no training episode has the {span} frames of a clip (longest: {longest}): {way_out}")
+        kind = "training" if split == "train" else "held-out"
+        raise UserError(f"no {kind} episode has the {span} frames of a clip (longest: {longest}): {way_out}")
     return episodes
 
 

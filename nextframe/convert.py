@@ -90,7 +90,10 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     ]
     if isinstance(config, TokenizerConfig):
         side, activation = config.model.frame_size, config.model.decoder_activation
-        assumed = f"latents times {PUBLISHED_SCALE}, frames of {side} pixels, {activation} in its decoder"
+        assumed = f"frames of {side} pixels, {activation} in its decoder"
+        lines.append(
+            f"  scale          latents times {PUBLISHED_SCALE}, as of the published ones (it lies in {out / WEIGHTS})"
+        )
         follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))
@@ -99,6 +102,8 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
         follow_up = f"nextframe sample --model {out} --data DATA --out OUT"
         if (out / AUTOENCODER).exists():
             parts.append(AUTOENCODER)
+            scale = float(read_weights(out / AUTOENCODER / WEIGHTS)["scale"])
+            lines.append(f"  autoencoder    its latents times {scale:g}")
         else:
             release = release_of(file)
             name = release.autoencoder if release else "DCAE_FILE.pth"

@@ -85,7 +85,7 @@ def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: 
 
 def watched_clips(config: WorldModelConfig) -> tuple[WorldModelConfig, int]:
     """The configuration whose batches are the clips to watch, no longer than those of training, and their context."""
-    frames = min(config.clip.frames, SEEN + PREDICTED)
+    frames = min(config.clip.longest, SEEN + PREDICTED)
     made = frames if config.model.attention == "full" else min(PREDICTED, frames // 2)
     clip = ClipConfig(frames, config.clip.interval)
     return replace(config, clip=clip, train=replace(config.train, batch=SHOWN, seed=SEED)), frames - made

@@ -45,7 +45,7 @@ def foresee(
         raise UserError(f"training {fit}: {way_out(learner, demand, footprint, room)}; or --insist")
     if ranks.rank() == 0:
         weights = parameters_of(learner.network)
-        steps = f"{learner.config.steps - position.step:,} steps of {learner.config.batch}"
+        steps = f"{counted(learner.config.steps - position.step, 'step')} of {learner.config.batch}"
         minutes = learner.config.minutes and learner.config.minutes - position.seconds / 60
         left = f"{clock(60 * minutes)} to go, or {steps}" if minutes else f"{steps} to go"
         near = needed > NEARLY * room

@@ -111,7 +111,9 @@ def take_steps(learner: Learner, run: Path, examine: Examination | None = None) 
                 last += seen["examine_seconds"]  # is no time of training
         if examine is not None and not stop and not looked_at(run, position.step):
             if ranks.rank() == 0:
-                print(f"{run.name} is trained; at last it is tried on held-out clips", file=sys.stderr)
+                print(
+                    f"{run.name} is trained; at last it is tried on held-out clips (Ctrl-C twice: not)", file=sys.stderr
+                )
             log(examined(examine, learner, position.step))
     (stop,) = ranks.largest(max(stop, interrupted()))
     if stop:

@@ -19,7 +19,7 @@ from torch import Tensor
 import nextframe
 from nextframe.architecture import AutoencoderConfig, TransformerConfig
 from nextframe.autoencoder import Autoencoder, diffusers_settings
-from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, write_weights
+from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, load_weights, read_weights, write_weights
 from nextframe.cli import run_command
 from nextframe.config import ClipConfig, WorldModelConfig
 from nextframe.configfile import read_config, write_config
@@ -328,6 +328,16 @@ def test_a_run_gets_its_autoencoder_at_once_or_later() -> None:
     frames = [nextframe.load(run, "cpu").walk(clip, actions).step(1) for run in ("run", "both", "copied")]
     assert all(torch.equal(frame, frames[0]) for frame in frames)
     assert {path.name for path in (Path("copied") / AUTOENCODER).iterdir()} == {CONFIG, WEIGHTS}
+
+
+def test_an_autoencoder_whose_latents_were_never_scaled_is_refused() -> None:
+    """Straight from training it is: `encode` measures the scale, and keeps it beside the latents."""
+    transformer = saved(recorded("far_action"), "FAR")
+    convert(saved(published_autoencoder(DCAE).state_dict(), "DCAE"), "--out", "autoencoder", "--latent-size", 4)
+    weights = Path("autoencoder") / WEIGHTS
+    write_weights(weights, {**read_weights(weights), "scale": torch.tensor(1.0)})
+    said = refused(transformer, "--autoencoder", "autoencoder", "--out", "r", "--latent-size", 4)
+    assert "have never been scaled: name the autoencoder beside the latents" in said and not Path("r").exists()
 
 
 def test_an_autoencoder_of_other_latents_is_refused_and_nothing_written() -> None:

@@ -372,3 +372,9 @@ def test_a_meter_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         meter.next(stream)
         figures = meter.figures(Position(step + 1, 10.0 * (step + 1)), Position(step, 10.0 * step))
         assert figures["data_wait"] == pytest.approx(0.3) and figures["samples_per_second"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("frames", [9, 41, 300])
+def test_clips_that_are_watched_are_no_longer_than_those_of_training(frames: int) -> None:
+    config = replace(WORLD, clip=ClipConfig(frames=frames, min_frames=4))
+    assert watched_clips(config)[0].clip.span <= config.clip.span

@@ -70,7 +70,8 @@ def line_chart(lines: Sequence[Line], label: str, from_zero: bool) -> str:
         if line.smooth:
             axes.plot(line.steps, values, color=line.colour, linewidth=0.7, alpha=0.35)
             values = running_median(values, len(values) // 20)
-        marker = {"marker": "o", "markersize": 4, "linestyle": ":"} if line.dots else {}
+        alone = len(values) == 1  # of which no line can be drawn
+        marker = {"marker": "o", "markersize": 4, "linestyle": ":"} if line.dots or alone else {}
         axes.plot(line.steps, values, color=line.colour, linewidth=1.8, alpha=1 - line.faint, **marker)
     if (smooth := [line for line in lines if line.smooth]) and all(len(line.values) > 20 for line in smooth):
         # The first records would squeeze the rest into a line.

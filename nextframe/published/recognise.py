@@ -44,7 +44,7 @@ def model_in_words(config: TransformerConfig | AutoencoderConfig) -> str:
     """A model in a few words."""
     if isinstance(config, AutoencoderConfig):
         return (
-            f"a DC-AE that makes 1 of {config.compression} x {config.compression} pixels, "
+            f"a DC-AE, one latent for each {config.compression} x {config.compression} pixels, "
             f"{config.latent_channels} channels, {config.decoder_norm} in its decoder"
         )
     kind = "short" if config.coarse_patch is None else f"long (coarse patches of {config.coarse_patch})"

@@ -88,6 +88,11 @@ def add_autoencoder(run: Path, source: Path) -> None:
         return
     settings = read_config(source / CONFIG)
     require_fit(config, settings, source)
+    if read_weights(source / WEIGHTS)["scale"] == 1:
+        raise UserError(
+            f"the latents of {source} have never been scaled: name the autoencoder beside the latents that the model "
+            "was trained on, LATENTS/autoencoder"
+        )
     write_config(settings, run / AUTOENCODER / CONFIG)
     write_weights(run / AUTOENCODER / WEIGHTS, read_weights(source / WEIGHTS))
 
