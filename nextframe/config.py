@@ -14,6 +14,7 @@ Solver = Literal["euler", "even-euler", "heun", "adams"]
 
 
 LARGEST_SEED = 2**63 - 1
+"""Generators take no larger one."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,12 +119,13 @@ def test_what_nobody_waits_for_any_more_is_not_saved(
     saved: list[object] = []
     monkeypatch.setattr(module, "save", lambda *_: saved.append(1) or file_of(1))
     server.app.state.heavy._value = 0  # others are at work
-    for _ in range(3):
-        connection = asked(server, f"GET {walk} HTTP/1.1\r\n")
+    waiting = [asked(server, f"GET {walk} HTTP/1.1\r\n") for _ in range(3)]
+    for connection in waiting:
         connection.sendall(b"\r\n")
-        time.sleep(0.1)
+    assert eventually(lambda: len(server.app.state.heavy._waiters or ()) == 3)
+    for connection in waiting:
         connection.close()
-    time.sleep(0.3)
+    assert eventually(lambda: len(server._server.server_state.connections) == 1)  # that of the walk
     for _ in range(2):
         server.loop.call_soon_threadsafe(server.app.state.heavy.release)
     assert eventually(lambda: server.app.state.sending._value == module.DOWNLOADS_AT_ONCE)

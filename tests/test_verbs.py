@@ -1,6 +1,7 @@
 """Every verb once, on real footage from the engine, by the command line alone; and what it says to bad input."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -283,3 +284,11 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_that_do_not_go_together_are_one_line(options: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_command(["train", "maze", "--data", "data", "--out", "run", *options])
+
+
+def test_what_is_no_text_is_printed_all_the_same() -> None:
+    """Names of files need not be; most systems' standard output refuses them."""
+    script = "from nextframe import cli; cli.run_command = lambda _: print('\\udcff'); cli.main()"
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    printed = subprocess.run([sys.executable, "-c", script], env=strict, capture_output=True, text=True, timeout=60)
+    assert printed.returncode == 0 and "udcff" in printed.stdout, printed.stderr

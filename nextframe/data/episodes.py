@@ -306,8 +306,8 @@ def write_episode(
 ) -> EpisodeInfo:
     """Write the two files of an episode; a dataset has it once it is registered and saved.
 
-    Raises ValueError when the arrays do not fit the dataset, UserError when it has no such actions or label, or the
-    disk is full.
+    Raises ValueError when the arrays do not fit the dataset, UserError when it has no such actions or label,
+    would take too much memory, its folder leads elsewhere, or the disk is full.
     """
     frames = len(episode.video)
     if not frames:
@@ -323,20 +323,20 @@ def write_episode(
     if not _is_label(label, dataset):
         names = ", ".join(dataset.label_names) or "none"
         raise UserError(f"{folder / name} has label {label}, the dataset has {names}: choose one by its place there")
-    data = BytesIO()
-    arrays: dict[str, Any] = {"actions": actions, **episode.extras}
-    np.savez_compressed(data, **arrays)
-    contents = {"video": lossless_mp4(episode.video, dataset.fps), "data": data.getvalue()}
     files = {"video": f"{split}/{name}.mp4", "data": f"{split}/{name}.npz"}
     try:
-        for role, content in contents.items():
-            write_atomically(inside(folder, files[role]), content)
-    except ValueError:  # nothing is written there, and nothing is to be removed
+        paths = {role: inside(folder, file) for role, file in files.items()}
+    except (ValueError, OSError):
         raise UserError(f"{folder / split} leads out of its folder: make it a folder, or use another --out") from None
+    arrays: dict[str, Any] = {"actions": actions, **episode.extras}
+    np.savez_compressed(data := BytesIO(), **arrays)
+    contents = {"video": lossless_mp4(episode.video, dataset.fps), "data": data.getvalue()}
+    try:
+        for role, content in contents.items():
+            write_atomically(paths[role], content)
     except BaseException:
-        for path in files.values():
-            if (folder / path).is_file():
-                (folder / path).unlink()
+        for path in filter(Path.is_file, paths.values()):
+            path.unlink()
         raise
     digests = {role: hashlib.sha256(content).hexdigest() for role, content in contents.items()}
     return EpisodeInfo(name, split, frames, files, digests, meta, None if label is None else int(label))

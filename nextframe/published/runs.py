@@ -77,7 +77,7 @@ def write_run(model: PublishedModel, folder: Path) -> None:
 def add_autoencoder(run: Path, source: Path) -> None:
     """Give the world model in the folder `run` its autoencoder: a published DC-AE, or a run of an autoencoder.
 
-    Raises UserError when its latents are not those of the world model.
+    Raises UserError when its latents are not those of the world model, or have never been scaled.
     """
     config = read_config(run / CONFIG)
     assert isinstance(config, WorldModelConfig)
@@ -88,13 +88,14 @@ def add_autoencoder(run: Path, source: Path) -> None:
         return
     settings = read_config(source / CONFIG)
     require_fit(config, settings, source)
-    if read_weights(source / WEIGHTS)["scale"] == 1:
+    weights = read_weights(source / WEIGHTS)
+    if weights["scale"] == 1:
         raise UserError(
             f"the latents of {source} have never been scaled: name the autoencoder beside the latents that the model "
             "was trained on, LATENTS/autoencoder"
         )
     write_config(settings, run / AUTOENCODER / CONFIG)
-    write_weights(run / AUTOENCODER / WEIGHTS, read_weights(source / WEIGHTS))
+    write_weights(run / AUTOENCODER / WEIGHTS, weights)
 
 
 def published_weights(run: Path) -> dict[str, Tensor]:

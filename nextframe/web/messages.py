@@ -67,6 +67,7 @@ class Resume:
 @dataclass(frozen=True)
 class Act:
     action: Any = None
+    """As the client has it; `parsed` gives an Action."""
     at: Moment | None = None
     type: Literal["act"] = "act"
 
