@@ -46,7 +46,7 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
             f"{wanted} are asked for"
         )
         there = ", ".join(sorted({info.split for info in dataset.episodes()}))
-        way_out = "lower --episodes" if infos else f"give footage that has them (this has {there})"
+        way_out = _within(infos, protocol, interval) if infos else f"give footage that has them (this has {there})"
         more = f"record more with --split {protocol.split}, or import them with it or with --test-share"
         raise UserError(f"{have}: {more}; or {way_out}")
     infos = infos[:wanted]
@@ -55,7 +55,7 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
             every = f" at every {interval} frames" if interval > 1 else ""
             raise UserError(
                 f"{folder}: {info.name} has {info.frames} frames, {protocol.context} of context and {protocol.frames} "
-                f"to predict{every} are {needed}: lower --context or --frames, or give longer episodes"
+                f"to predict{every} are {needed}: {_within(infos, protocol, interval)}, or give longer episodes"
             )
     labels = {info.label for info in infos}
     if world.config.model.condition == "label" and protocol.context and None in labels:
@@ -64,6 +64,14 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
             "labels, or evaluate a model without"
         )
     return infos
+
+
+def _within(infos: Sequence[EpisodeInfo], protocol: Protocol, interval: int) -> str:
+    """What to lower so that these episodes are enough, and long enough, in the same proportion."""
+    episodes, asked = min(len(infos), protocol.episodes), protocol.context + protocol.frames
+    frames = min(asked, (min(info.frames for info in infos) - 1) // interval + 1)
+    context = min(max(protocol.context * frames // asked, 1), protocol.context)
+    return f"ask for less with `--episodes {episodes} --context {context} --frames {max(frames - context, 1)}`"
 
 
 def _check_kind(dataset: EpisodeDataset, world: WorldModel, protocol: Protocol) -> None:

@@ -176,8 +176,10 @@ def test_bad_data_gets_one_line(
 ) -> None:
     model, data = f"--model {loop}/world", f"--data {loop}/data"
     say = lambda command: refused(capsys, monkeypatch, command)  # noqa: E731
-    assert "lower --context or --frames" in say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
+    refusal = say(f"sample {model} {data} --out o --context 20 --frames 10 --episodes 1")
+    assert "`--episodes 1 --context 16 --frames 8`, or give longer episodes" in refusal
     assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
+    assert "with `--episodes 2 --context 11 --frames 13`" in say(f"evaluate maze {model} {data} --out o")
     assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
     assert "is an autoencoder, not a world model" in say(f"export --model {loop}/autoencoder --out o")
     for command in ("sample --context 4 --frames 4", "evaluate maze --context 4 --frames 4"):
