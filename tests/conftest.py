@@ -32,7 +32,8 @@ with jaxtyping.install_import_hook(
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # What they start, in whatever folder, finds this package and the modules beside this file.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+_ours = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_ours, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 SHORT = TransformerConfig(latent_channels=3, latent_size=4, layers=2, heads=2, head_dim=16, rope_axes=(4, 6, 6))
 LONG = replace(SHORT, coarse_patch=2, window=4, condition="action", classes=3)
