@@ -406,6 +406,7 @@ def test_keys_by_name_and_by_choice(visit: Callable[..., Page]) -> None:
 def test_other_kinds_of_action(visit: Callable[..., Page], facts: dict[str, Any], key: str, action: Any) -> None:
     page = visit()
     stage = Stage(page, **facts)
+    assert page.eval_on_selector("#steered", "part => part.hidden") == (action is None)
     stage.begin()
     if key == "Space" and "vector" in facts:
         page.fill("#sliders input >> nth=0", "0.5")

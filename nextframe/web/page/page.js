@@ -46,6 +46,7 @@ function showWorld() {
   $("held-out").hidden = !world.starts.every((start) => start.held_out);
   $("context-field").hidden = world.starts.every(({ frames }) => frames < 2);
   $("real-field").hidden = !world.real;
+  $("steered").hidden = !["id", "vector"].includes(world.kind);
   $("label-field").hidden = world.kind !== "label";
   $("label").append(...world.labels.map((name, index) => new Option(name.replaceAll("_", " "), index)));
   $("guidance-field").hidden = !world.guidable;
