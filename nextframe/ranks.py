@@ -6,7 +6,6 @@ A process that was not started by torchrun is alone: nothing here does anything 
 import faulthandler
 import hashlib
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +70,6 @@ def process_group(device: torch.device, patience_minutes: float) -> Iterator[Non
         hosts = dist.new_group(backend="gloo", timeout=_patience)
         assert isinstance(hosts, dist.ProcessGroup)
         _hosts = hosts
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
         _watch()
         yield
         _hosts = None

@@ -13,8 +13,10 @@ import numpy as np
 
 RECORDED = Path(__file__).parent / "recorded" / "metrics.json"
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-VGG16 = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
-VGG16 |= {17: (512, 256), **dict.fromkeys((19, 21, 24, 26, 28), (512, 512))}
+VGG16 = {
+    **{0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)},
+    **{17: (512, 256), **dict.fromkeys((19, 21, 24, 26, 28), (512, 512))},
+}
 TRUNKS = {"alex": ALEXNET, "vgg": {number: (*channels, 3) for number, channels in VGG16.items()}}
 """Convolutions by their number in torchvision's network: channels out, channels in, kernel."""
 SLICES = {"alex": (0, 3, 6, 8, 10), "vgg": (0, 5, 10, 17, 24)}

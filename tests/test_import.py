@@ -168,6 +168,15 @@ def test_a_picture_too_narrow_is_refused_before_memory_is_taken_for_it(tmp_path:
     assert fitted(np.zeros((1, 65500, 3), np.uint8), 8, "squeeze").shape == (8, 8, 3)
 
 
+def test_frames_have_so_many_pixels_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = lossless_mp4(np.zeros((1, 16, 32, 3), np.uint8), 10.0)
+    monkeypatch.setattr("nextframe.data.video.MOST_PIXELS", 16 * 32)
+    assert len(list(decoded(BytesIO(content)))) == 1
+    monkeypatch.setattr("nextframe.data.video.MOST_PIXELS", 16 * 32 - 1)
+    with pytest.raises(ValueError, match="32 x 16 pixels are too many"):
+        list(decoded(BytesIO(content)))
+
+
 def test_a_video_larger_than_memory_should_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "walk.mp4", 12)
     monkeypatch.setattr("nextframe.data.arrays.MOST_BYTES", 11 * SIZE * SIZE * 3)

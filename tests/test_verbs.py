@@ -234,6 +234,16 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGINT and "Traceback" not in ended.stderr
 
 
+def test_it_says_where_it_is_when_asked() -> None:
+    """`kill -USR1`, of any command."""
+    code = (
+        "import os, signal; from nextframe import __main__, cli;"
+        "cli.main = lambda: os.kill(os.getpid(), signal.SIGUSR1); __main__.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0 and "most recent call first" in ended.stderr
+
+
 @pytest.mark.parametrize("kind", ["other ids", "vectors", "none"])
 def test_the_preset_of_mazes_says_how_it_learns_from_other_footage(kind: str, tmp_path: Path) -> None:
     dataset = tiny_latents(tmp_path / "latents", vectors=kind == "vectors")

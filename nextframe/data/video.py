@@ -104,7 +104,7 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"{path} cannot be read as a video ({reason})"
 
 
-MOST_PIXELS = 2**25
+MOST_SCALED_PIXELS = 2**25
 """Of a picture that is scaled before its middle is kept."""
 
 
@@ -118,7 +118,7 @@ def fitted(picture: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
     height, width = picture.shape[:2]
     if (height, width) == (size, size):
         return np.ascontiguousarray(picture)
-    if fit == "crop" and size**2 * max(height, width) > MOST_PIXELS * min(height, width):
+    if fit == "crop" and size**2 * max(height, width) > MOST_SCALED_PIXELS * min(height, width):
         raise ValueError(f"is {width} x {height}, too narrow to keep the middle of it")
     shorter = min(height, width) if fit == "crop" else None
     # The longer side is rounded down, and the middle to an even number, as torchvision does.

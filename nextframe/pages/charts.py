@@ -19,8 +19,13 @@ METHOD_COLOURS: dict[Method, str] = {
     "context_mean": "#8b5fc7",
     "reconstruction": "#8a939d",
 }
-UNITS = {"psnr": "PSNR in dB (higher is better)", "ssim": "SSIM (1 is identical)", "lpips": "LPIPS (lower is better)"}
-UNITS |= {"drift": "drift (lower is better)", "control": "share that obeys its action"}
+UNITS = {
+    "psnr": "PSNR in dB (higher is better)",
+    "ssim": "SSIM (1 is identical)",
+    "lpips": "LPIPS (lower is better)",
+    "drift": "drift (lower is better)",
+    "control": "share that obeys its action",
+}
 INK = "#012345"
 """Drawn in this colour, shown in the page's own text colour."""
 
