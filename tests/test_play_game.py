@@ -26,7 +26,7 @@ from nextframe.runs import WorldModel
 from nextframe.web import saving
 from nextframe.web.dreamer import Made
 from nextframe.web.game import Game, dreamed, step_games
-from nextframe.web.history import Action, History, Step, shared_frames
+from nextframe.web.history import Action
 from nextframe.web.messages import StartMessage
 from nextframe.web.opening import open_model
 from nextframe.web.saving import save
@@ -257,29 +257,6 @@ def test_nothing_grows_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped(game, 0)
     with pytest.raises(UserError, match="3 frames, which is all there is room for: save it"):
         stepped(game, 0)
-
-
-def test_what_two_branches_share() -> None:
-    """Against paths written out, over random walks through a history."""
-    random, history = np.random.default_rng(0), History([Step(None, place) for place in range(3)])
-    for place in range(3, 300):
-        if random.random() < 0.2:
-            history.enter(int(random.integers(len(history.branches))))
-            history.seek(int(random.integers(history.branch.length)))
-        history.append(Step(0, place))
-    seen = set()
-    for _ in range(500):
-        ends = []
-        for _ in range(2):
-            branch = history.branches[int(random.integers(len(history.branches)))]
-            ends.append((branch, int(random.integers(1, branch.length + 1))))
-        (one, frames), (other, others) = ends
-        paths = [[branch.step(frame).place for frame in range(length)] for branch, length in ends]
-        same = [a == b for a, b in zip(*paths, strict=False)]
-        expected = same.index(False) if False in same else len(same)
-        assert shared_frames(one, frames, other, others) == expected
-        seen.add(expected)
-    assert len(seen) > 6
 
 
 def walked(actions: list[int]) -> tuple[Game, DatasetInfo]:

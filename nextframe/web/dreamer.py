@@ -16,7 +16,7 @@ from nextframe.config import SampleConfig
 from nextframe.devices import synchronise
 from nextframe.runs import Walk, WorldModel, imagine_together
 from nextframe.sampler import at_sampling
-from nextframe.web.history import Action, Branch, History, Step, shared_frames
+from nextframe.web.history import Action, Branch, History, Step
 
 BLOCK = 512
 """Frames that room is made for at once."""
@@ -95,13 +95,16 @@ class Dreamer:
 
     def _at(self, history: History) -> Walk:
         """The session, having seen the frames up to where the history stands."""
-        frames = history.frame + 1
-        if self._walk is not None and self._branch is not None:
-            shared = shared_frames(self._branch, self._walk.frames, history.branch, frames)
-            if shared == frames:
-                if self._walk.frames > frames:
-                    self._walk.rewind(frames)
-                return self._walk
+        frames, walk, branch = history.frame + 1, self._walk, self._branch
+        if (
+            walk is not None
+            and branch is not None
+            and frames <= walk.frames
+            and branch.step(history.frame) is history.current()  # a step has one past: all before it is the same too
+        ):
+            if frames < walk.frames:
+                walk.rewind(frames)
+            return walk
         path = history.path()
         latents = torch.stack([step.latents for step in path])
         self._walk = self.world.walk_on(latents, self._actions(path), self.sample, frames + BLOCK, self.label)

@@ -205,18 +205,3 @@ class History:
             {"id": branch.number, "from": branch.origin or self.context, "length": branch.length}
             for branch in self.branches
         ]
-
-
-def shared_frames(branch: Branch, frames: int, other: Branch, other_frames: int) -> int:
-    """How many frames, from the first, are the very same steps in the first `frames` of both."""
-    origins: dict[int, int] = {}  # branch number -> how far its own frames count
-    walker, end = branch, frames
-    while walker is not None:
-        origins[walker.number] = min(end, walker.length)
-        end, walker = min(end, walker.origin), walker.parent
-    walker, end = other, other_frames
-    while walker is not None:
-        if walker.number in origins:
-            return min(origins[walker.number], end, walker.length)
-        end, walker = min(end, walker.origin), walker.parent
-    return 0
