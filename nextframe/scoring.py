@@ -280,10 +280,10 @@ def combine(scorer: Scorer, measured: Sequence[Measured]) -> Combined:
         distance = _fvd_of(measured, shape)
         by_seed["fvd"] = spread(np.array([distance(np.arange(episodes), [seed]) for seed in range(seeds)]))
         # All trajectories would take as many distances again for every part; the first of each seed say enough.
-        found = jackknife(lambda part: distance(part, range(seeds), 1), episodes)
-        if found is not None:
+        reach = jackknife(lambda part: distance(part, range(seeds), 1), episodes)
+        if reach is not None:
             middle = by_seed["fvd"].mean
-            fvd_figure = Figure(middle, middle - found.mean + found.low, middle - found.mean + found.high)
+            fvd_figure = Figure(middle, middle - reach, middle + reach)
     scores, gains = summarise(values)
     missing = dict(scorer.missing)
     own = {metric: _rows(metric, measured, shape) for metric in scorer.own}

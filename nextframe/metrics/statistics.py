@@ -97,8 +97,9 @@ def figures(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = 
     return tuple(Figure(*row) for row in rows.tolist())
 
 
-def jackknife(distance: Callable[[np.ndarray], float], episodes: int) -> Figure | None:
-    """A figure of all episodes together, which is no mean over them, with its 95 % interval; None of too few.
+def jackknife(distance: Callable[[np.ndarray], float], episodes: int) -> float | None:
+    """How far the 95 % interval of a figure of all episodes together, which is no mean over them, reaches either way;
+    None of too few.
 
     `distance` of the numbers of the episodes that count. A tenth is left out at a time: to draw with replacement would
     put the same episode in twice, which such distances take for less variety, and the interval would miss the figure.
@@ -107,10 +108,8 @@ def jackknife(distance: Callable[[np.ndarray], float], episodes: int) -> Figure 
     if episodes < FEWEST:
         return None
     parts = np.array_split(np.random.default_rng(0).permutation(episodes), min(PARTS, episodes))
-    found, every = distance(np.arange(episodes)), np.arange(episodes)
-    without = np.array([distance(np.setdiff1d(every, part)) for part in parts])
-    error = 1.96 * np.sqrt((len(parts) - 1) * without.var())
-    return Figure(*(round(float(value), DIGITS) for value in (found, found - error, found + error)))
+    without = np.array([distance(np.setdiff1d(np.arange(episodes), part)) for part in parts])
+    return round(float(1.96 * np.sqrt((len(parts) - 1) * without.var())), DIGITS)
 
 
 @lru_cache(1)
