@@ -1,5 +1,6 @@
 """A visitor's walk, without a browser: back, on, with other settings, as if one had walked there afresh; saved, too."""
 
+import tempfile
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,8 @@ from nextframe.errors import UserError
 from nextframe.metrics.image import psnr
 from nextframe.runs import WorldModel
 from nextframe.web import saving
-from nextframe.web.dreamer import Made
-from nextframe.web.game import Game, dreamed, step_games
+from nextframe.web.dreamer import Dreamer, Made
+from nextframe.web.game import Game, step_games
 from nextframe.web.history import Action
 from nextframe.web.messages import StartMessage
 from nextframe.web.opening import open_model
@@ -63,6 +64,12 @@ def start_of(config: TransformerConfig) -> Start:
     }
     label = 2 if config.condition == "label" else None
     return Start("clip", episode.video, actions.get(config.condition), label)
+
+
+def dreamed(world: WorldModel, start: Start, sample: SampleConfig) -> Game:
+    """In the one thread there is."""
+    seen = start.seen_by(world, lambda work: work())
+    return Game(Dreamer(world, sample, start.label), seen, Path(tempfile.gettempdir()))
 
 
 def action(config: TransformerConfig, number: int) -> Action:
@@ -160,10 +167,10 @@ def test_an_upload_is_of_the_class_its_visitor_names(tmp_path: Path) -> None:
     stage = ModelStage("tiny", world, Library(world, None), SAMPLE)
     stage.keep("mine", np.zeros((1, SIZE, SIZE, 3), np.uint8))
     assert stage.facts()["labels"] == [f"class {place}" for place in range(MODEL.classes)]
-    game = stage.begin(StartMessage(upload="mine", context=1, label=2), tmp_path)
+    game = stage.begin(StartMessage(upload="mine", context=1, label=2), tmp_path, lambda work: work())
     assert game.start.label == 2
     with pytest.raises(UserError, match=f"there is no label {MODEL.classes}: choose 0 to"):
-        stage.begin(StartMessage(upload="mine", context=1, label=MODEL.classes), tmp_path)
+        stage.begin(StartMessage(upload="mine", context=1, label=MODEL.classes), tmp_path, lambda work: work())
 
 
 def test_a_setting_the_model_cannot_follow_leaves_the_walk_as_it_was() -> None:

@@ -17,7 +17,7 @@ from nextframe.web.game import Game
 from nextframe.web.history import Action, Branch, History
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import MazePlace, OnModel, Start, right_here
+from nextframe.web.starts import MazePlace, OnModel, Start
 from nextframe.worlds.gym.record import world_seed
 from nextframe.worlds.gym.settings import GymSettings
 from nextframe.worlds.maze.settings import ACTION_NAMES, FRAMES_PER_SECOND, MazeSettings, source_of
@@ -139,9 +139,9 @@ class EngineStage:
         if name != NEW:
             raise UserError(f"there is no start {name!r}: choose {NEW}")
         if self._thumbnail is None:
-            game = self.begin(StartMessage(NEW, context=1))
-            self._thumbnail = png_bytes(game.shown())
-            game.close()
+            walk, start = self._new_walk()
+            self._thumbnail = png_bytes(start.video[0])
+            walk.rest()
         return self._thumbnail
 
     def keep(self, upload: str, video: np.ndarray) -> None:
@@ -150,14 +150,16 @@ class EngineStage:
     def beside(self, game: Game) -> Reality | None:
         return None
 
-    def begin(self, message: StartMessage, folder: Path | None = None, on_model: OnModel = right_here) -> Game:
+    def begin(self, message: StartMessage, folder: Path, on_model: OnModel) -> Game:
         if message.episode != NEW:
             raise UserError(f"there is no start {message.episode!r}: choose {NEW}")
+        return Game(*self._new_walk(), folder)
+
+    def _new_walk(self) -> tuple[MazeWalk | EnvironmentWalk, Start]:
         if isinstance(self.settings, MazeSettings):
-            walk, start = _new_maze(self.settings)
-            return Game(walk, start, folder)
+            return _new_maze(self.settings)
         walk = _new_environment(self.settings)
-        return Game(walk, Start(NEW, walk.first()[1][None]), folder)
+        return walk, Start(NEW, walk.first()[1][None])
 
 
 def _new_maze(settings: MazeSettings) -> tuple[MazeWalk, Start]:

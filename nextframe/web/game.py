@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from nextframe.config import SampleConfig
 from nextframe.errors import UserError
 from nextframe.metrics.image import pooled_psnr
-from nextframe.runs import WorldModel
 from nextframe.web.dreamer import Dreamer, FrameSource, Made, dream
 from nextframe.web.history import Action, Film, History, Step
-from nextframe.web.starts import OnModel, Start, right_here
+from nextframe.web.starts import Start
 
 
 class Game:
     """A history, what makes its frames, and the films that keep them. Close it: the films are files."""
 
-    def __init__(self, source: FrameSource | Dreamer, start: Start, folder: Path | None = None) -> None:
+    def __init__(self, source: FrameSource | Dreamer, start: Start, folder: Path) -> None:
         self.source = source
         size = start.video.shape[1]
         self.film, self.truth_film = Film(size, folder), Film(size, folder)
@@ -115,10 +113,3 @@ def step_games(asked: Sequence[tuple[Game, Action]], beside: Executor | None = N
         alone = len(left) == 1  # it shows whose it is
         results |= {place: error if alone else step_games([asked[place]], beside)[0] for place in left}
     return [results[place] for place in range(len(asked))]
-
-
-def dreamed(
-    world: WorldModel, start: Start, sample: SampleConfig, folder: Path | None = None, on_model: OnModel = right_here
-) -> Game:
-    """A walk that a model dreams. `on_model`: what does the model's work, where only one thread may."""
-    return Game(Dreamer(world, sample, start.label), start.seen_by(world, on_model), folder)

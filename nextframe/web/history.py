@@ -27,12 +27,12 @@ class Film:
     Raises UserError where there is no room to write.
     """
 
-    def __init__(self, size: int, folder: Path | None = None) -> None:
+    def __init__(self, size: int, folder: Path) -> None:
         self.size = size
         self.frames = 0
         self._coming: dict[int, tuple[Future[np.ndarray], Callable[[], np.ndarray]]] = {}
-        self._folder = folder or Path(tempfile.gettempdir())
-        with writing(self._folder):
+        self._folder = folder
+        with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._bytes = size * size * 3
         self._in_use = threading.Lock()

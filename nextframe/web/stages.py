@@ -19,10 +19,11 @@ from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
 from nextframe.transformer import Transformer, parameters_of
 from nextframe.version import VERSION
-from nextframe.web.game import Game, dreamed
+from nextframe.web.dreamer import Dreamer
+from nextframe.web.game import Game
 from nextframe.web.messages import Actions, StartMessage
 from nextframe.web.reality import Reality
-from nextframe.web.starts import HELD_OUT, Library, OnModel, right_here
+from nextframe.web.starts import HELD_OUT, Library, OnModel
 
 USUAL_FPS = 10.0
 
@@ -110,14 +111,15 @@ class ModelStage:
     def keep(self, upload: str, video: np.ndarray) -> None:
         self.library.keep(upload, video)
 
-    def begin(self, message: StartMessage, folder: Path, on_model: OnModel = right_here) -> Game:
+    def begin(self, message: StartMessage, folder: Path, on_model: OnModel) -> Game:
         if message.upload is not None:
             if self.labels and message.label >= len(self.labels):
                 raise UserError(f"there is no label {message.label}: choose 0 to {len(self.labels) - 1}")
             start = self.library.uploaded(message.upload, message.label)
         else:
             start = self.library.start(message.episode or "", message.context)
-        return dreamed(self.world, start, self.sample, folder, on_model)
+        dreamer = Dreamer(self.world, self.sample, start.label)
+        return Game(dreamer, start.seen_by(self.world, on_model), folder)
 
     def beside(self, game: Game) -> Reality | None:
         maze = game.start.maze

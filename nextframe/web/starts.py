@@ -31,11 +31,6 @@ OnModel = Callable[[Callable[[], Tensor]], Tensor]
 """Has a short piece of work done where the model's work is done, and returns what it gives."""
 
 
-def right_here(work: Callable[[], Tensor]) -> Tensor:
-    """An `OnModel` where there is one thread."""
-    return work()
-
-
 class MazePlace:
     """The maze that footage was filmed in, to go on in with the real engine."""
 
