@@ -40,8 +40,7 @@ class OptimizerConfig:
         at_least(self, learning_rate=0, weight_decay=0, gradient_clip=0, warmup_steps=0, decay=0, ema_decay=0)
         if not self.gradient_clip:
             raise ValueError("gradient_clip is 0, and nothing would be learnt: a large one, 1e9, clips nothing")
-        if self.decay > 1 or self.ema_decay > 1:
-            raise ValueError(f"decay {self.decay} and ema_decay {self.ema_decay} must be at most 1")
+        at_most(self, decay=1, ema_decay=1)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} must be at least 0 and below 1")
 
@@ -127,10 +126,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, batch=1, accumulate=1, seed=0, checkpoint_minutes=0, log_every=1, most_skipped=1)
-        at_most(self, seed=LARGEST_SEED)
+        at_most(self, seed=LARGEST_SEED, patience_minutes=1_000_000)
         at_least(self, minutes=0.001, patience_minutes=0.001, examine_minutes=0)
-        if self.patience_minutes > 1e6:
-            raise ValueError(f"patience_minutes is {self.patience_minutes}: it must be at most 1,000,000")
 
 
 MOST_STEPS = 10_000
@@ -204,14 +201,12 @@ class WorldModelConfig:
             raise ValueError(f"sample.slide {self.sample.slide} is more than the window: set --sample.slide {window}")
         if self.model.memory is not None or self.model.slide > 1 or self.model.riflex_frames is not None:
             raise ValueError("a model is trained on all it sees: set --sample.memory, .slide or .riflex instead")
-        if not 0 <= self.clean_context < 1:
+        at_least(self, clean_context=0, resampled_context=0, condition_dropout=0)
+        at_most(self, resampled_context=1, condition_dropout=1)
+        if self.clean_context >= 1:
             raise ValueError(f"clean_context {self.clean_context} is a share: set --clean-context below 1")
-        if not 0 <= self.resampled_context <= 1:
-            raise ValueError(f"resampled_context {self.resampled_context} is a share: set it from 0 to 1")
         if self.resampled_context and not self.clean_context:
             raise ValueError("without clean frames none are resampled: set --clean-context, or --resampled-context 0")
-        if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout {self.condition_dropout} is a probability: set it from 0 to 1")
         if self.sample.guidance != 1 and self.model.condition == "none":
             raise ValueError(f"sample.guidance {self.sample.guidance}: this model is told nothing: --sample.guidance 1")
         if self.sample.guidance != 1 and not self.condition_dropout:
@@ -256,8 +251,7 @@ class TokenizerConfig:
         at_least(self, latent_noise=0, perceptual_weight=0, adversarial_weight=0, adversarial_start=0)
         if self.train.optimizer.algorithm == "muon":
             raise ValueError("train.optimizer.algorithm muon is for the matrices of a transformer: adamw")
-        if self.adversarial_start > 1:
-            raise ValueError(f"adversarial_start {self.adversarial_start} must be at most 1")
+        at_most(self, adversarial_start=1)
         if self.perceptual_weight:
             at_least(self.model, frame_size=16)  # VGG halves the resolution four times
         if self.adversarial_weight:

@@ -76,7 +76,7 @@ def test_the_share_is_of_the_clean_frames(share: float) -> None:
     assert inputs[RESAMPLED][clean].float().mean().item() == pytest.approx(share, abs=0.04)
 
 
-@pytest.mark.parametrize(("clean", "share", "way_out"), [(0.5, 1.5, "from 0 to 1"), (0.0, 0.5, "set --clean-context")])
+@pytest.mark.parametrize(("clean", "share", "way_out"), [(0.5, 1.5, "at most 1"), (0.0, 0.5, "set --clean-context")])
 def test_impossible_shares_are_refused(clean: float, share: float, way_out: str) -> None:
     with pytest.raises(ValueError, match=way_out):
         WorldModelConfig(model=LONG, clean_context=clean, resampled_context=share)

@@ -286,7 +286,7 @@ def test_overrides_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--clip.interval", "2"], "set --clip.interval 1"),
         (["--clean-context", "10"], "set --clean-context below 1"),
-        (["--condition-dropout", "1.5"], "set it from 0 to 1"),
+        (["--condition-dropout", "1.5"], "must be at most 1"),
         (["--condition-dropout", "0", "--sample.guidance", "2"], "set --condition-dropout above 0"),
         (["--clip.ramp", "0.5", "--train.minutes", "1"], "set --clip.ramp 0"),
         (["--sample.memory", "4"], "less than the window of 16 frames"),
