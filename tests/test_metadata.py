@@ -63,6 +63,6 @@ def test_a_model_is_played_without_footage_by_the_names_it_learnt() -> None:
     config = WorldModelConfig(model=MODEL)
     network, autoencoder = random_transformer(MODEL), Autoencoder(TOKENIZER).eval()
     world = WorldModel(config, network, autoencoder, "ab", metadata=LEARNT)
-    facts = ModelStage("tiny", world, Library(world, None), SampleConfig()).facts()
-    assert facts["fps"] == 15.0
-    assert [action["name"] for action in facts["actions"]] == ["wait", "jump", "duck"]  # and none it never learnt
+    info = ModelStage("tiny", world, Library(world, None), SampleConfig()).info
+    assert info.fps == 15.0
+    assert info.action_names == ("wait", "jump", "duck")  # and none it never learnt

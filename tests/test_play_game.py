@@ -82,7 +82,7 @@ def test_only_actions_that_the_footage_has_are_offered(tmp_path: Path) -> None:
     """A preset may have room for more, and what those do has never been learnt."""
     footage, world = tiny_episodes(tmp_path), world_of(replace(MODEL, classes=len(ACTIONS) + 2))
     stage = ModelStage("tiny", world, Library(world, footage), SAMPLE)
-    assert stage.actions.count == len(ACTIONS) and tuple(stage.names) == ACTIONS == footage.info.action_names
+    assert stage.actions.count == len(ACTIONS) and stage.info.action_names == ACTIONS == footage.info.action_names
     assert ModelStage("tiny", world, Library(world, None), SAMPLE).actions.count == len(ACTIONS) + 2
 
 

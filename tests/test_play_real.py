@@ -63,7 +63,7 @@ def test_the_engine_shows_what_was_recorded(
     """For the recorded actions; and another branch is another way in the same maze."""
     episode = footage.read(footage.episodes()[0])
     stage, before = maze_stage(tmp_path, footage, monkeypatch), children()
-    stage.fps = 1000.0
+    stage.info = replace(stage.info, fps=1000.0)
     with serving(stage) as server, Client(server.port) as client:
         assert json.loads(server.get("/api/world")[1])["real"]
         client.say("start", episode="demo_000000", context=CONTEXT, real=True)

@@ -33,7 +33,7 @@ def tiny_stage(folder: Path, fps: float | None = None) -> ModelStage:
     """A random model and three episodes of ten frames."""
     world, dataset = load(tiny_run(folder / "run")), tiny_episodes(folder / "data")
     stage = ModelStage("tiny", world, Library(world, dataset), world.config.sample)
-    stage.fps = fps or stage.fps
+    stage.info = replace(stage.info, fps=fps or stage.info.fps)
     return stage
 
 

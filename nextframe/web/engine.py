@@ -11,7 +11,6 @@ import numpy as np
 from nextframe.data.episodes import DatasetInfo
 from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
-from nextframe.version import VERSION
 from nextframe.web.dreamer import Made, at_once
 from nextframe.web.game import Game
 from nextframe.web.history import Action, Branch, History
@@ -91,7 +90,7 @@ class EngineStage:
     """A world as it is recorded, for people. Raises UserError when it cannot be had."""
 
     def __init__(self, settings: MazeSettings | GymSettings) -> None:
-        self.settings, self.size, self.window = settings, settings.size, 1
+        self.settings = settings
         self._thumbnail: bytes | None = None
         self.begin_thread: Callable[[], None] | None = None
         if isinstance(settings, MazeSettings):
@@ -108,32 +107,24 @@ class EngineStage:
             self.info = DatasetInfo(header["fps"], settings.size, tuple(header["names"]), source, header["kind"])
             self._ranges = header["ranges"]
             walk.rest()
-        self.fps = self.info.fps
         self.actions = Actions(self.info.action_kind, len(self.info.action_names))
 
     def facts(self) -> dict[str, Any]:
-        vector, names = self.info.action_kind == "vector", list(self.info.action_names)
         return {
             "model": self.name,
             "parameters": 0,
-            "size": self.size,
-            "fps": self.fps,
-            "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(names)],
-            "vector": names if vector else [],
             "ranges": self._ranges,
-            "kind": self.info.action_kind,
             "labels": [],
             "settings": None,
             "solvers": [],
             "guidable": False,
             "real": False,
-            "window": self.window,
+            "window": 1,
             "starts": [{"name": NEW, "thumbnail": f"/api/thumbnail/{NEW}.png", "frames": 1}],
-            "version": VERSION,
         }
 
     def memory(self, frames: int) -> tuple[int, int]:
-        return min(frames, self.window), 0
+        return min(frames, 1), 0
 
     def thumbnail(self, name: str) -> bytes:
         if name != NEW:

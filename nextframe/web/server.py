@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from nextframe.errors import UserError
 from nextframe.pages.drawing import png_bytes
+from nextframe.version import VERSION
 from nextframe.web.conversation import converse
 from nextframe.web.guard import Guard
 from nextframe.web.saving import FORMATS, save
@@ -69,7 +70,7 @@ def application(
 
     @app.get("/api/world")
     async def world() -> JSONResponse:
-        return JSONResponse(stage.facts())
+        return JSONResponse({**facts_of(stage), **stage.facts()})
 
     _add_starts(app, stage)
     _add_walks(app, stage)
@@ -88,6 +89,20 @@ def application(
     return app
 
 
+def facts_of(stage: Stage) -> dict[str, Any]:
+    """What there is to say alike of all that is played."""
+    info, names = stage.info, stage.info.action_names
+    vector = info.action_kind == "vector"
+    return {
+        "size": info.size,
+        "fps": info.fps,
+        "kind": stage.actions.kind,
+        "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(names)],
+        "vector": names if vector else [],
+        "version": VERSION,
+    }
+
+
 def _visitors(app: FastAPI) -> Visitors:
     return app.state.visitors
 
@@ -99,6 +114,7 @@ async def _chore(app: FastAPI, work: Callable[[], T]) -> T:
 
 def _add_starts(app: FastAPI, stage: Stage) -> None:
     """What a walk may begin with: episodes, and what is uploaded."""
+    size = stage.info.size
 
     @app.get("/api/thumbnail/{name}.png")
     async def thumbnail(name: str) -> Response:
@@ -124,7 +140,7 @@ def _add_starts(app: FastAPI, stage: Stage) -> None:
                 return JSONResponse({"error": f"the file comes too slowly: send {SLOWEST_UPLOAD >> 10} KiB/s"}, 408)
             try:
                 async with app.state.heavy:
-                    video = await _chore(app, lambda: decoded_upload(bytes(content), stage.size, _visitors(app).folder))
+                    video = await _chore(app, lambda: decoded_upload(bytes(content), size, _visitors(app).folder))
                 name = secrets.token_urlsafe(12)
                 stage.keep(name, video)
             except UserError as error:

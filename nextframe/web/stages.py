@@ -18,7 +18,6 @@ from nextframe.metadata import Metadata
 from nextframe.runs import WorldModel
 from nextframe.sampler import at_sampling
 from nextframe.transformer import Transformer, parameters_of
-from nextframe.version import VERSION
 from nextframe.web.dreamer import Dreamer
 from nextframe.web.game import Game
 from nextframe.web.messages import Actions, StartMessage
@@ -47,39 +46,30 @@ class ModelStage:
         memory = sample.memory or world.config.most_seen
         self.sample = replace(sample, memory=memory)
         self.real = real and library.real
-        self.size = world.autoencoder.config.frame_size
         known = world.metadata
         if library.dataset is not None:
             known = Metadata.of(library.dataset.info, config.condition)
-        self.fps = (known.fps or USUAL_FPS) / world.config.clip.interval
         self.window = config.window if config.coarse_patch is not None else memory
         self._sees = at_sampling(config, self.sample, 1)
         given = known.action_names
         # A model may have room for more actions than its footage has, and has never learnt what those do.
         classes = min(config.classes, len(given)) if given else config.classes
-        kinds = {"action": ("id", classes), "vector": ("vector", config.action_size)}
-        self.actions = Actions(*kinds.get(config.condition, (config.condition, 0)))
-        self.names = [given[place] if place < len(given) else f"action {place}" for place in range(self.actions.count)]
-        classes = config.classes if config.condition == "label" else 0
-        self.labels = list(known.label_names) or [f"class {place}" for place in range(classes)]
+        count = {"action": classes, "vector": config.action_size}.get(config.condition, 0)
+        kinds: dict[str, ActionKind] = {"action": "id", "vector": "vector"}
+        self.actions = Actions(kinds.get(config.condition, config.condition), count)
+        names = tuple(given[place] if place < len(given) else f"action {place}" for place in range(count))
+        labels = config.classes if config.condition == "label" else 0
+        self.labels = list(known.label_names) or [f"class {place}" for place in range(labels)]
         self.begin_thread = thread_start(world.device)
-        action_kind: ActionKind = "none"
-        if self.actions.kind in ("id", "vector"):
-            action_kind = "id" if self.actions.kind == "id" else "vector"
-        source = {"world": "dream", "model": world.sha256}
-        self.info = DatasetInfo(self.fps, self.size, tuple(self.names), source, action_kind, known.label_names)
+        fps, size = (known.fps or USUAL_FPS) / world.config.clip.interval, world.autoencoder.config.frame_size
+        source, kind = {"world": "dream", "model": world.sha256}, kinds.get(config.condition, "none")
+        self.info = DatasetInfo(fps, size, names, source, kind, known.label_names)
 
     def facts(self) -> dict[str, Any]:
-        vector = self.actions.kind == "vector"
         return {
             "model": self.name,
             "parameters": parameters_of(self.world.transformer),
-            "size": self.size,
-            "fps": self.fps,
-            "actions": [] if vector else [{"id": place, "name": name} for place, name in enumerate(self.names)],
-            "vector": self.names if vector else [],
             "ranges": ranges_of(self.world.transformer),
-            "kind": self.actions.kind,
             "labels": self.labels,
             "settings": {
                 "steps": self.sample.steps,
@@ -99,7 +89,6 @@ class ModelStage:
                 }
                 for info in self.library.episodes.values()
             ],
-            "version": VERSION,
         }
 
     def memory(self, frames: int) -> tuple[int, int]:

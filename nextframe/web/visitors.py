@@ -39,15 +39,13 @@ class Stage(Protocol):
     """What is played: a model, or an engine alone."""
 
     actions: Actions
-    fps: float
-    size: int
     info: DatasetInfo
     """Of a dataset of such walks."""
     begin_thread: Callable[[], None] | None
     """What a thread that makes frames does first."""
 
     def facts(self) -> dict[str, Any]:
-        """What GET /api/world says."""
+        """What GET /api/world says, beside what follows from `info` and `actions`."""
         ...
 
     def memory(self, frames: int) -> tuple[int, int]:
@@ -108,7 +106,7 @@ class Visitors:
             game = await asyncio.wrap_future(arriving)
         finally:
             self._arriving -= 1
-        visitor = Visitor(game, self.stage.fps, self.stage.memory, self.dreams, self.chores)
+        visitor = Visitor(game, self.stage.info.fps, self.stage.memory, self.dreams, self.chores)
         visitor.queue = lambda: self._waiting(visitor)
         if message.real:
             visitor.reality = self.stage.beside(game)
