@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from test_maze import processes_naming
+from recording import processes_naming
 from tiny import tiny_episodes, tiny_run
 
 from nextframe import encode as encoding

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ranks_target import FAR_LONG
+from recording import tree
 from test_train import losses
 from tiny import newest, tiny_episodes, tiny_latents, tiny_run
 
@@ -74,12 +75,12 @@ def encode(folder: Path, out: Path) -> Any:
         tiny_run(folder / "run")
         tiny_episodes(folder / "footage", 6)
     encoding.encode(folder / "run" / "autoencoder", folder / "footage", out, "cpu")
-    return files(out)
+    return tree(out)
 
 
 def record(folder: Path, out: Path) -> Any:
     record_maze(out, 3, settings=MazeSettings(frames=20), workers=1)
-    return files(out)
+    return tree(out)
 
 
 def predict(folder: Path, out: Path) -> Any:
@@ -88,10 +89,6 @@ def predict(folder: Path, out: Path) -> Any:
         tiny_episodes(folder / "footage")
     protocol = Protocol(context=5, frames=3, episodes=3, split="test")
     return evaluate(protocol, folder / "run", folder / "footage", out, "cpu", batch=1).scores
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +100,7 @@ def test_a_full_disk(
     monkeypatch.setattr(encoding, "EPISODES_PER_SHARD", 2)
     out, undisturbed = disk.folder / "out", tmp_path / "undisturbed"
     wanted = verb(tmp_path, undisturbed)
-    needed = sum(-(-len(content) // 4096) * 4096 for content in files(undisturbed).values())
+    needed = sum(-(-len(content) // 4096) * 4096 for content in tree(undisturbed).values())
     assert needed < SIZE / 2
     for share in SHARES:
         disk.leave(int(share * needed))

@@ -2,16 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_maze import processes_naming, tree
+from recording import Recorder, tree
 
 from nextframe.cli import run_command
 from nextframe.data.episodes import EpisodeDataset
@@ -388,7 +386,7 @@ def test_atari(tmp_path: Path) -> None:
 
 
 SCENARIO = "VizdoomHealthGathering-MultiBinary-v1"
-OPTIONS = "--episodes 3 --frames 20 --action-repeat 4 --workers 1"
+OPTIONS = f"gym:{SCENARIO} --episodes 3 --frames 20 --action-repeat 4 --workers 1"
 
 
 def test_vizdoom_names_its_buttons(tmp_path: Path) -> None:
@@ -399,53 +397,15 @@ def test_vizdoom_names_its_buttons(tmp_path: Path) -> None:
         assert world.actions.kind == "vector" and len(world.actions.names) == 21
 
 
-class Recorder:
-    """A recorder of a ViZDoom scenario in a process of its own, with a temporary folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.out, self.temporary, self.working = folder / "data", folder / "temporary", folder / "working"
-        self.temporary.mkdir()
-        self.working.mkdir()
-        command = f"record gym:{SCENARIO} --out {self.out} {OPTIONS}"
-        environment = {**os.environ, "TMPDIR": str(self.temporary)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "nextframe", *command.split()],
-            cwd=self.working,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_for_an_episode_and_an_engine(self) -> None:
-        deadline = time.monotonic() + 30
-        while not list(self.out.glob("train/*.npz")) or not self.engines():
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-        notes = [note.read_text() for note in self.temporary.rglob("instance")]
-        self.instances = [name for name in notes if name]
-
-    def engines(self) -> list[int]:
-        return [pid for pid, command in processes_naming(str(self.temporary)).items() if "vizdoom/vizdoom" in command]
-
-    def assert_nothing_is_left(self) -> None:
-        deadline = time.monotonic() + 10
-        while left := processes_naming(str(self.temporary)):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.01)
-        assert self.instances
-        assert not any(name in block.name for block in Path("/dev/shm").iterdir() for name in self.instances)
-        assert list(self.working.iterdir()) == [] and list(self.temporary.iterdir()) == []
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_vizdoom_recorded_and_killed(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
+    recorder = Recorder(tmp_path, OPTIONS)
     recorder.wait_for_an_episode_and_an_engine()
     recorder.process.kill()
     recorder.process.communicate()
     recorder.assert_nothing_is_left()
     assert len(EpisodeDataset.open(recorder.out).episodes()) < 3
-    run_command(f"record gym:{SCENARIO} --out {recorder.out} {OPTIONS}".split())
+    run_command(f"record {OPTIONS} --out {recorder.out}".split())
     dataset = EpisodeDataset.open(recorder.out)
     assert dataset.info.action_names == ("turn_left", "turn_right", "move_forward") and dataset.info.fps == 35 / 4
     infos = dataset.episodes()
@@ -459,10 +419,9 @@ def test_vizdoom_recorded_and_killed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_a_worker_that_is_killed_takes_its_engine_along(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
+    recorder = Recorder(tmp_path, OPTIONS)
     recorder.wait_for_an_episode_and_an_engine()
-    workers = [pid for pid, command in processes_naming(str(recorder.temporary)).items() if "gym.film" in command]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(recorder.processes("gym.film")[0], signal.SIGKILL)
     _, errors = recorder.process.communicate()
     assert recorder.process.returncode == 2 and "a worker ended early" in errors
     recorder.assert_nothing_is_left()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recording import Recorder, tree
 
 from nextframe.conditions import actions_for_frames, headings_of
 from nextframe.config import WorldModelConfig
@@ -45,6 +45,7 @@ from nextframe.worlds.vizdoom import INSTANCE, launcher
 SETTINGS = MazeSettings(frames=240)
 """Long enough that a recorder of EPISODES is still at work when it is killed."""
 EPISODES = 12
+OPTIONS = f"maze --episodes {EPISODES} --frames {SETTINGS.frames} --workers 2"
 
 
 # The maze and its explorer, without an engine
@@ -220,11 +221,6 @@ def test_larger_frames(size: int, tmp_path: Path) -> None:
 # Recording
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "data"
@@ -268,63 +264,13 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(precious)
 
 
-def processes_naming(word: str) -> dict[int, str]:
-    """Command lines that contain a word, by process id. Engines and workers name their temporary folder."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-        if word in command:
-            found[int(entry.name)] = command
-    return found
-
-
-class Recorder:
-    """A recorder in a process of its own, with a working directory and a temporary folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.out, self.working, self.temporary = folder / "data", folder / "working", folder / "temporary"
-        self.working.mkdir()
-        self.temporary.mkdir()
-        script = (
-            "from pathlib import Path; from nextframe.worlds.maze.record import record_maze, MazeSettings\n"
-            f"settings = MazeSettings(frames={SETTINGS.frames})\n"
-            f"record_maze(Path({str(self.out)!r}), {EPISODES}, settings=settings, workers=2)"
-        )
-        environment = {**os.environ, "TMPDIR": str(self.temporary)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=self.working, env=environment, stderr=subprocess.PIPE, text=True
-        )
-
-    def wait_until_it_records(self) -> None:
-        deadline = time.monotonic() + 60
-        while not (self.out / "dataset.json").exists() or not EpisodeDataset.open(self.out).episodes():
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-        assert any("vizdoom/vizdoom" in command for command in processes_naming(str(self.temporary)).values())
-
-        notes = [note.read_text() for note in self.temporary.rglob("instance")]
-        self.instances = [name for name in notes if name]
-
-    def assert_nothing_is_left(self) -> None:
-        assert self.instances
-        deadline = time.monotonic() + 10
-        while left := processes_naming(str(self.temporary)):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.01)
-        assert not any(name in block.name for block in Path("/dev/shm").iterdir() for name in self.instances)
-        assert list(self.working.iterdir()) == [] and list(self.temporary.iterdir()) == []
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_recorder_that_is_killed_leaves_nothing_and_can_go_on(
     number: signal.Signals, undisturbed: Path, tmp_path: Path
 ) -> None:
-    recorder = Recorder(tmp_path)
-    recorder.wait_until_it_records()
+    recorder = Recorder(tmp_path, OPTIONS)
+    recorder.wait_for_an_episode_and_an_engine()
     recorder.process.send_signal(number)
     recorder.process.communicate()
     assert recorder.process.returncode in (-number, 130)
@@ -336,12 +282,11 @@ def test_a_recorder_that_is_killed_leaves_nothing_and_can_go_on(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_a_worker_that_is_killed_is_reported(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    recorder.wait_until_it_records()
-    workers = [pid for pid, command in processes_naming(str(recorder.temporary)).items() if "maze.film" in command]
-    os.kill(workers[0], signal.SIGKILL)
+    recorder = Recorder(tmp_path, OPTIONS)
+    recorder.wait_for_an_episode_and_an_engine()
+    os.kill(recorder.processes("maze.film")[0], signal.SIGKILL)
     _, errors = recorder.process.communicate()
-    assert recorder.process.returncode == 1 and "a worker ended early" in errors
+    assert recorder.process.returncode == 2 and "a worker ended early" in errors
     recorder.assert_nothing_is_left()
 
 
