@@ -48,12 +48,24 @@ def test_spans_together_are_the_whole_mask(tokens: int, decay: float, monkeypatc
     visible_spans.cache_clear()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
+KERNELS = {
+    "written out": (MatmulAttention.apply, 0.0),
+    "written out, with decay": (MatmulAttention.apply, 0.3),
+    "in blocks": (flex, 0.0),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("lengths", [[9], [12, 7, 9]], ids=["window", "windows"])
-def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is mixed, and the gradients of queries, keys and values, in float64."""
+def test_every_kernel_is_the_same_function(kernel: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mixed, and the gradients of queries, keys and values, in float64. In blocks by FlexAttention's own plain
+    path: compiled, it has no backward pass on a processor (`test_gpu.py`), and none of its paths is let through there.
+    """
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
+    monkeypatch.setattr(attention, "compiled_flex_attention", lambda: flex_attention)
     monkeypatch.setattr(mask_module, "SPAN_TOKENS", 40)
     visible_spans.cache_clear()
+    own, decay = KERNELS[kernel]
     config = replace(LONG, temporal_decay=decay)
     layout = shared_past(config, lengths)
     memory = layout.segments[0].tokens  # as in the last block: the coarse frames ask nothing
@@ -63,36 +75,13 @@ def test_written_out_it_is_the_same_function(lengths: list[int], decay: float, m
     ]
     weight = torch.randn(2, asked, 32, dtype=torch.float64)
 
-    def computed(out: bool) -> tuple[torch.Tensor, ...]:
-        monkeypatch.setattr(attention, "pays_as_matmuls", lambda queries: out)
-        mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), config, CPU), memory)
+    def computed(way: AttentionKernel) -> tuple[torch.Tensor, ...]:
+        mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), config, CPU), memory, way)
         return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
 
-    for written, plain in zip(computed(True), computed(False), strict=True):
-        torch.testing.assert_close(written, plain, atol=1e-12, rtol=0)
+    for ours, plain in zip(computed(own), computed(fused), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-12, rtol=0)
     visible_spans.cache_clear()
-
-
-@pytest.mark.parametrize("lengths", [[9], [12, 7, 9]], ids=["window", "windows"])
-def test_in_blocks_it_is_the_same_function(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is mixed and the gradients, in float64, by FlexAttention's own plain path: compiled, it has no backward pass
-    on a processor (`test_gpu.py`), and none of its paths is let through there."""
-    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
-    monkeypatch.setattr(attention, "compiled_flex_attention", lambda: flex_attention)
-    layout = shared_past(LONG, lengths)
-    memory = layout.segments[0].tokens
-    asked = layout.tokens - memory
-    inputs = [
-        torch.randn(2, 2, n, 16, dtype=torch.float64, requires_grad=True) for n in (asked, layout.tokens, layout.tokens)
-    ]
-    weight = torch.randn(2, asked, 32, dtype=torch.float64)
-
-    def computed(way: AttentionKernel | None) -> tuple[torch.Tensor, ...]:
-        mixed = attend(inputs[0], inputs[1], inputs[2], views(layout, Layout(), LONG, CPU), memory, way)
-        return mixed, *torch.autograd.grad((mixed * weight).sum(), inputs)
-
-    for blocks, plain in zip(computed(flex), computed(None), strict=True):
-        torch.testing.assert_close(blocks, plain, atol=1e-12, rtol=0)
 
 
 @pytest.mark.slow
