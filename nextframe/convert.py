@@ -24,10 +24,10 @@ from nextframe.published.runs import (
 )
 
 
-def convert_published(file: Path, out: Path, latent_size: int | None = None, autoencoder: Path | None = None) -> None:
+def convert_published(file: Path, out: Path, latent_size: int | None, autoencoder: Path | None) -> None:
     """Make the run `out` of a published transformer or DC-AE, and say what it is.
 
-    `latent_size`: rows and columns of its latents, which no weight tells; as published if not given. `autoencoder`:
+    `latent_size`: rows and columns of its latents, which no weight tells; None: as published. `autoencoder`:
     for a transformer, a published DC-AE or a run of one. Raises UserError, before anything is written,
     for a file that is damaged or fits no model, and for an `out` that is there already.
     """

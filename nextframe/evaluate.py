@@ -149,7 +149,7 @@ class Plan:
     scorer: Scorer
     jobs: "list[Job]"
     batch: int
-    absent: int = 0
+    absent: int
     """Episodes that the footage lacks: there may be some when all that is wanted is an estimate."""
 
     @cached_property

@@ -120,7 +120,6 @@ class AttentionLevel(nn.Module):
 
     def __init__(self, width: int, heads: int, key_value_only: bool) -> None:
         super().__init__()
-        self.key_value_only = key_value_only
         self.heads = heads
         self.key_value = nn.Linear(width, 2 * width)
         self.key_norm = HeadNorm(width // heads, eps=EPSILON)
@@ -147,7 +146,7 @@ class Seen:
 
     rows: int
     views: Sequence[View]
-    cache: KeyValueCache | FixedPart | None = None
+    cache: KeyValueCache | FixedPart | None
 
 
 class Attention(nn.Module):

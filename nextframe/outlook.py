@@ -30,7 +30,7 @@ NEARLY = 0.85
 
 
 def foresee(
-    learner: Learner, demand: Demand, position: Position, seconds: float | None, insist: bool = False
+    learner: Learner, demand: Demand, position: Position, seconds: float | None, insist: bool
 ) -> tuple[Footprint, float]:
     """Say on stderr what a run will take; returns what was measured, and the bytes that training may take here.
 

@@ -31,7 +31,6 @@ Action = SupportsIndex | str | Sequence[float]
 WHAT = {WorldModelConfig: "a world model", TokenizerConfig: "an autoencoder"}
 Actions = Tensor | np.ndarray | Sequence[Action]
 """Of a clip: int64 [f], or float32 [f, a] where they are vectors, or what becomes that."""
-NAMELESS = Metadata()
 C = TypeVar("C", bound=RunConfig)
 N = TypeVar("N", bound=nn.Module)
 
@@ -213,7 +212,7 @@ def clip_conditions(
     frames: int,
     actions: Actions | None,
     label: SupportsIndex | str | None,
-    metadata: Metadata = NAMELESS,
+    metadata: Metadata,
 ) -> Tensor | None:
     """What the frames of a clip are conditioned on: int64 [f], float32 [f, a], or None for a model without conditions.
 
@@ -252,7 +251,7 @@ def known(vectors: Tensor) -> Tensor:
     return vectors.isfinite().all(dim=1) | vectors.isnan().all(dim=1)
 
 
-def action_tensor(config: TransformerConfig, action: Action | None, names: Sequence[str] = ()) -> Tensor:
+def action_tensor(config: TransformerConfig, action: Action | None, names: Sequence[str]) -> Tensor:
     """An action as a condition: int64 [] or float32 [a]. Raises ValueError for one the model does not have."""
     none_such = f"action {action!r} is none of the model's"
     if config.condition == "vector":

@@ -61,7 +61,7 @@ class Scorer:
     """None: no FVD."""
     missing: dict[str, str]
     """The other metrics of the protocol, and why."""
-    protocol: Protocol = field(default_factory=Protocol)
+    protocol: Protocol
     own: tuple[str, ...] = ()
     """Of OWN_METRICS."""
     reader: ActionReader | None = None

@@ -53,7 +53,7 @@ def sole_trainer(run: Path) -> Iterator[None]:
         yield
 
 
-def take_steps(learner: Learner, run: Path, examine: Examination | None = None) -> Position:
+def take_steps(learner: Learner, run: Path, examine: Examination | None) -> Position:
     """`train`, for a caller who is the only one to train this run already."""
     config = learner.config
     position = restore(run, learner)

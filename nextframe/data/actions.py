@@ -192,7 +192,7 @@ def load_arrays(path: Path, unread: Container[str] = ()) -> dict[str, np.ndarray
         return arrays_of(file, unread)
 
 
-def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...] = ()) -> ActionTable:
+def table_of(path: Path, actions: np.ndarray, names: tuple[str, ...]) -> ActionTable:
     """An array as it comes: integers or names [f], or numbers [f, a]. Raises ValueError for anything else."""
     if actions.ndim == 2 and actions.shape[1] == 1 and actions.dtype.kind in "biu":
         actions = actions[:, 0]

@@ -70,8 +70,8 @@ def produce(
     module: str,
     shared: dict[str, Any],
     jobs: Jobs,
-    done: int = 0,
-    workers: int = 0,
+    done: int,
+    workers: int,
     clear: Callable[[Path], None] = lambda scratch: None,
 ) -> dict[str, str]:
     """Have `jobs` done by worker processes that run `module`, and list the episodes as they come.

@@ -128,7 +128,7 @@ def _unread(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror}): see who may, or take it out") from error
 
 
-def passed_over(place: Path, sources: Sequence[Source], out: Path | None = None) -> dict[str, int]:
+def passed_over(place: Path, sources: Sequence[Source], out: Path) -> dict[str, int]:
     """How many files of a folder are neither a video that is imported nor its actions, by their endings."""
     if not place.is_dir():
         return {}

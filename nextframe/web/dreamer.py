@@ -58,7 +58,7 @@ class Dreamer:
     both have in common, or, where the history goes on without it, made anew from the latents that were kept.
     """
 
-    def __init__(self, world: WorldModel, sample: SampleConfig, label: int | None = None) -> None:
+    def __init__(self, world: WorldModel, sample: SampleConfig, label: int | None) -> None:
         self.world = world
         self.sample = sample
         self.label = label
@@ -123,7 +123,7 @@ class Dreamer:
         return torch.tensor(vectors, dtype=torch.float32).reshape(len(path) - 1, config.action_size)
 
 
-def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | None = None) -> list[Made]:
+def dream(asked: Sequence[tuple[Dreamer, History, Action]], beside: Executor | None) -> list[Made]:
     """The next frame of each of several walks, in one world.
 
     Walks whose settings agree are stepped in one pass, wherever they are.

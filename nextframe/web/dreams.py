@@ -42,7 +42,7 @@ class _Frame:
 class Dreams:
     """Jobs in the order in which they come. Close it: it is a thread. `begin`: what its threads do first."""
 
-    def __init__(self, begin: Callable[[], None] | None = None) -> None:
+    def __init__(self, begin: Callable[[], None] | None) -> None:
         self._queue: queue.SimpleQueue[_Job | _Frame | None] = queue.SimpleQueue()
         self._closing, self._closed = threading.Lock(), False
         self._decoder = ThreadPoolExecutor(1, "decoder", begin)
