@@ -1,6 +1,6 @@
 """The metrics of a protocol: which can be computed here, what they say of a prediction, and how scores are combined."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -262,29 +262,12 @@ def combine(scorer: Scorer, measured: Sequence[Measured]) -> Combined:
     """
     seeds, trajectories = len(scorer.protocol.seeds), scorer.protocol.trajectories
     episodes = len(measured) // (seeds * trajectories)
-    shape, firsts = (episodes, seeds, trajectories), measured[:: seeds * trajectories]
-    values: dict[str, np.ndarray] = {}
-    by_seed: dict[str, Spread] = {}
-    picked = (0,) * episodes
-    for metric in scorer.frames:
-        scores = np.stack([one.scores[metric][0] for one in measured]).reshape(*shape, -1)
-        places = best_trajectories(metric, scores)  # [episodes, seeds]
-        if not values:
-            picked = tuple(places[:, 0].tolist())
-        best = np.take_along_axis(scores, places[..., None, None], axis=2)[:, :, 0]  # [episodes, seeds, frames]
-        by_seed[metric] = spread(best.mean((0, 2)))
-        others = np.stack([one.scores[metric][1:] for one in firsts])
-        values[metric] = np.concatenate([best.mean(1, keepdims=True), others], axis=1)
+    shape = (episodes, seeds, trajectories)
+    values, by_seed, picked = _best(scorer.frames, measured, shape)
+    scores, gains = summarise(values)
     fvd_figure = None
     if scorer.video_features is not None:
-        distance = _fvd_of(measured, shape)
-        by_seed["fvd"] = spread(np.array([distance(np.arange(episodes), [seed]) for seed in range(seeds)]))
-        # All trajectories would take as many distances again for every part; the first of each seed say enough.
-        reach = jackknife(lambda part: distance(part, range(seeds), 1), episodes)
-        if reach is not None:
-            middle = by_seed["fvd"].mean
-            fvd_figure = Figure(middle, middle - reach, middle + reach)
-    scores, gains = summarise(values)
+        by_seed["fvd"], fvd_figure = _fvd(measured, shape)
     missing = dict(scorer.missing)
     own = {metric: _rows(metric, measured, shape) for metric in scorer.own}
     if "drift" in own:
@@ -311,6 +294,27 @@ def combine(scorer: Scorer, measured: Sequence[Measured]) -> Combined:
     return Combined(scores, gains, by_seed, picked, revisits, references, fvd_figure, missing)
 
 
+def _best(
+    metrics: Sequence[str], measured: Sequence[Measured], shape: tuple[int, int, int]
+) -> tuple[dict[str, np.ndarray], dict[str, Spread], tuple[int, ...]]:
+    """By metric of frames: scores [episodes, methods, frames], those of the model of its best trajectories, the mean
+    over seeds; and of each seed. And each episode's best trajectory in the first seed, by the first metric."""
+    episodes, seeds, trajectories = shape
+    values: dict[str, np.ndarray] = {}
+    by_seed: dict[str, Spread] = {}
+    picked = (0,) * episodes
+    for metric in metrics:
+        scores = np.stack([one.scores[metric][0] for one in measured]).reshape(*shape, -1)
+        places = best_trajectories(metric, scores)  # [episodes, seeds]
+        if not values:
+            picked = tuple(places[:, 0].tolist())
+        best = np.take_along_axis(scores, places[..., None, None], axis=2)[:, :, 0]  # [episodes, seeds, frames]
+        by_seed[metric] = spread(best.mean((0, 2)))
+        others = np.stack([one.scores[metric][1:] for one in measured[:: seeds * trajectories]])
+        values[metric] = np.concatenate([best.mean(1, keepdims=True), others], axis=1)
+    return values, by_seed, picked
+
+
 def _rows(
     metric: str, measured: Sequence[Measured], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -334,19 +338,18 @@ def _revisits(rows: dict[str, np.ndarray]) -> tuple[Revisit, ...]:
     return tuple(found)
 
 
-def _fvd_of(measured: Sequence[Measured], shape: tuple[int, int, int]) -> Callable[..., float]:
-    """The distance as a function of which episodes and seeds count, and of how many trajectories of each."""
-    _, seeds, trajectories = shape
+def _fvd(measured: Sequence[Measured], shape: tuple[int, int, int]) -> tuple[Spread, Figure | None]:
+    """With each seed, the mean over trajectories of one distance for all episodes; and its interval over episodes."""
+    episodes, seeds, trajectories = shape
     predicted = np.stack([one.features[0] for one in measured]).reshape(*shape, -1)
     true = np.stack([one.features[1] for one in measured[:: seeds * trajectories]])
 
-    def distance(episodes: np.ndarray, of_seeds: Sequence[int], first: int = trajectories) -> float:
-        """The mean over these seeds and the first trajectories of each, one distance for all episodes each."""
-        each = [
-            frechet_distance(predicted[episodes, seed, trajectory], true[episodes])
-            for seed in of_seeds
-            for trajectory in range(first)
-        ]
+    def distance(chosen: np.ndarray, seed: int, first: int) -> float:
+        """Of some episodes, the mean over the first so many trajectories."""
+        each = [frechet_distance(predicted[chosen, seed, place], true[chosen]) for place in range(first)]
         return float(np.mean(each))
 
-    return distance
+    found = spread(np.array([distance(np.arange(episodes), seed, trajectories) for seed in range(seeds)]))
+    # All trajectories would take as many distances again for every part; the first of each seed say enough.
+    reach = jackknife(lambda part: float(np.mean([distance(part, seed, 1) for seed in range(seeds)])), episodes)
+    return found, None if reach is None else Figure(found.mean, found.mean - reach, found.mean + reach)
