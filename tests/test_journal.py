@@ -14,10 +14,9 @@ from conftest import AUTOENCODER as TOKENIZER
 from conftest import LONG, random_transformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_train import TRAIN, stop_after
-from tiny import newest, random_autoencoder
+from tiny import newest, noise_footage, random_autoencoder
 
 from nextframe.config import ClipConfig, SampleConfig, TokenizerConfig, TrainConfig, WorldModelConfig
-from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
 from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.data.video import video_facts
 from nextframe.errors import UserError
@@ -53,7 +52,11 @@ def of(run: Path, name: str) -> list[float]:
 @pytest.mark.parametrize("kind", ["world model", "autoencoder"])
 def test_examination_leaves_training_as_it_is(kind: str, latents: Path, tmp_path: Path) -> None:
     """To the bit: losses, weights, and the state of the generator everybody shares."""
-    config, data = (WORLD, latents) if kind == "world model" else (footage_config(), footage(tmp_path))
+    config, data = (
+        (WORLD, latents)
+        if kind == "world model"
+        else (footage_config(), noise_footage(tmp_path / "footage", "train", "train", "validation", "validation"))
+    )
     runs, states = [tmp_path / "without", tmp_path / "with"], []
     for run, minutes in zip(runs, (None, 0.0), strict=True):
         train_preset(replace(config, train=replace(config.train, examine_minutes=minutes)), data, run)
@@ -68,17 +71,6 @@ def test_examination_leaves_training_as_it_is(kind: str, latents: Path, tmp_path
     # The newest clips, three or as many as there are.
     found = sorted((runs[1] / "samples").glob("00000006-*.mp4"))
     assert len(found) == (3 if kind == "world model" else 2) and not (runs[0] / "samples").exists()
-
-
-def footage(tmp_path: Path) -> Path:
-    dataset = EpisodeDataset.create(tmp_path / "footage", DatasetInfo(10.0, 16, ("stay",), {}))
-    random = np.random.default_rng(0)
-    for number in range(4):
-        split = "train" if number < 2 else "validation"
-        video = random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-        dataset.add(f"{split}_{number}", split, Episode(video, np.zeros(6, np.int64)), {})
-    dataset.save()
-    return dataset.folder
 
 
 def footage_config() -> TokenizerConfig:

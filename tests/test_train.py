@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import AUTOENCODER, LONG, random_transformer
-from tiny import kept, random_autoencoder
+from tiny import kept, noise_footage, random_autoencoder, tiny_latents
 
 from nextframe.autoencoder import Autoencoder
 from nextframe.checkpoint import AUTOENCODER as AUTOENCODER_FOLDER
 from nextframe.checkpoint import CONFIG, WEIGHTS, write_weights
 from nextframe.config import ClipConfig, OptimizerConfig, TokenizerConfig, TrainConfig, WorldModelConfig
-from nextframe.data.episodes import DatasetInfo, Episode, EpisodeDataset
-from nextframe.data.latents import LatentEpisode, LatentIndex, write_index, write_shard
 from nextframe.errors import UserError
 from nextframe.files import sole_writer
 from nextframe.journal import read_log
@@ -48,27 +46,15 @@ TOKENIZER = TokenizerConfig(model=AUTOENCODER, latent_noise=0.1, train=TRAIN)
 
 @pytest.fixture
 def latents(tmp_path: Path) -> Path:
-    """A folder of random latents, 3 episodes of 12 frames."""
     folder = tmp_path / "latents"
-    names = [f"train_{index}" for index in range(3)]
-    shard = {name: (torch.randn(12, 3, 4, 4), torch.randint(0, 3, (12,))) for name in names}
-    write_shard(folder / "latents-00000.safetensors", shard)
-    episodes = tuple(LatentEpisode(name, "train", 12, "latents-00000.safetensors", 30.0) for name in names)
-    write_index(folder, LatentIndex("0" * 64, (3, 4, 4), ("a", "b", "c"), 10.0, episodes))
+    tiny_latents(folder)
     random_autoencoder(folder, AUTOENCODER)
     return folder
 
 
 @pytest.fixture
 def footage(tmp_path: Path) -> Path:
-    """3 episodes of 6 random 16 x 16 frames."""
-    dataset = EpisodeDataset.create(tmp_path / "footage", DatasetInfo(10.0, 16, ("stay",), {}))
-    random = np.random.default_rng(0)
-    for index in range(3):
-        video = random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-        dataset.add(f"train_{index}", "train", Episode(video, np.zeros(6, np.int64)), {})
-    dataset.save()
-    return dataset.folder
+    return noise_footage(tmp_path / "footage", "train", "train", "train")
 
 
 def losses(run: Path) -> list[float]:
@@ -259,10 +245,10 @@ def test_another_model_is_refused(latents: Path, tmp_path: Path) -> None:
 
 
 def test_too_short_footage_is_refused(latents: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no training episode has the 13 frames.*set --clip.frames 13, or"):
-        train_preset(replace(WORLD, clip=ClipConfig(frames=14, min_frames=4)), latents, tmp_path / "run")
-    just = replace(WORLD, clip=ClipConfig(frames=13, min_frames=4), train=replace(TRAIN, steps=2))
-    train_preset(just, latents, tmp_path / "run")  # clips have fewer than 13 frames, episodes 12
+    with pytest.raises(UserError, match=r"no training episode has the 25 frames.*set --clip.frames 21, or"):
+        train_preset(replace(WORLD, clip=ClipConfig(frames=26, min_frames=4)), latents, tmp_path / "run")
+    just = replace(WORLD, clip=ClipConfig(frames=25, min_frames=4), train=replace(TRAIN, steps=2))
+    train_preset(just, latents, tmp_path / "run")  # clips have fewer than 25 frames, the longest episode 24
 
 
 def test_a_run_is_not_made_among_what_it_learns_from(latents: Path) -> None:

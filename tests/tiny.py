@@ -119,6 +119,17 @@ def tiny_episodes(folder: Path, count: int = 3, frames: int = 10, split: str = "
     return dataset
 
 
+def noise_footage(folder: Path, *splits: str) -> Path:
+    """6 random 16 x 16 frames an episode, an episode for each of these splits."""
+    dataset = EpisodeDataset.create(folder, DatasetInfo(10.0, 16, ("stay",), {}))
+    random = np.random.default_rng(0)
+    for number, split in enumerate(splits):
+        video = random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+        dataset.add(f"{split}_{number}", split, Episode(video, np.zeros(6, np.int64)), {})
+    dataset.save()
+    return folder
+
+
 def tiny_latents(folder: Path, vectors: bool = False, labels: int = 0, mirrored: bool = False) -> LatentDataset:
     """5 episodes of 20 to 24 frames for `conftest.LONG`: three actions, or vectors of two numbers.
 
