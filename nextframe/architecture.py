@@ -31,7 +31,7 @@ MOST_LAYERS = 1000
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The FAR transformer; the defaults are FAR-B on 8 x 8 latents.
+    """The FAR transformer.
 
     Sections and equations named in the code are those of arXiv 2503.19325v3.
     """
@@ -137,7 +137,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """A DC-AE (`diffusers.AutoencoderDC`); the defaults are the published 8x model for 64 x 64 video."""
+    """A DC-AE (`diffusers.AutoencoderDC`)."""
 
     frame_size: int = 64
     """Height and width of the frames it is trained on, in pixels."""

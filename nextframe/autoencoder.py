@@ -1,4 +1,4 @@
-"""The tokenizer: a thin wrapper of diffusers' DC-AE, which has the published weights' exact keys and numbers."""
+"""The autoencoder: a thin wrapper of diffusers' DC-AE, which has the published weights' exact keys and numbers."""
 
 from typing import Any
 

@@ -50,6 +50,7 @@ class ClipConfig:
     """What one training clip is."""
 
     frames: int = 16
+    """Frames of a clip; with min_frames, one more than the longest."""
     interval: int = 1
     """Every n-th frame of the episode."""
     min_frames: int | None = None
@@ -82,9 +83,10 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; what is trained is the other half of its preset."""
+    """How it is trained."""
 
     steps: int = 400_000
+    """Optimizer steps; see minutes."""
     batch: int = 32
     """Clips (autoencoder: frames; clips of several windows: windows) per optimizer step, of all processes together."""
     accumulate: int = 1
@@ -111,6 +113,7 @@ class TrainConfig:
     """Activation checkpointing: compute the inside of each transformer block again for the backward pass. Less memory,
     more time."""
     checkpoint_minutes: float = 10.0
+    """How often a checkpoint is written."""
     examine_minutes: float | None = 10.0
     """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
     log_every: int = 20
@@ -147,15 +150,17 @@ class SampleConfig:
     """euler: first order, as published: the last of its steps is 0.001 long. The others' are all of one length.
     even-euler: first order. heun: second order, twice the work. adams: second order, no more work."""
     memory: int | None = None
-    """Most frames visible at once, the new one included. The model's window (of a short model its trained length): a
-    sliding window. More: the oldest are forgotten (memory - window) / 4 at a time, as the rest is read anew then."""
+    """Most frames visible at once, the new one included; at least the window (of a short model its trained length),
+    which gives a sliding window. With more, the oldest are forgotten in blocks of (memory - window) / 4, because
+    forgetting means reading the rest again. None: all are seen."""
     slide: int = 1
     """Long models: frames by which the window moves at a time (published: 1). A frame then sees window - slide to
     window - 1 fine frames before it, as those of a training window do, and the window is read again once in `slide`."""
     riflex: bool = False
     """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
     temporal_decay: float = 0.0
-    """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
+    """Taken from the attention logits per frame of distance, at any length (FlexRoPE); for rollouts beyond the trained
+    length."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record each shape of a frame's work once and replay it (CUDA graphs), for rollouts stepped by themselves.
     auto: on a GPU; one that cannot record says so and goes on without. on: it fails then; a processor computes alike.

@@ -1,5 +1,6 @@
 """Published checkpoints into runs, and runs into published checkpoints."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from nextframe.published.names import PUBLISHED_SCALE
 from nextframe.published.recognise import LATENT_SIZE, model_in_words
 from nextframe.published.releases import TRANSFORMERS, name_and_hash, release_of
 from nextframe.published.runs import (
+    AVERAGED,
     PUBLISHED,
     PublishedModel,
     add_autoencoder,
@@ -24,24 +26,38 @@ from nextframe.published.runs import (
 )
 
 
-def convert_published(file: Path, out: Path, latent_size: int | None, autoencoder: Path | None) -> None:
+def convert_published(
+    file: Path,
+    out: Path,
+    latent_size: int | None,
+    autoencoder: Path | None,
+    preset: str | None,
+    scale: float | None,
+) -> None:
     """Make the run `out` of a published transformer or DC-AE, and say what it is.
 
     `latent_size`: rows and columns of its latents, which no weight tells; None: as published. `autoencoder`:
-    for a transformer, a published DC-AE or a run of one. Raises UserError, before anything is written,
-    for a file that is damaged or fits no model, and for an `out` that is there already.
+    for a transformer, a published DC-AE or a run of one. `preset`: of a transformer, whose settings it gets; None: as
+    its name or its shape says. `scale`: of an autoencoder, what its latents are multiplied by; None: as published.
+    Raises UserError, before anything is written, for a file that is damaged or fits no model, and for an `out` that is
+    there already.
     """
     if out.exists():
         raise UserError(f"{out} is there already: choose a new folder (an autoencoder goes to RUN/{AUTOENCODER})")
-    if file.is_dir():
-        raise UserError(f"{file} is a folder: to write a run as a published file, add --to-official")
     if latent_size is not None and latent_size < 1:
         raise UserError(f"--latent-size is {latent_size}: latents have at least 1 row and column")
     world_model = _world_model_around(out)
     latent_size = latent_size or (world_model.model.latent_size if world_model else LATENT_SIZE)
-    model = read_published(file, latent_size)
-    if isinstance(model.config, TokenizerConfig) and autoencoder is not None:
-        raise UserError(f"{file} is an autoencoder itself: leave out --autoencoder")
+    model = read_published(file, latent_size, preset)
+    if isinstance(model.config, TokenizerConfig):
+        if autoencoder is not None or preset is not None:
+            raise UserError(f"{file} is an autoencoder itself: leave out --autoencoder and --preset")
+        if scale is not None:
+            if not 0 < scale < math.inf:
+                raise UserError(f"--scale is {scale}: give a positive number")
+            model.weights["scale"] = torch.tensor(scale)
+    elif scale is not None:
+        raise UserError(f"--scale is of an autoencoder: convert that by itself, with --out {out / AUTOENCODER}")
     if autoencoder is not None:
         _refuse_another_ones(file, autoencoder)
     if world_model is not None:
@@ -82,6 +98,8 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     """What was found in a published file, what was made of it, and what to type next."""
     config, count = model.config, sum(weight.numel() for weight in model.weights.values())
     settings = f"those of the preset {model.preset}" if model.preset else "defaults"
+    if model.alike:
+        settings += f" (as large, with other settings: {', '.join(model.alike)}; choose with --preset)"
     parts = [CONFIG, WEIGHTS, *([PUBLISHED] if model.rest else [])]
     lines = [
         f"{file.name}: {model_in_words(config.model)}; {count / 1e6:.1f} M parameters",
@@ -91,9 +109,15 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
     if isinstance(config, TokenizerConfig):
         side, activation = config.model.frame_size, config.model.decoder_activation
         assumed = f"frames of {side} pixels, {activation} in its decoder"
-        lines.append(
-            f"  scale          latents times {PUBLISHED_SCALE}, as of the published ones (it lies in {out / WEIGHTS})"
+        if config.model.decoder_norm == "rms_norm":
+            assumed += f", no batch norms, because it has no statistics of any (nor has {AVERAGED}: name its folder)"
+        scale = float(model.weights["scale"])
+        whose = (
+            ", as of the published ones; another with --scale"
+            if math.isclose(scale, PUBLISHED_SCALE, rel_tol=1e-6)
+            else ""
         )
+        lines.append(f"  scale          latents times {scale:g}{whose}")
         follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))

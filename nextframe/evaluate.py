@@ -79,12 +79,12 @@ def evaluate(
 ) -> Results:
     """Predict the held-out episodes of `data` with the run `model`; writes `results.json` and predictions to `out`.
 
-    `protocol`: one of PROTOCOLS by name, or your own. `batch`: trajectories predicted side by side; it changes speed
-    and memory only. `sample`: if not given, the model's own settings with the protocol's in their place; its seed is
-    added to those of all noise. Finished trajectories are kept unless the weights of either network, context
-    or frames, the footage, the sampling settings or the precision have changed. Raises UserError when footage, model
-    and protocol do not fit together, or when none of the metrics can be computed; where something is missing for some
-    of them, `Results.missing` says so.
+    `protocol`: one of PROTOCOLS by name, or your own. `batch`: trajectories predicted side by side; it changes speed,
+    memory, and in bfloat16 rounding. `sample`: if not given, the model's own settings with the protocol's in their
+    place; its seed is added to those of all noise. Finished trajectories are kept unless the weights of either network,
+    context or frames, the footage, the sampling settings or the precision have changed. Raises UserError when footage,
+    model and protocol do not fit together, or when none of the metrics can be computed; where something is missing for
+    some of them, `Results.missing` says so.
     """
     plan = prepare(protocol, model, data, out, device, batch, sample)
     with sole_writer(out):

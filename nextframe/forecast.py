@@ -46,7 +46,7 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
             f"{wanted} are asked for"
         )
         there = ", ".join(sorted({info.split for info in dataset.episodes()}))
-        way_out = _within(infos, protocol, interval) if infos else f"give footage that has them (this has {there})"
+        way_out = _within(infos, protocol, interval) if infos else f"choose another --split (this has {there})"
         more = f"record more with --split {protocol.split}, or import them with it or with --test-share"
         raise UserError(f"{have}: {more}; or {way_out}")
     infos = infos[:wanted]

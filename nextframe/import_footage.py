@@ -50,6 +50,8 @@ class Imported:
     """Videos that were imported before, and have changed, were not imported whole, or were asked into another split."""
     split: str | None
     """That all were asked to be of."""
+    divided: bool
+    """The folder, or the name of the list, said which split they are of."""
     fps: float | None
     """That all were said to run at."""
 
@@ -82,6 +84,7 @@ def import_footage(
     sources, kept_names = _found(place, out, labelled)
     others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
     here = {source.name for source in sources}
+    by_layout = all(source.split for source in sources)
     skipped: dict[str, str] = {}
     words = Vocabulary()
     if use_actions:
@@ -127,6 +130,7 @@ def import_footage(
         gone=[name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name],
         anew=[name for name in jobs if name in there and name not in skipped],
         split=split,
+        divided=by_layout,
         fps=fps,
     )
 
@@ -299,7 +303,7 @@ def summary(imported: Imported) -> list[str]:
         *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
         *([] if imported.fps else _rates(infos)),
         *([_unmoved(imported.unmoved)] if imported.unmoved > FEW * sources else []),
-        *([_nothing_held_out(sources)] if none_held_out else []),
+        *([_nothing_held_out(sources, imported.divided)] if none_held_out else []),
         *([_unheeded(imported.unheeded)] if imported.unheeded else []),
         *([f"imported anew: {some_of(imported.anew, SOME)}"] if imported.anew else []),
         *([f"imported before, not in this folder, and kept: {some_of(imported.gone, SOME)}"] if imported.gone else []),
@@ -330,7 +334,7 @@ def _rates(infos: Sequence[EpisodeInfo]) -> list[str]:
 def _told(info: DatasetInfo) -> str:
     """What the actions were taken for: a header or a counter would stand out among the names."""
     if info.action_kind == "none":
-        return "no actions"
+        return "no actions" + (f", {len(info.label_names)} classes" if info.label_names else "")
     shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
     count = len(info.action_names)
     return (
@@ -338,12 +342,13 @@ def _told(info: DatasetInfo) -> str:
     )
 
 
-def _nothing_held_out(videos: int) -> str:
-    way_out = (
-        "import more, or this one in two files"
-        if videos == 1
-        else "import them into a new --out, with --test-share 0.34"
-    )
+def _nothing_held_out(videos: int, divided: bool) -> str:
+    if divided:
+        way_out = "import the list or folder of the others into the same --out"
+    elif videos == 1:
+        way_out = "import more, or this one in two files"
+    else:
+        way_out = "import them into a new --out, with --test-share 0.34"
     return f"nothing is held out to evaluate on: {way_out}"
 
 

@@ -22,7 +22,7 @@ class SamplingOptions:
     """How frames are drawn; what is not given is for the protocol, or else the model's own settings, to say."""
 
     steps: int | None = None
-    """Steps per frame. What is not given is as the model's own settings say (in evaluate, as its protocol does)."""
+    """Steps per frame. Of all these, what is not given is the protocol's (evaluate) or the model's own setting."""
     solver: Solver | None = None
     """How a step is made; euler in the published models."""
     guidance: float | None = None
@@ -30,13 +30,15 @@ class SamplingOptions:
     seed: int | None = None
     """Of the noise; in evaluate it is added to each of --seeds."""
     memory: int | None = None
-    """Frames the model sees at once, at most: a sliding window; in play the length it was trained on if not given."""
+    """Most frames the model sees at once, at least its window; older ones are forgotten. If not given all, in play as
+    many as its training clips have."""
     slide: int | None = None
     """Long models: frames by which the window moves at a time, 1 in the published ones."""
     riflex: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx)."""
+    """Beyond the trained length: slow the temporal frequency that would repeat (RIFLEx). Not in play, which has no
+    known end."""
     temporal_decay: float | None = None
-    """Beyond the trained length: taken from the attention logits per frame of distance (FlexRoPE)."""
+    """Taken from the attention logits per frame of distance (FlexRoPE)."""
     graphs: Literal["auto", "on", "off"] | None = None
     """Record frames and replay them (CUDA graphs); auto: on a GPU."""
 

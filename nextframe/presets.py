@@ -158,8 +158,16 @@ PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
 
 # The paper's evaluations (Table 8). Frames, seeds and guidance are those of its published settings.
 PIXELS_AND_FVD = ("psnr", "ssim", "lpips", "fvd")
+# Of BAIR, DMLab and Minecraft it holds out lists called validation, of UCF-101 one called test.
 BEST_OF_100 = Protocol(episodes=256, trajectories=100, steps=50, guidance=1.0, metrics=PIXELS_AND_FVD)
-FOUR_SEEDS = Protocol(episodes=256, seeds=(0, 2, 4, 6), steps=50, guidance=1.5, metrics=("psnr", "ssim", "lpips"))
+FOUR_SEEDS = Protocol(
+    episodes=256,
+    split="validation",
+    seeds=(0, 2, 4, 6),
+    steps=50,
+    guidance=1.5,
+    metrics=("psnr", "ssim", "lpips"),
+)
 FOUR_SEEDS_FVD = replace(FOUR_SEEDS, context=36, frames=264, metrics=("fvd",))
 
 WORLD_METRICS = ("psnr", "ssim", "drift", "revisit", "control")
@@ -171,8 +179,8 @@ _PROTOCOLS: dict[str, Protocol] = {
     # Short video prediction.
     "ucf101-prediction": replace(BEST_OF_100, context=4, frames=12),
     "ucf101-prediction-1": replace(BEST_OF_100, context=1, frames=15),  # the ablation of Table 6
-    "bair-14": replace(BEST_OF_100, context=2, frames=14),
-    "bair-28": replace(BEST_OF_100, context=2, frames=28),
+    "bair-14": replace(BEST_OF_100, context=2, frames=14, split="validation"),
+    "bair-28": replace(BEST_OF_100, context=2, frames=28, split="validation"),
     # Long video prediction. For its FVD the DMLab model was not told the actions.
     "dmlab": FOUR_SEEDS,
     "dmlab-fvd": replace(FOUR_SEEDS_FVD, guidance=0.0),

@@ -13,6 +13,7 @@ from conftest import AUTOENCODER as TINY_AUTOENCODER
 from conftest import LONG, SHORT, random_transformer
 from diffusers import AutoencoderDC
 from safetensors import safe_open
+from safetensors.torch import save_file
 from test_official import OWN, Recording, check_forward
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from nextframe.configfile import read_config, write_config
 from nextframe.errors import UserError
 from nextframe.files import sha256
 from nextframe.presets import AUTOENCODERS, PRESETS
-from nextframe.published.names import to_published
+from nextframe.published.names import AUTOENCODER_PREFIX, to_published
 from nextframe.published.recognise import recognise
 from nextframe.published.releases import TRANSFORMERS, Release, name_and_hash
 from nextframe.published.runs import _world_model_config
@@ -178,6 +179,30 @@ def test_an_autoencoder_gives_its_own_numbers_and_comes_back_exactly(config: Aut
     check_same(Path("back.pth"), dict(network.state_dict()))
 
 
+def test_the_average_in_a_folder_of_the_authors_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is of parameters alone: the statistics of batch norms lie beside it, with weights that are not averaged."""
+    config = replace(DCAE, decoder_norm="batch_norm", decoder_activation="relu")
+    averaged, live = published_autoencoder(config), published_autoencoder(config).state_dict()
+    folder = Path("checkpoint-1000")
+    folder.mkdir()
+    torch.save(dict(averaged.named_parameters()), folder / "ema.pth")
+    save_file({name: weight + 1 for name, weight in live.items()}, folder / "model.safetensors")
+    convert(folder, "--out", "run", "--latent-size", 4, "--scale", 0.5)
+    assert "latents times 0.5\n" in capsys.readouterr().out
+    weights = read_weights(Path("run") / WEIGHTS)
+    assert weights.pop("scale") == 0.5 and read_config(Path("run") / CONFIG).model == config
+    parameters = dict(averaged.named_parameters())
+    for name, weight in weights.items():
+        name = name.removeprefix(AUTOENCODER_PREFIX)
+        assert torch.equal(weight, parameters[name] if name in parameters else live[name] + 1), name
+    convert(folder / "ema.pth", "--out", "alone", "--latent-size", 4)
+    assert "no batch norms, because it has no statistics of any (nor has ema.pth: name its folder)" in (
+        capsys.readouterr().out
+    )
+    (folder / "ema.pth").unlink()
+    assert "is a folder without ema.pth" in refused(folder, "--out", "x")
+
+
 def test_settings_are_those_of_the_published_file_by_its_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +231,12 @@ def test_settings_are_those_of_the_published_file_by_its_name(
     assert read_config(Path("run") / CONFIG) == PRESETS["small-30"]
     convert(file.rename("FAR.pth"), "--out", "nearest")
     shown = capsys.readouterr().out
-    assert "preset small-16\n" in shown and "no hash in the name" in shown
+    assert "preset small-16 (as large, with other settings: small-30; choose with --preset)\n" in shown
+    assert "no hash in the name" in shown
+    convert("FAR.pth", "--out", "chosen", "--preset", "small-30")
+    assert "preset small-30\n" in capsys.readouterr().out
+    assert read_config(Path("chosen") / CONFIG) == PRESETS["small-30"]
+    assert "no preset of a published model 'maze'" in refused("FAR.pth", "--out", "x", "--preset", "maze")
 
 
 def test_a_model_of_ours_becomes_a_published_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,6 +382,8 @@ def test_an_autoencoder_of_other_latents_is_refused_and_nothing_written() -> Non
     convert(transformer, "--out", "r")
     assert "choose the one it was trained with" in refused(other, "--out", "r/autoencoder")
     assert "leave out --autoencoder" in refused(other, "--autoencoder", other, "--out", "s")
+    assert "with --out s/autoencoder" in refused(transformer, "--scale", 1, "--out", "s")
+    assert "give a positive number" in refused(other, "--scale", 0, "--out", "s")
     bair, dmlab = transformer.rename("FAR_B_BAIR_Uncond64.pth"), other.rename("DCAE_DMLab_Res64.pth")
     saying = refused(bair, "--autoencoder", dmlab, "--out", "s")
     assert "trained with DCAE_BAIR_Res64-1a8547fb.pth, not with DCAE_DMLab_Res64.pth" in saying
@@ -367,14 +399,14 @@ def test_words_that_make_no_sense_are_refused() -> None:
     assert "at least 1" in refused(file, "--out", "other", "--latent-size", 0)
     assert "ends in a hash" in refused("run", "--to-official", "--out", "FAR-0123abcd.pth")
     assert "must end in .pth" in refused("run", "--to-official", "--out", "FAR.bin")
-    assert "leave out --autoencoder" in refused("run", "--to-official", "--out", "x.pth", "--latent-size", 4)
+    assert "leave out the other options" in refused("run", "--to-official", "--out", "x.pth", "--latent-size", 4)
     (Path("run") / WEIGHTS).unlink()
     write_weights(Path("run") / WEIGHTS, {"head.bias": torch.ones(1)})
     assert "missing: embed.0.weight" in refused("run", "--to-official", "--out", "x.pth")
 
 
 def test_without_conditions_there_is_no_guidance() -> None:
-    config, name = _world_model_config(replace(LONG, condition="none", classes=0), Path("anything.pth"))
+    config, name, _ = _world_model_config(replace(LONG, condition="none", classes=0), Path("anything.pth"), None)
     assert config.sample.guidance == 1 and config.model.condition == "none", name
 
 
@@ -382,5 +414,5 @@ def test_a_preset_is_told_what_the_model_is_told() -> None:
     for name in ("ucf101-128", "ucf101-128-labels", "ucf101-256-xl-labels"):
         preset = PRESETS[name]
         assert isinstance(preset, WorldModelConfig)
-        found = PRESETS[_world_model_config(preset.model, Path("somebodys.pth"))[1]]
+        found = PRESETS[_world_model_config(preset.model, Path("somebodys.pth"), None)[1]]
         assert isinstance(found, WorldModelConfig) and found.model.condition == preset.model.condition, name

@@ -453,6 +453,18 @@ def mp4_shown_at(video: np.ndarray, times: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def test_a_list_says_of_which_split_it_is(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 3)
+    for number, (name, split) in enumerate({"trainval": "train", "train03": "train", "bair_val": "validation"}.items()):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"video_path": "a.mp4", "label": number}]))
+        found = imported(tmp_path / f"{name}.json", tmp_path / name)
+        assert {info.split for info in found.dataset.episodes()} == {split}
+        lines = summary(found)
+        assert f"no actions, {number + 1} classes" in lines
+        hint = "nothing is held out to evaluate on: import the list or folder of the others into the same --out"
+        assert (hint in lines) == (split == "train")
+
+
 def test_another_share_moves_nothing_and_says_so(tmp_path: Path) -> None:
     for name in "abc":
         write_video(tmp_path / f"in/{name}.mp4", 3, ord(name))

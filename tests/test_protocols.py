@@ -485,7 +485,7 @@ def test_every_sampling_option_is_one_of_both_verbs(run: Path, data: Path, tmp_p
     run_command(f"sample --context 5 --frames 4 {further}".split())
     assert (tmp_path / "out" / "test_0.mp4").exists()
     with pytest.raises(UserError, match=r"test_0 has 16 frames, .* are 300"):
-        run_command(f"evaluate dmlab --seeds 0 --trajectories 2 {further}".split())
+        run_command(f"evaluate dmlab --split test --seeds 0 --trajectories 2 {further}".split())
     with pytest.raises(UserError, match="protocol: trajectories is 0"):
         run_command(f"evaluate dmlab --trajectories 0 {further}".split())
 

@@ -82,7 +82,7 @@ def test_latents_have_unit_variance_and_keep_their_autoencoder(loop: Path) -> No
 
 def test_other_frames_are_another_protocol(loop: Path, tmp_path: Path) -> None:
     asked = f"--model {loop}/world --data {loop}/data --out {tmp_path} --context 6 --frames 4 --episodes 1"
-    run_command(["evaluate", "dmlab", *asked.split(), "--seeds", "0", "--device", "cpu"])
+    run_command(["evaluate", "dmlab", *asked.split(), "--split", "test", "--seeds", "0", "--device", "cpu"])
     protocol = json.loads((tmp_path / "results.json").read_text())["protocol"]
     assert (protocol["context"], protocol["frames"], protocol["name"]) == (6, 4, "")
     assert "Beside the paper" not in (tmp_path / "report.html").read_text()

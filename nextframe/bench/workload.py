@@ -19,7 +19,7 @@ def _at_least(settings: object, **smallest: float) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """Which model is measured, on what, for how long, and how it is told."""
+    """Which model is measured, on what, for how long, and how the result is printed."""
 
     preset: str = "maze"
     """A preset of `nextframe train` for a world model, with random weights."""

@@ -51,7 +51,7 @@ def import_footage(
         least_frames: Shortest episode. What is left over of a video and shorter is dropped.
         every: Keep every n-th frame, with its action.
         fps: Frames per second that are kept, if the videos say it wrong; their own if not given.
-        actions: Use the actions beside the videos; then each must have them.
+        actions: Use the actions beside the videos; then either each has them or none does.
         offset: Row t + OFFSET of the action files is done at frame t. In the end the import says what fits best.
         action_names: left right ...: names of the ids, or of a vector's numbers, in place of the files' own.
         autoencoder: Run of the autoencoder that made the latents a list names by `latent_path`, as the published code's

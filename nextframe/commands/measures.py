@@ -114,7 +114,7 @@ def _evaluate_protocol(name: str, arguments: list[str]) -> None:
             frames: Frames it predicts after them.
             episodes: How many episodes are scored.
             seeds: All is done once for each, and averaged.
-            trajectories: Predictions of each episode, of which the best counts.
+            trajectories: Predictions of each episode; PSNR, SSIM and LPIPS count the best.
             split: Which episodes of DATA.
             metrics: What is computed (docs/evaluation.md); lpips and fvd want weights, which are fetched once.
             sampling: How frames are drawn.

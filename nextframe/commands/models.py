@@ -63,9 +63,9 @@ def _trained(config: RunConfig, data: Path, run: Path) -> None:
     if isinstance(config, TokenizerConfig):
         say_next("then", "encode", "--autoencoder", run, "--data", data, "--out", "LATENTS")
     elif config.model.attention == "full":
-        say_next("then", "sample", "--model", run, "--data", "FOOTAGE", "--context", "0", "--out", "OUT")
+        say_next("then", "sample", "--model", run, "--data", "DATA", "--context", "0", "--out", "OUT")
     else:
-        say_next("walk in it", "play", "--model", run, "--data", "FOOTAGE")
+        say_next("walk in it", "play", "--model", run, "--data", "DATA")
 
 
 def export(model: Path, out: Path) -> None:
@@ -80,7 +80,7 @@ def export(model: Path, out: Path) -> None:
     run(model, out)
     bytes_of_it = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {bytes_of_it / 1e6:,.1f} MB")
-    say_next("walk in it", "play", "--model", out, "--data", "FOOTAGE")
+    say_next("walk in it", "play", "--model", out, "--data", "DATA")
 
 
 def convert(
@@ -89,6 +89,8 @@ def convert(
     to_official: tyro.conf.FlagCreatePairsOff[bool] = False,
     autoencoder: Path | None = None,
     latent_size: int | None = None,
+    preset: str | None = None,
+    scale: float | None = None,
 ) -> None:
     """Make a run of a published checkpoint (guyuchao/FAR_Models), or with --to-official one of a run.
 
@@ -99,17 +101,22 @@ def convert(
     Which model it is (long or short, its size, what it is conditioned on) is found out from the file itself.
 
     Args:
-        source: State dict of a published transformer or DC-AE, .pth or .safetensors; with --to-official, a run.
+        source: State dict of a published transformer or DC-AE, .pth or .safetensors, or a checkpoint folder of the
+            authors' trainer, of which the average is taken; with --to-official, a run.
         out: Folder to make: RUN for a transformer, RUN/autoencoder for its autoencoder. With --to-official a file.
         to_official: Write the published layout. A published file converted forth and back is the same to the last bit.
         autoencoder: DC-AE file, or run of an autoencoder, to go into RUN with a transformer; it can be added later.
         latent_size: Rows and columns of the latents, which cannot be seen in a file; 8, as published, if not given.
+        preset: Of a transformer: the preset whose settings (clips, training, sampling) it gets. If not given, that of
+            the published file it is called as, or else the nearest.
+        scale: Of an autoencoder: what its latents are multiplied by (scaling_factor); 0.2889, as published, if not
+            given.
     """
     from nextframe.convert import convert_published, convert_to_official
 
     if not to_official:
-        convert_published(source, out, latent_size, autoencoder)
-    elif autoencoder is None and latent_size is None:
+        convert_published(source, out, latent_size, autoencoder, preset, scale)
+    elif autoencoder is None and latent_size is None and preset is None and scale is None:
         convert_to_official(source, out)
     else:
-        raise UserError("--to-official takes RUN and --out FILE alone: leave out --autoencoder and --latent-size")
+        raise UserError("--to-official takes RUN and --out FILE alone: leave out the other options")

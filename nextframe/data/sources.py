@@ -20,6 +20,7 @@ LONGEST_PATH = 4096
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",

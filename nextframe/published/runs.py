@@ -16,7 +16,7 @@ from nextframe.checkpoint import AUTOENCODER, CONFIG, WEIGHTS, check_fit, read_w
 from nextframe.config import TokenizerConfig, WorldModelConfig
 from nextframe.configfile import RunConfig, read_config, require_fit, write_config
 from nextframe.data.tensors import tensors_of
-from nextframe.errors import UserError
+from nextframe.errors import UserError, unknown
 from nextframe.files import sha256
 from nextframe.presets import PRESETS
 from nextframe.published.names import AUTOENCODER_PREFIX, PUBLISHED_SCALE, from_published, to_published, without_effect
@@ -25,6 +25,8 @@ from nextframe.published.releases import name_and_hash, release_of
 from nextframe.transformer import Transformer
 
 PUBLISHED = "published.safetensors"
+AVERAGED, LIVE = "ema.pth", "model.safetensors"
+"""In a checkpoint folder of the authors' trainer: the averaged parameters, and all that is trained."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class PublishedModel:
     config: RunConfig
     preset: str | None
     """Whose training and sampling settings the configuration has; None: the defaults."""
+    alike: tuple[str, ...]
+    """Other presets that may be meant: of this shape, where neither its name nor anybody said which."""
     weights: dict[str, Tensor]
     """Ours, each in the precision it has in the file."""
     rest: dict[str, Tensor]
@@ -42,12 +46,14 @@ class PublishedModel:
     """The content has the hash that the name of the file ends in; False: the name ends in none."""
 
 
-def read_published(path: Path, latent_size: int = LATENT_SIZE) -> PublishedModel:
-    """Read a published transformer or DC-AE (.pth or .safetensors), and find out which one it is.
+def read_published(path: Path, latent_size: int = LATENT_SIZE, preset: str | None = None) -> PublishedModel:
+    """Read a published transformer or DC-AE (.pth, .safetensors, or a checkpoint folder of the authors' trainer), and
+    find out which one it is.
 
-    `latent_size`: rows and columns of its latents. Raises UserError, naming the weights, for one that does not fit.
+    `latent_size`: rows and columns of its latents. `preset`: of a transformer, which settings it is to have; None: as
+    its name or its shape says. Raises UserError, naming the weights, for one that does not fit.
     """
-    weights = _read_tensors(path)
+    weights = _read_folder(path) if path.is_dir() else _read_tensors(path)
     verified = _verify(path)
     try:
         model = recognise(weights, latent_size)
@@ -56,14 +62,14 @@ def read_published(path: Path, latent_size: int = LATENT_SIZE) -> PublishedModel
     if isinstance(model, AutoencoderConfig):
         ours = {AUTOENCODER_PREFIX + name: weight for name, weight in weights.items()}
         ours["scale"] = torch.tensor(PUBLISHED_SCALE)
-        config, preset = _tokenizer_config(model)
-        return PublishedModel(config, preset, ours, {}, verified)
+        settings, name = _tokenizer_config(model)
+        return PublishedModel(settings, name, (), ours, {}, verified)
     with torch.device("meta"):
         names = list(Transformer(model).state_dict())
     rest = {name: weights[name] for name in without_effect(model)}
     _refuse_mixed_precision(path, weights)
-    config, preset = _world_model_config(model, path)
-    return PublishedModel(config, preset, from_published(weights, names), rest, verified)
+    config, name, alike = _world_model_config(model, path, preset)
+    return PublishedModel(config, name, alike, from_published(weights, names), rest, verified)
 
 
 def write_run(model: PublishedModel, folder: Path) -> None:
@@ -130,6 +136,19 @@ def _without_counterpart(config: TransformerConfig) -> str:
     return " and no ".join(name for name, has in foreign.items() if has)
 
 
+def _read_folder(path: Path) -> dict[str, Tensor]:
+    """The averaged parameters in a checkpoint folder of the authors' trainer, and the statistics of batch norms, which
+    are no parameters and so are not among them."""
+    if not (path / AVERAGED).is_file():
+        raise UserError(
+            f"{path} is a folder without {AVERAGED}: name a published file, or a checkpoint of the authors' trainer; "
+            "to write a run as a published file, add --to-official"
+        )
+    live = _read_tensors(path / LIVE) if (path / LIVE).is_file() else {}
+    statistics = (".running_mean", ".running_var", ".num_batches_tracked")
+    return {name: weight for name, weight in live.items() if name.endswith(statistics)} | _read_tensors(path / AVERAGED)
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in a file. No code in it is run: torch refuses a file that asks for any."""
     if not path.is_file():
@@ -173,7 +192,7 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _verify(path: Path) -> bool:
     """Whether the name ends in a hash of the content. Raises UserError when it ends in another one."""
     name, expected = name_and_hash(path)
-    if expected is None:
+    if expected is None or path.is_dir():
         return False
     found = sha256(path)[: len(expected)]
     if found != expected:
@@ -192,25 +211,35 @@ def _refuse_mixed_precision(path: Path, weights: dict[str, Tensor]) -> None:
             raise UserError(f"{path} has {name} and {value} in two precisions: save it in one")
 
 
-def _world_model_config(model: TransformerConfig, path: Path) -> tuple[WorldModelConfig, str]:
-    """The preset of a transformer, with the model that was found in its place.
+def _world_model_config(
+    model: TransformerConfig, path: Path, chosen: str | None
+) -> tuple[WorldModelConfig, str, tuple[str, ...]]:
+    """The preset of a transformer, with the model that was found in its place; its name; and those as near.
 
-    By the name of the file if that is a published one, else the nearest by shape.
+    The `chosen` one; else by the name of the file if that is a published one, else the nearest by shape. Raises
+    UserError where there is no such preset.
     """
     candidates = {
         name: preset
         for name, preset in PRESETS.items()
         if isinstance(preset, WorldModelConfig) and not _without_counterpart(preset.model)
     }
-    release = release_of(path)
-    if release is not None and _shape(candidates[release.preset].model) == _shape(model):
+    release, alike = release_of(path), ()
+    if chosen is not None:
+        if chosen not in candidates:
+            raise UserError(unknown("preset of a published model", chosen, candidates))
+        name = chosen
+    elif release is not None and _shape(candidates[release.preset].model) == _shape(model):
         name = release.preset
     else:
         name = min(candidates, key=lambda name: _distance(candidates[name].model, model))
+        alike = tuple(
+            other for other, preset in candidates.items() if other != name and _shape(preset.model) == _shape(model)
+        )
     preset = candidates[name]
     if model.condition == "none":
         preset = replace(preset, sample=replace(preset.sample, guidance=1.0))
-    return replace(preset, model=replace(model, window=preset.model.window)), name
+    return replace(preset, model=replace(model, window=preset.model.window)), name, alike
 
 
 def _tokenizer_config(model: AutoencoderConfig) -> tuple[TokenizerConfig, str | None]:
