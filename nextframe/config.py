@@ -106,7 +106,7 @@ class TrainConfig:
     flex_attention: bool = False
     """Attend by torch's FlexAttention, on a GPU: what the mask hides is left out block by block, in one kernel."""
     shard: bool = False
-    """Under torchrun each process keeps a piece of the weights, not a copy (docs/scaling.md). Alone: no difference."""
+    """Under torchrun each process keeps a piece of the weights, not a copy (docs/training.md). Alone: no difference."""
     patience_minutes: float = 10.0
     """Under torchrun: how long a process waits for the others, which may be compiling or writing, before it ends."""
     recompute: bool = False
@@ -115,7 +115,7 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     """How often a checkpoint is written."""
     examine_minutes: float | None = 10.0
-    """So often, and at the end, the averaged weights are tried on held-out clips (docs/scaling.md). None: never."""
+    """So often, and at the end, the averaged weights are tried on held-out clips (docs/training.md). None: never."""
     log_every: int = 20
     """A line of metrics.jsonl every so many steps."""
     wandb: str | None = None

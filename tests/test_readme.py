@@ -86,7 +86,7 @@ def test_commands_can_be_typed(page: str, line: str, monkeypatch: pytest.MonkeyP
         run_command(shlex.split(line, comments=True))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/scaling.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
 def test_the_processes_shown_can_divide_the_batch_of_their_preset(page: str) -> None:
     shown = re.findall(r"--nproc-per-node (\d+) -m nextframe train ([\w-]+)", (ROOT / page).read_text())
     assert shown
