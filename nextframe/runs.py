@@ -226,7 +226,8 @@ def clip_conditions(
     if config.condition == "label":
         number = metadata.label_names.index(label) if label in metadata.label_names else label
         if not isinstance(number, SupportsIndex) or not 0 <= operator.index(number) < config.classes:
-            raise ValueError(f"label {label!r} is none of the model's: choose 0 to {config.classes - 1}, label=...")
+            how = ", label=..." if label is None else ""
+            raise ValueError(f"label {label!r} is none of the model's: choose 0 to {config.classes - 1}{how}")
         return torch.full((frames,), operator.index(number))
     one = torch.full((config.action_size,), math.nan) if config.condition == "vector" else torch.tensor(config.classes)
     if actions is None:

@@ -22,6 +22,7 @@ from nextframe.errors import UserError
 from nextframe.evaluate import evaluate
 from nextframe.flow import noise_generator
 from nextframe.forecast import Forecast, drawn, forecast, noise_seed
+from nextframe.metadata import Metadata, write_metadata
 from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import psnr
@@ -364,6 +365,19 @@ def test_classes_take_turns(
     with np.load(tmp_path / "samples" / "sample_001.npz") as arrays:
         assert arrays["label"] == 1 and arrays["video"].shape == (10, SIZE, SIZE, 3)
         assert (arrays["video"] == read_prediction(prediction_path(tmp_path / "out", results.episodes[1])).video).all()
+
+
+def test_samples_of_one_class(classes: Path, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "world", model=LABELS)
+    write_metadata(Metadata(10.0, label_names=("archery", "bowling", "10")), run)
+    for label, number in (("bowling", 1), ("2", 2), ("10", 2)):
+        videos = sample(replace(GENERATION, episodes=2), run, classes, tmp_path / f"of_{label}", "cpu", label=label)
+        told = [np.load(video.with_suffix(".npz"))["label"] for video in videos]
+        assert told == [number, number]
+    for label in ("3", "archer"):
+        with pytest.raises(UserError, match="is none of the model's: choose 0 to 2"):
+            sample(GENERATION, run, classes, tmp_path / "none", "cpu", label=label)
+    assert not (tmp_path / "none").exists()
 
 
 def test_true_clips_are_drawn_evenly() -> None:

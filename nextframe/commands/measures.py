@@ -55,6 +55,7 @@ def sample(
     frames: int = 156,
     split: str = "test",
     episodes: int = 4,
+    label: str | None = None,
     sampling: Sampling = OWN_SETTINGS,
     device: str = "auto",
 ) -> None:
@@ -68,13 +69,15 @@ def sample(
         frames: Frames it makes.
         split: Which episodes of DATA.
         episodes: How many of them.
+        label: Of a model of classes: name or number of the class that all are to be of. If not given, that of the
+            episode; without context each class in its turn.
         sampling: How frames are drawn.
         device: auto, cpu, cuda or cuda:N.
     """
     from nextframe.sample import sample as run
 
     protocol = changed(Protocol(), context=context, frames=frames, episodes=episodes, split=split)
-    videos = run(protocol, model, data, out, device, sampling.settings(protocol, model))
+    videos = run(protocol, model, data, out, device, sampling.settings(protocol, model), label)
     print(f"{counted(len(videos), 'video')}, and their frames as npz: {videos[0]}{' ...' if len(videos) > 1 else ''}")
 
 
