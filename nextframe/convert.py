@@ -123,6 +123,8 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))
         patches = f"{config.model.latent_channels} channels in patches of one latent"
         assumed = f"latents of {side} x {side}, {patches}, a window of {config.model.window} frames, rotary axes {axes}"
+        if config.model.condition == "action":
+            assumed += ", told the action taken at each frame (action_of: departure)"
         follow_up = f"nextframe sample --model {out} --data DATA --out OUT"
         if (out / AUTOENCODER).exists():
             parts.append(AUTOENCODER)

@@ -95,9 +95,12 @@ def check_same(file: Path, weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_published_transformer_gives_its_own_numbers_and_comes_back_exactly(name: str) -> None:
+def test_a_published_transformer_gives_its_own_numbers_and_comes_back_exactly(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     recording, weights = Recording(OWN / f"{name}.safetensors"), recorded(name)
     convert(saved(weights, "FAR"), "--out", "run", "--latent-size", 4)
+    assert ("action_of: departure" in capsys.readouterr().out) == (recording.config.condition == "action")
     config = read_config(Path("run") / CONFIG)
     assert isinstance(config, WorldModelConfig)
     # No weight tells these two; no published checkpoint has other ones than the default.
