@@ -16,7 +16,6 @@ from nextframe.published.names import PUBLISHED_SCALE
 from nextframe.published.recognise import LATENT_SIZE, model_in_words
 from nextframe.published.releases import TRANSFORMERS, name_and_hash, release_of
 from nextframe.published.runs import (
-    AVERAGED,
     PUBLISHED,
     PublishedModel,
     add_autoencoder,
@@ -110,7 +109,7 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
         side, activation = config.model.frame_size, config.model.decoder_activation
         assumed = f"frames of {side} pixels, {activation} in its decoder"
         if config.model.decoder_norm == "rms_norm":
-            assumed += f", no batch norms, because it has no statistics of any (nor has {AVERAGED}: name its folder)"
+            assumed += ", no batch norms, because it has no statistics of any"
         scale = float(model.weights["scale"])
         whose = (
             ", as of the published ones; another with --scale"

@@ -35,7 +35,7 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
     folder, wanted = dataset.folder, protocol.episodes
     interval, frames = world.config.clip.interval, protocol.context + protocol.frames
     needed = (frames - 1) * interval + 1
-    infos = dataset.episodes(protocol.split)[:: protocol.every]
+    of_split = infos = dataset.episodes(protocol.split)[:: protocol.every]
     if protocol.context == 0:
         infos = drawn([info for info in infos if info.frames >= needed])
     if len(infos) < wanted:
@@ -46,7 +46,9 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
             f"{wanted} are asked for"
         )
         there = ", ".join(sorted({info.split for info in dataset.episodes()}))
-        way_out = _within(infos, protocol, interval) if infos else f"choose another --split (this has {there})"
+        way_out = f"choose another --split (this has {there})"
+        if of_split:
+            way_out = _within(infos or of_split, protocol, interval)
         more = f"record more with --split {protocol.split}, or import them with it or with --test-share"
         raise UserError(f"{have}: {more}; or {way_out}")
     infos = infos[:wanted]
@@ -57,12 +59,6 @@ def held_out_episodes(dataset: EpisodeDataset, world: WorldModel, protocol: Prot
                 f"{folder}: {info.name} has {info.frames} frames, {protocol.context} of context and {protocol.frames} "
                 f"to predict{every} are {needed}: {_within(infos, protocol, interval)}, or give longer episodes"
             )
-    labels = {info.label for info in infos}
-    if world.config.model.condition == "label" and protocol.context and None in labels:
-        raise UserError(
-            f"the model is conditioned on class labels, and episodes of {folder} have none: import footage with "
-            "labels, or evaluate a model without"
-        )
     return infos
 
 
@@ -129,13 +125,19 @@ def drawn(infos: Sequence[EpisodeInfo]) -> list[EpisodeInfo]:
 def labels_of(world: WorldModel, infos: Sequence[EpisodeInfo], protocol: Protocol) -> list[int]:
     """The class each clip is to be of: the episode's own, or, if the clip is made from nothing, each in its turn.
 
-    All 0 where the model is not told.
+    All 0 where the model is not told. Raises UserError for an episode that has none.
     """
     if world.config.model.condition != "label":
         return [0] * len(infos)
     if protocol.context == 0:
         return [index % world.config.model.classes for index in range(len(infos))]
-    return [info.label for info in infos if info.label is not None]
+    labels = [info.label for info in infos if info.label is not None]
+    if len(labels) < len(infos):
+        raise UserError(
+            "the model is conditioned on class labels, and episodes of the footage have none: import footage with "
+            "labels, or take a model without"
+        )
+    return labels
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class SamplingOptions:
     """How frames are drawn; what is not given is for the protocol, or else the model's own settings, to say."""
 
     steps: int | None = None
-    """Steps per frame. Of all these, what is not given is the protocol's (evaluate) or the model's own setting."""
+    """Steps per frame; if not given, as all of these, what the protocol (evaluate) or the model's own settings say."""
     solver: Solver | None = None
     """How a step is made; euler in the published models."""
     guidance: float | None = None
@@ -30,8 +30,8 @@ class SamplingOptions:
     seed: int | None = None
     """Of the noise; in evaluate it is added to each of --seeds."""
     memory: int | None = None
-    """Most frames the model sees at once, at least its window; older ones are forgotten. If not given all, in play as
-    many as its training clips have."""
+    """Most frames the model sees at once, at least its window; older ones are forgotten. If not given: all; in
+    play, as many as its training clips have."""
     slide: int | None = None
     """Long models: frames by which the window moves at a time, 1 in the published ones."""
     riflex: tyro.conf.FlagCreatePairsOff[bool] = False

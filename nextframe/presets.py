@@ -158,7 +158,7 @@ PRESETS: dict[str, TokenizerConfig | WorldModelConfig] = {
 
 # The paper's evaluations (Table 8). Frames, seeds and guidance are those of its published settings.
 PIXELS_AND_FVD = ("psnr", "ssim", "lpips", "fvd")
-# Of BAIR, DMLab and Minecraft it holds out lists called validation, of UCF-101 one called test.
+# Of BAIR, DMLab and Minecraft it holds out lists called validation, for prediction on UCF-101 one called test.
 BEST_OF_100 = Protocol(episodes=256, trajectories=100, steps=50, guidance=1.0, metrics=PIXELS_AND_FVD)
 FOUR_SEEDS = Protocol(
     episodes=256,

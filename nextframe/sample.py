@@ -30,9 +30,9 @@ def sample(
 
     EPISODE.mp4, truth and prediction side by side, and EPISODE.npz with `video` uint8 [context + frames, h, w, 3], the
     context first, `context`, `actions`, and `label` if the model was told one. Without context they are sample_000.mp4,
-    sample_001.mp4 ... of the samples alone. `label`: name or number of the class that all
-    are to be of; if not given, that of their episode, or without context each in its turn. Returns the videos. Raises
-    UserError as `evaluate` does, and for a label there is not.
+    sample_001.mp4 ... of the samples alone. `label`: name or number of the class that all are to be of; if not given,
+    that of their episode, or without context each in its turn. Returns the videos. Raises UserError as `evaluate` does,
+    and for a label there is not.
     """
     refuse_taken(out, "samples")
     dataset, target = EpisodeDataset.open(data), resolve_device(device)

@@ -17,7 +17,7 @@ from nextframe.metrics.fvd import FEWEST_FRAMES, FEWEST_VIDEOS, VideoFeatures, f
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim, torchmetrics_version
 from nextframe.metrics.lpips import FILES as LPIPS_FILES
 from nextframe.metrics.lpips import Lpips
-from nextframe.metrics.statistics import Figure, Gain, Score, Spread, figures, jackknife, score, spread
+from nextframe.metrics.statistics import DIGITS, Figure, Gain, Score, Spread, figures, jackknife, score, spread
 from nextframe.metrics.weights import fingerprint
 from nextframe.protocol import Protocol
 from nextframe.results import (
@@ -352,4 +352,6 @@ def _fvd(measured: Sequence[Measured], shape: tuple[int, int, int]) -> tuple[Spr
     found = spread(np.array([distance(np.arange(episodes), seed, trajectories) for seed in range(seeds)]))
     # All trajectories would take as many distances again for every part; the first of each seed say enough.
     reach = jackknife(lambda part: float(np.mean([distance(part, seed, 1) for seed in range(seeds)])), episodes)
-    return found, None if reach is None else Figure(found.mean, found.mean - reach, found.mean + reach)
+    if reach is None:
+        return found, None
+    return found, Figure(found.mean, round(found.mean - reach, DIGITS), round(found.mean + reach, DIGITS))

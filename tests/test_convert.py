@@ -183,25 +183,18 @@ def test_an_autoencoder_gives_its_own_numbers_and_comes_back_exactly(config: Aut
 
 
 def test_the_average_in_a_folder_of_the_authors_trainer(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is of parameters alone: the statistics of batch norms lie beside it, with weights that are not averaged."""
     config = replace(DCAE, decoder_norm="batch_norm", decoder_activation="relu")
-    averaged, live = published_autoencoder(config), published_autoencoder(config).state_dict()
+    averaged = published_autoencoder(config).state_dict()
     folder = Path("checkpoint-1000")
     folder.mkdir()
-    torch.save(dict(averaged.named_parameters()), folder / "ema.pth")
-    save_file({name: weight + 1 for name, weight in live.items()}, folder / "model.safetensors")
+    torch.save(averaged, folder / "ema.pth")
+    save_file({name: weight + 1 for name, weight in averaged.items()}, folder / "model.safetensors")
     convert(folder, "--out", "run", "--latent-size", 4, "--scale", 0.5)
     assert "latents times 0.5\n" in capsys.readouterr().out
     weights = read_weights(Path("run") / WEIGHTS)
     assert weights.pop("scale") == 0.5 and read_config(Path("run") / CONFIG).model == config
-    parameters = dict(averaged.named_parameters())
     for name, weight in weights.items():
-        name = name.removeprefix(AUTOENCODER_PREFIX)
-        assert torch.equal(weight, parameters[name] if name in parameters else live[name] + 1), name
-    convert(folder / "ema.pth", "--out", "alone", "--latent-size", 4)
-    assert "no batch norms, because it has no statistics of any (nor has ema.pth: name its folder)" in (
-        capsys.readouterr().out
-    )
+        assert torch.equal(weight, averaged[name.removeprefix(AUTOENCODER_PREFIX)]), name
     (folder / "ema.pth").unlink()
     assert "is a folder without ema.pth" in refused(folder, "--out", "x")
 
@@ -240,6 +233,11 @@ def test_settings_are_those_of_the_published_file_by_its_name(
     assert "preset small-30\n" in capsys.readouterr().out
     assert read_config(Path("chosen") / CONFIG) == PRESETS["small-30"]
     assert "no preset of a published model 'maze'" in refused("FAR.pth", "--out", "x", "--preset", "maze")
+    assert "one of the two is a long model" in refused("FAR.pth", "--out", "x", "--preset", "dmlab-64")
+    for name, alike in (("dmlab-64", ()), ("far-l", ("ucf101-128", "ucf101-256"))):  # far-b-long is the very same
+        preset = PRESETS[name]
+        assert isinstance(preset, WorldModelConfig)
+        assert _world_model_config(preset.model, Path("x.pth"), None)[2] == alike
 
 
 def test_a_model_of_ours_becomes_a_published_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,21 @@ def test_going_back_and_on_is_a_fresh_walk(kind: str, monkeypatch: pytest.Monkey
     check_as_fresh(game, world, sample)
 
 
+def test_a_walk_goes_on_without_reading_all_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, usual = [], WorldModel.walk_on
+    monkeypatch.setattr(WorldModel, "walk_on", lambda *given: begun.append(1) or usual(*given))
+    game = dreamed(world_of(MODEL), start_of(MODEL), SAMPLE)
+    for _ in range(8):
+        stepped(game, 1)
+    game.seek(CONTEXT + 2)
+    for _ in range(5):
+        stepped(game, 2)
+    assert len(begun) == 1
+    game.source.rest()
+    stepped(game, 1)
+    assert len(begun) == 2
+
+
 def test_other_settings_are_those_of_a_fresh_walk_over_the_same_frames() -> None:
     world, other = world_of(MODEL), SampleConfig(steps=4, guidance=2.0, solver="adams", seed=3)
     game = dreamed(world, start_of(MODEL), SAMPLE)

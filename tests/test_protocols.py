@@ -374,6 +374,10 @@ def test_samples_of_one_class(classes: Path, tmp_path: Path) -> None:
         videos = sample(replace(GENERATION, episodes=2), run, classes, tmp_path / f"of_{label}", "cpu", label=label)
         told = [np.load(video.with_suffix(".npz"))["label"] for video in videos]
         assert told == [number, number]
+    (video,) = sample(
+        replace(GENERATION, context=4, frames=8, episodes=1), run, classes, tmp_path / "on", "cpu", label="2"
+    )
+    assert np.load(video.with_suffix(".npz"))["label"] == 2
     for label in ("3", "archer"):
         with pytest.raises(UserError, match="is none of the model's: choose 0 to 2"):
             sample(GENERATION, run, classes, tmp_path / "none", "cpu", label=label)

@@ -180,6 +180,9 @@ def test_bad_data_gets_one_line(
     assert "`--episodes 1 --context 16 --frames 8`, or give longer episodes" in refusal
     assert "has 2 episodes of the split" in say(f"sample {model} {data} --out o --context 4 --frames 4 --episodes 9")
     assert "with `--episodes 2 --context 11 --frames 13`" in say(f"evaluate maze {model} {data} --out o")
+    assert "with `--episodes 2 --context 0 --frames 24`" in say(
+        f"sample {model} {data} --out o --context 0 --frames 30"
+    )
     assert "is not there" in say(f"sample {model} {data} --out o --context 4 --frames 4 --device cuda:9")
     assert "is an autoencoder, not a world model" in say(f"export --model {loop}/autoencoder --out o")
     for command in ("sample --context 4 --frames 4", "evaluate maze --context 4 --frames 4"):
@@ -242,6 +245,10 @@ def test_it_says_where_it_is_when_asked() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0 and "most recent call first" in ended.stderr
+    closed = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m nextframe --version 2>&-"], capture_output=True, text=True
+    )
+    assert closed.returncode == 0 and closed.stdout.startswith("nextframe ")
 
 
 @pytest.mark.parametrize("kind", ["other ids", "vectors", "none"])

@@ -108,7 +108,7 @@ def convert(
         autoencoder: DC-AE file, or run of an autoencoder, to go into RUN with a transformer; it can be added later.
         latent_size: Rows and columns of the latents, which cannot be seen in a file; 8, as published, if not given.
         preset: Of a transformer: the preset whose settings (clips, training, sampling) it gets. If not given, that of
-            the published file it is called as, or else the nearest.
+            the published file whose name it has, or else the nearest.
         scale: Of an autoencoder: what its latents are multiplied by (scaling_factor); 0.2889, as published, if not
             given.
     """

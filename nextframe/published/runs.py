@@ -25,8 +25,8 @@ from nextframe.published.releases import name_and_hash, release_of
 from nextframe.transformer import Transformer
 
 PUBLISHED = "published.safetensors"
-AVERAGED, LIVE = "ema.pth", "model.safetensors"
-"""In a checkpoint folder of the authors' trainer: the averaged parameters, and all that is trained."""
+AVERAGED = "ema.pth"
+"""In a checkpoint folder of the authors' trainer: the averaged weights, with the statistics of batch norms."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,13 @@ def _without_counterpart(config: TransformerConfig) -> str:
 
 
 def _read_folder(path: Path) -> dict[str, Tensor]:
-    """The averaged parameters in a checkpoint folder of the authors' trainer, and the statistics of batch norms, which
-    are no parameters and so are not among them."""
+    """The averaged weights in a checkpoint folder of the authors' trainer."""
     if not (path / AVERAGED).is_file():
         raise UserError(
             f"{path} is a folder without {AVERAGED}: name a published file, or a checkpoint of the authors' trainer; "
             "to write a run as a published file, add --to-official"
         )
-    live = _read_tensors(path / LIVE) if (path / LIVE).is_file() else {}
-    statistics = (".running_mean", ".running_var", ".num_batches_tracked")
-    return {name: weight for name, weight in live.items() if name.endswith(statistics)} | _read_tensors(path / AVERAGED)
+    return _read_tensors(path / AVERAGED)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -228,13 +225,17 @@ def _world_model_config(
     if chosen is not None:
         if chosen not in candidates:
             raise UserError(unknown("preset of a published model", chosen, candidates))
+        if (candidates[chosen].model.coarse_patch is None) != (model.coarse_patch is None):
+            raise UserError(f"--preset {chosen}: one of the two is a long model, the other is none; choose another")
         name = chosen
     elif release is not None and _shape(candidates[release.preset].model) == _shape(model):
         name = release.preset
     else:
         name = min(candidates, key=lambda name: _distance(candidates[name].model, model))
         alike = tuple(
-            other for other, preset in candidates.items() if other != name and _shape(preset.model) == _shape(model)
+            other
+            for other, preset in candidates.items()
+            if preset != candidates[name] and _shape(preset.model) == _shape(model)
         )
     preset = candidates[name]
     if model.condition == "none":
