@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +270,26 @@ def test_a_list_that_another_has_written_is_not_overwritten(dataset: EpisodeData
     with pytest.raises(UserError, match="was written by another meanwhile"):
         dataset.save()
     assert [info.name for info in EpisodeDataset.open(dataset.folder).episodes("train")] == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_who_is_interrupted_while_saving_saves_again(
+    done: bool, dataset: EpisodeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come when the list is just written: it is then no other's."""
+
+    def interrupted(old: Path, new: Path, replace: Callable[..., None] = os.replace) -> None:
+        if done:
+            replace(old, new)
+        raise KeyboardInterrupt
+
+    dataset.add("d", "train", noise_episode(3), {})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", interrupted)
+        dataset.save()
+    assert len(EpisodeDataset.open(dataset.folder).episodes("train")) == 2 + done
+    dataset.save()
+    assert len(EpisodeDataset.open(dataset.folder).episodes("train")) == 3
 
 
 def test_nothing_is_written_that_could_not_be_read(dataset: EpisodeDataset) -> None:

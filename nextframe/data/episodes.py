@@ -24,16 +24,15 @@ from nextframe.files import (
     can_be_told,
     described,
     inside,
+    new_file,
     plain_name,
     read_json,
     state_of,
     write_atomically,
-    write_json,
 )
 
 ActionKind = Literal["id", "vector", "none"]
-"""An action is the number of its name, or a vector of numbers (continuous, or several keys at once); none: of footage
-without actions, kept as vectors of no numbers."""
+"""An action is the number of its name, or a vector of numbers; none: footage without, kept as vectors of no numbers."""
 VERSION = 1
 INDEX = "dataset.json"
 AGAIN = "record or import this episode again"
@@ -112,7 +111,7 @@ class EpisodeDataset:
         self.info = info
         self._episodes = episodes
         self._mirror = mirror
-        self._seen = state_of(folder / INDEX)
+        self._known = {state_of(folder / INDEX)}
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -231,18 +230,19 @@ class EpisodeDataset:
             for info in infos:
                 del self._episodes[info.name]
             self.save()
-        for info in infos:
-            for role in info.files:
-                self._path(info, role).unlink(missing_ok=True)
+        for path in [self._path(info, role) for info in infos for role in info.files]:
+            path.unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write `dataset.json`. Raises UserError when the disk is full, or somebody else has written it meanwhile; the
-        old one is then still there."""
-        if state_of(self.folder / INDEX) != self._seen:
-            raise UserError(f"{self.folder / INDEX} was written by another meanwhile: give every writer its own folder")
+        """Write `dataset.json`; who is interrupted may do so again. Raises UserError when the disk is full, or somebody
+        else has written it meanwhile; the old one is then still there."""
+        index = self.folder / INDEX
+        if (now := state_of(index)) not in self._known:
+            raise UserError(f"{index} was written by another meanwhile: give every writer its own folder")
         document = {"version": VERSION, **asdict(self.info), "episodes": [asdict(info) for info in self.episodes()]}
-        write_json(self.folder / INDEX, document, indent=1)
-        self._seen = state_of(self.folder / INDEX)
+        with new_file(index) as temporary:
+            temporary.write_bytes(json.dumps(document, indent=1).encode())
+            self._known = {now, state_of(temporary)}
 
     def _path(self, info: EpisodeInfo, role: str) -> Path:
         if role not in info.files:
