@@ -111,12 +111,9 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
         if config.model.decoder_norm == "rms_norm":
             assumed += ", no batch norms, because it has no statistics of any"
         scale = float(model.weights["scale"])
-        whose = (
-            ", as of the published ones; another with --scale"
-            if math.isclose(scale, PUBLISHED_SCALE, rel_tol=1e-6)
-            else ""
-        )
-        lines.append(f"  scale          latents times {scale:g}{whose}")
+        as_published = math.isclose(scale, PUBLISHED_SCALE, rel_tol=1e-6)  # it is a float32
+        other = ", as of the published ones; another with --scale" if as_published else ""
+        lines.append(f"  scale          latents times {scale:g}{other}")
         follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))

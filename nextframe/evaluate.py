@@ -231,6 +231,7 @@ def prepare(
         protocol = replace(protocol, episodes=there)
         print(f"{data} has {there} of these episodes: the other {absent:,} are taken to be like them", file=sys.stderr)
     infos = held_out_episodes(dataset, world, protocol)
+    labels = labels_of(world, infos, protocol)
     told = world.config.model.condition == "action" and sample.guidance > 0
     # Better missing now than after the first rollout.
     asked = replace(protocol, episodes=protocol.episodes + absent)
@@ -240,7 +241,7 @@ def prepare(
     autoencoder = sha256(run / AUTOENCODER / WEIGHTS)
     settings = [REVISION, world.sha256, autoencoder, asdict(world.config.model), asdict(sample), str(world.precision)]
     settings += [protocol.context, protocol.frames, world.config.clip.interval]  # not how many: more can be added
-    jobs = jobs_of(protocol, dataset, infos, labels_of(world, infos, protocol), out, sample.seed, settings)
+    jobs = jobs_of(protocol, dataset, infos, labels, out, sample.seed, settings)
     return Plan(protocol, sample, run, world, autoencoder, data, dataset, scorer, jobs, batch, absent)
 
 

@@ -64,8 +64,7 @@ def assumed(config: WorldModelConfig, index: LatentIndex) -> Iterator[str]:
     if model.coarse_patch is not None and longest <= model.window:
         yield (
             f"no clip is longer than the window of {model.window} frames: the coarse level learns nothing. Raise "
-            "--clip.frames, or train a short model: --model.coarse-patch None --sample.slide 1 "
-            "--clip.windows 1"
+            "--clip.frames, or train a short model: --model.coarse-patch None --sample.slide 1 --clip.windows 1"
         )
 
 

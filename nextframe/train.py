@@ -111,7 +111,7 @@ def take_steps(learner: Learner, run: Path, examine: Examination | None) -> Posi
                 last += seen["examine_seconds"]  # is no time of training
         if examine is not None and not stop and not looked_at(run, position.step):
             if ranks.rank() == 0:
-                print(f"{run.name} is trained; now its held-out clips are tried (Ctrl-C twice: not)", file=sys.stderr)
+                print(f"{run.name} is trained; now it is tried on held-out clips (Ctrl-C twice: not)", file=sys.stderr)
             log(examined(examine, learner, position.step))
     (stop,) = ranks.largest(max(stop, interrupted()))
     if stop:

@@ -53,8 +53,9 @@ def read_published(path: Path, latent_size: int = LATENT_SIZE, preset: str | Non
     `latent_size`: rows and columns of its latents. `preset`: of a transformer, which settings it is to have; None: as
     its name or its shape says. Raises UserError, naming the weights, for one that does not fit.
     """
-    weights = _read_folder(path) if path.is_dir() else _read_tensors(path)
-    verified = _verify(path)
+    file = _averaged(path) if path.is_dir() else path
+    weights = _read_tensors(file)
+    verified = _verify(file)
     try:
         model = recognise(weights, latent_size)
     except ValueError as error:
@@ -136,14 +137,14 @@ def _without_counterpart(config: TransformerConfig) -> str:
     return " and no ".join(name for name, has in foreign.items() if has)
 
 
-def _read_folder(path: Path) -> dict[str, Tensor]:
+def _averaged(path: Path) -> Path:
     """The averaged weights in a checkpoint folder of the authors' trainer."""
     if not (path / AVERAGED).is_file():
         raise UserError(
             f"{path} is a folder without {AVERAGED}: name a published file, or a checkpoint of the authors' trainer; "
             "to write a run as a published file, add --to-official"
         )
-    return _read_tensors(path / AVERAGED)
+    return path / AVERAGED
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -189,7 +190,7 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _verify(path: Path) -> bool:
     """Whether the name ends in a hash of the content. Raises UserError when it ends in another one."""
     name, expected = name_and_hash(path)
-    if expected is None or path.is_dir():
+    if expected is None:
         return False
     found = sha256(path)[: len(expected)]
     if found != expected:
