@@ -160,8 +160,13 @@ def test_guidance_and_heun_are_twice_the_work_and_decoding_is_optional(capsys: p
     assert 1.5 < heun["tflop"] / plain["tflop"] < 2
 
 
-def test_play_is_one_walk_with_the_models_own_guidance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_play_is_one_walk_with_the_models_own_guidance(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[Lap] = []
+    monkeypatch.setattr("nextframe.bench.measure.choose_threads", lambda device, work: frames.extend(work()))
     found = measured(capsys, PLAY)
+    assert frames, "the number of threads is chosen by frames of the walk, as `play` does"
     assert (found["kind"], found["batch"], found["repeats"], found["guidance"]) == ("play", 1, 4, 1.5)
     assert found["seconds_per_frame_decoded"] <= found["seconds_per_frame_decoded_p95"]
 

@@ -20,7 +20,7 @@ from nextframe.bench.stopwatch import Lap, in_turns, percentile_95
 from nextframe.bench.testbed import Bed, decoder_for, random_conditions, random_latents
 from nextframe.bench.workload import PlayBench, SampleBench, TrainBench, Workload
 from nextframe.config import SampleConfig
-from nextframe.devices import enough_room, matrix_precision, now, should_compile
+from nextframe.devices import choose_threads, enough_room, matrix_precision, now, should_compile
 from nextframe.errors import UserError
 from nextframe.flops import frame_flops, training_flops
 from nextframe.flow import evaluated_levels
@@ -125,7 +125,8 @@ def training_laps(workload: TrainBench, bed: Bed) -> Iterator[Lap]:
 
 def bench_sample(workload: SampleBench, bed: Bed) -> dict[str, Any]:
     sample = sampling(workload, bed.config.sample)
-    return {"kind": "sample", **frame_times(workload, bed, sample, workload.subject.repeats * workload.frames)}
+    least = workload.subject.repeats * workload.frames
+    return {"kind": "sample", **frame_times(workload, bed, sample, least, as_played=False)}
 
 
 def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
@@ -133,11 +134,14 @@ def bench_play(workload: PlayBench, bed: Bed) -> dict[str, Any]:
     walk = SampleBench(**vars(workload), frames=WALK_FRAMES)
     sample = sampling(walk, bed.config.sample)
     sample = replace(sample, memory=sample.memory or bed.config.most_seen)  # as `play` does
-    return {"kind": "play", **frame_times(walk, bed, sample, workload.subject.repeats)}
+    return {"kind": "play", **frame_times(walk, bed, sample, workload.subject.repeats, as_played=True)}
 
 
-def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: int) -> dict[str, Any]:
-    """At least `least` frames of rollouts. Arithmetic is counted, and shared, for the transformer alone."""
+def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: int, as_played: bool) -> dict[str, Any]:
+    """At least `least` frames of rollouts. Arithmetic is counted, and shared, for the transformer alone.
+
+    `as_played`: with as many threads as `play` would take.
+    """
     batch, context, frames, device = workload.batch, workload.context, workload.frames, bed.device
     model = at_sampling(bed.config.model, sample, context + 1 + frames)
     if model.attention == "full":
@@ -157,6 +161,9 @@ def frame_times(workload: SampleBench, bed: Bed, sample: SampleConfig, least: in
         for _ in islice(sampled_laps(session, workload, bed, decoder, []), 2 * frames if session.graphs.replays else 1):
             pass
         warm_up = now(device) - warm_up
+        if as_played:
+            tried = sampled_laps(session, workload, bed, decoder, [])
+            choose_threads(device, lambda: list(islice(tried, min(frames, sample.slide))))
         peak = bed.memory.gib()
         work = RivalWork("sample", batch, frames, context, sample.steps, bed.precision_name, str(device))
         rival = Rival.of(workload.against, work, bed.config.model) if workload.against else None
