@@ -32,8 +32,8 @@ def convert_published(
     autoencoder: Path | None,
     preset: str | None,
     scale: float | None,
-) -> None:
-    """Make the run `out` of a published transformer or DC-AE, and say what it is.
+) -> list[str]:
+    """Make the run `out` of a published transformer or DC-AE, and say what it is; returns what to type next.
 
     `latent_size`: rows and columns of its latents, which no weight tells; None: as published. `autoencoder`:
     for a transformer, a published DC-AE or a run of one. `preset`: of a transformer, whose settings it gets; None: as
@@ -66,6 +66,7 @@ def convert_published(
         if autoencoder is not None:
             add_autoencoder(folder, autoencoder if autoencoder.is_file() else local_run(autoencoder))
     print(summary(model, file, out))
+    return _next_command(model.config, file, out)
 
 
 def convert_to_official(run: Path, out: Path) -> None:
@@ -94,7 +95,7 @@ def convert_to_official(run: Path, out: Path) -> None:
 
 
 def summary(model: PublishedModel, file: Path, out: Path) -> str:
-    """What was found in a published file, what was made of it, and what to type next."""
+    """What was found in a published file, and what was made of it."""
     config, count = model.config, sum(weight.numel() for weight in model.weights.values())
     settings = f"those of the preset {model.preset}" if model.preset else "defaults"
     if model.alike:
@@ -114,28 +115,32 @@ def summary(model: PublishedModel, file: Path, out: Path) -> str:
         as_published = math.isclose(scale, PUBLISHED_SCALE, rel_tol=1e-6)  # it is a float32
         other = ", as of the published ones; another with --scale" if as_published else ""
         lines.append(f"  scale          latents times {scale:g}{other}")
-        follow_up = f"nextframe encode --autoencoder {out} --data DATA --out LATENTS"
     else:
         side, axes = config.model.latent_size, " + ".join(map(str, config.model.rope_axes))
         patches = f"{config.model.latent_channels} channels in patches of one latent"
         assumed = f"latents of {side} x {side}, {patches}, a window of {config.model.window} frames, rotary axes {axes}"
         if config.model.condition == "action":
             assumed += ", told the action taken at each frame (action_of: departure)"
-        follow_up = f"nextframe sample --model {out} --data DATA --out OUT"
         if (out / AUTOENCODER).exists():
             parts.append(AUTOENCODER)
             scale = float(read_weights(out / AUTOENCODER / WEIGHTS)["scale"])
             lines.append(f"  autoencoder    its latents times {scale:g}")
         else:
-            release = release_of(file)
-            name = release.autoencoder if release else "DCAE_FILE.pth"
-            follow_up = f"nextframe convert {name} --out {out / AUTOENCODER}     (it has no autoencoder yet)"
+            lines.append("  autoencoder    none yet")
     lines += [
         f"  assumed        {assumed} (no weight tells; change {out / CONFIG} if it is otherwise)",
         f"  written        {out}: {', '.join(parts)}",
-        f"next: {follow_up}",
     ]
     return "\n".join(lines)
+
+
+def _next_command(config: TokenizerConfig | WorldModelConfig, file: Path, out: Path) -> list[str]:
+    if isinstance(config, TokenizerConfig):
+        return ["encode", "--autoencoder", str(out), "--data", "DATA", "--out", "LATENTS"]
+    if (out / AUTOENCODER).exists():
+        return ["sample", "--model", str(out), "--data", "DATA", "--out", "OUT"]
+    release = release_of(file)
+    return ["convert", release.autoencoder if release else "DCAE_FILE.pth", "--out", str(out / AUTOENCODER)]
 
 
 def _refuse_another_ones(file: Path, autoencoder: Path) -> None:

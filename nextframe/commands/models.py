@@ -115,7 +115,7 @@ def convert(
     from nextframe.convert import convert_published, convert_to_official
 
     if not to_official:
-        convert_published(source, out, latent_size, autoencoder, preset, scale)
+        say_next("next", *convert_published(source, out, latent_size, autoencoder, preset, scale))
     elif autoencoder is None and latent_size is None and preset is None and scale is None:
         convert_to_official(source, out)
     else:
