@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from nextframe import mask as mask_module
 from nextframe.attention import AttentionKernel, MatmulAttention, attend, flex, fused
 from nextframe.errors import UserError
 from nextframe.layout import Layout, layout_of, shared_past
-from nextframe.mask import View, attention_mask, views, visible_spans
+from nextframe.mask import Span, View, attention_mask, views, visible_spans
 from nextframe.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -133,6 +135,27 @@ def test_it_is_written_out_where_bfloat16_is_for_products(monkeypatch: pytest.Mo
         keys = torch.randn(1, 2, below.tokens + queries.tokens, 16, dtype=dtype)
         attend(asking, keys, keys, views(queries, below, LONG, CPU))
     assert used == [torch.bfloat16] * 2  # not where a few tokens want no gradient
+
+
+@pytest.mark.parametrize("slow", ["fused", "written out"])
+def test_with_amx_the_faster_one_is_found_by_trying(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    used: dict[str, list[torch.dtype]] = {"fused": [], "written out": []}
+
+    def late(*arguments: Any) -> torch.Tensor:
+        sleep(0.005)
+        return fused(*arguments)
+
+    for name, place in (("fused", "fused"), ("written out", "MatmulAttention.apply")):
+        how = noting(late if name == slow else fused, used[name])
+        monkeypatch.setattr(f"nextframe.attention.{place}", how)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    attention.matmuls_are_faster.cache_clear()
+    asking, keys = (torch.randn(1, 2, tokens, 16, dtype=torch.bfloat16) for tokens in (64, 80))
+    for _ in range(3):
+        attend(asking, keys, keys, [View(0, ((0, 80),), (Span(0, 64, 80, None),))])
+    tried = {name: len(calls) for name, calls in used.items()}
+    assert tried.pop(slow) + 3 == next(iter(tried.values())) == 5 + 3
+    attention.matmuls_are_faster.cache_clear()
 
 
 def step(model: Transformer, latents: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
