@@ -1,8 +1,9 @@
 """Anybody's footage becomes episodes: videos with or without actions, and the published layouts."""
 
-from collections import Counter
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +11,31 @@ from nextframe.data.actions import MEND, Vocabulary, vocabulary, without_way_out
 from nextframe.data.cutting import Cut
 from nextframe.data.episodes import DatasetInfo, EpisodeDataset, EpisodeInfo, holds_dataset
 from nextframe.data.production import Jobs, filling, produce
-from nextframe.data.sources import Source, classes, divided, find_sources, passed_over, tables_of, unheeded_splits
+from nextframe.data.sources import (
+    Source,
+    classes,
+    divided,
+    find_sources,
+    part_of_another,
+    passed_over,
+    tables_of,
+    unheeded_splits,
+)
 from nextframe.data.video import VIDEO_ERRORS, video_facts
-from nextframe.errors import UserError, counted, some_of
+from nextframe.errors import UserError
 from nextframe.files import can_be_told, sha256, sweep, write_json
-from nextframe.inspection import SOME, doubts, duplicates
+from nextframe.imported import Imported
+from nextframe.inspection import duplicates
 
 CUTTING = "nextframe.data.cutting"
 SKIPPED = "skipped.json"
+EDGE = 2**20
+"""Bytes at the beginning and at the end of a video that tell it from others of its length."""
 USUAL_FPS = 30.0
 """Of videos that do not say how fast they are."""
 LARGEST = 1024
 """Pixels along a side of a frame."""
 USUAL_CUT = Cut()
-FEW = 0.05
-"""Share of the videos that may be on another side than a share would have them now: adding some moves a few."""
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import found. Episodes by name, videos with the reason."""
-
-    dataset: EpisodeDataset
-    skipped: dict[str, str]
-    """Videos that could not be read."""
-    still: tuple[str, ...]
-    """Episodes in which nothing ever moves."""
-    duplicates: tuple[tuple[str, ...], ...]
-    """Episodes whose pictures are the same."""
-    passed_over: dict[str, int]
-    """How many files in the folder were taken for no video, by their endings."""
-    unheeded: list[str]
-    """Folders that are called like splits, and were not taken as such."""
-    unmoved: int
-    """Videos that were imported before, and would be on another side (train, test) if they had not been."""
-    gone: list[str]
-    """Videos that were imported from a folder of this name, and are not in this one."""
-    anew: list[str]
-    """Videos that were imported before, and have changed, were not imported whole, or were asked into another split."""
-    split: str | None
-    """That all were asked to be of."""
-    divided: bool
-    """The folder, or the name of the list, said which split they are of."""
-    fps: float | None
-    """That all were said to run at."""
 
 
 def import_footage(
@@ -81,6 +63,8 @@ def import_footage(
     """
     _check(size, cut)
     check_fps_and_share(fps, test_share)
+    if out.is_dir() and [path.name for path in out.iterdir()] == [SKIPPED]:
+        (out / SKIPPED).unlink()  # of an import in which all was skipped
     sources, kept_names = _found(place, out, labelled)
     others, unheeded = passed_over(place, sources, out), unheeded_splits(place, sources) if split is None else []
     here = {source.name for source in sources}
@@ -89,7 +73,7 @@ def import_footage(
     words = Vocabulary()
     if use_actions:
         sources, words = _with_actions(sources, action_names, kept_names, skip_bad, skipped)
-    names, numbers = classes(sources)
+    names, numbers = classes(sources, numbered=not labelled)
     if strange := [label for label in names if not can_be_told(label)]:
         raise UserError(f"a class is called {strange[0][:200]!r}, which cannot be printed: rename its folder")
     info = DatasetInfo(
@@ -103,6 +87,12 @@ def import_footage(
     with filling(out, info) as dataset:
         sweep(out)
         there = _by_source(dataset)
+        for name in here | there.keys():
+            if (whole := part_of_another(name, here | there.keys())) and not {name, whole} <= there.keys():
+                raise UserError(
+                    f"{name} is called as a part of {whole} would be, one of which is in {out}: rename it, or use "
+                    "another --out"
+                )
         as_if_new = divided(sources, test_share, {})
         sources = divided(sources, test_share, {name: infos[0].split for name, infos in there.items()})
         elsewhere = [one for one, new in zip(sources, as_if_new, strict=True) if one.split != new.split]
@@ -112,7 +102,7 @@ def import_footage(
         jobs = _to_do(dataset, there, described, split is not None)
         shared = {"cut": asdict(cut), "skip_bad": skip_bad}
         kept = len(sources) - len(jobs)
-        bad = produce(f"import {place.name}", dataset, CUTTING, shared, jobs, kept, workers)
+        bad = produce(f"import {_called(place)}", dataset, CUTTING, shared, jobs, kept, workers)
         dataset.remove([info for name, infos in _by_source(dataset).items() if name in bad for info in infos])
         skipped |= bad
         if skipped or (out / SKIPPED).exists():
@@ -127,7 +117,7 @@ def import_footage(
         passed_over=others,
         unheeded=unheeded,
         unmoved=len(elsewhere) if split is None else 0,
-        gone=[name for name, infos in there.items() if name not in here and infos[0].meta.get("from") == place.name],
+        gone=[name for name, infos in there.items() if name not in here and _is_from(infos[0].meta, _origin(place))],
         anew=[name for name in jobs if name in there and name not in skipped],
         split=split,
         divided=by_layout,
@@ -245,18 +235,42 @@ def _by_source(dataset: EpisodeDataset) -> dict[str, list[EpisodeInfo]]:
     return found
 
 
+def _called(place: Path) -> str:
+    """The name of what is imported, which may be given as `.`"""
+    return place.resolve().name
+
+
+def _origin(place: Path) -> dict[str, str]:
+    """Where videos come from; of the path a digest alone, which tells folders of one name apart and gives none away."""
+    return {"from": _called(place), "place": hashlib.sha256(os.fsencode(place.resolve())).hexdigest()[:16]}
+
+
+def _is_from(meta: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
+    """Of episodes that were imported before places were kept, by the name of the folder."""
+    return meta.get("from") == origin["from"] and meta.get("place", origin["place"]) == origin["place"]
+
+
+def _edges(video: Path) -> str:
+    """A digest of the first and the last bytes of a file: of videos of one length, as npz are, it tells which it is."""
+    with video.open("rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - EDGE))
+        digest.update(file.read(EDGE))
+    return digest.hexdigest()[:16]
+
+
 def _job(source: Source, place: Path, label: int | None, split: str | None, use_actions: bool) -> dict[str, Any]:
     """What a worker is told. Raises UserError when the video is not there."""
     if not source.video.is_file():
         raise UserError(f"{source.video} is missing, {place} names it: {MEND}")
     actions = source.actions if use_actions else None
-    digest = {} if actions is None else {"actions": sha256(actions)[:16]}
+    size, digest = source.video.stat().st_size, {} if actions is None else {"actions": sha256(actions)[:16]}
     return {
         "video": str(source.video),
         "actions": "" if actions is None else str(actions),
         "split": split or source.split,
         "label": label,
-        "meta": {"source": source.name, "from": place.name, "bytes": source.video.stat().st_size, **digest},
+        "meta": {"source": source.name, **_origin(place), "bytes": size, "edges": _edges(source.video), **digest},
     }
 
 
@@ -277,8 +291,8 @@ def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, A
     if not infos:
         return False
     meta, old = job["meta"], infos[0].meta
-    same = meta["bytes"] == old.get("bytes")
-    if not same and meta["from"] != old.get("from"):
+    same = meta["bytes"] == old.get("bytes") and meta["edges"] == old.get("edges", meta["edges"])
+    if not same and not _is_from(old, meta):
         raise UserError(
             f"{dataset.folder} has another {meta['source']}, from {old.get('from')}: rename one, or use another --out"
         )
@@ -286,77 +300,3 @@ def _is_done(dataset: EpisodeDataset, infos: list[EpisodeInfo], job: dict[str, A
     same = same and not (asked and infos[0].split != job["split"])
     parts = {info.meta.get("part"): info.meta.get("last") for info in infos if dataset.is_there(info)}
     return same and parts.keys() == set(range(len(infos))) and bool(parts[len(infos) - 1])
-
-
-def summary(imported: Imported) -> list[str]:
-    """What is printed when all is done."""
-    infos, info = imported.dataset.episodes(), imported.dataset.info
-    splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(one.split for one in infos).items()))
-    frames = sum(one.frames for one in infos)
-    others = ", ".join(f"{count} {ending}" for ending, count in sorted(imported.passed_over.items()))
-    sources = len({one.meta.get("source") for one in infos})
-    none_held_out = imported.split is None and {one.split for one in infos} == {"train"}
-    return [
-        f"{counted(len(infos), 'episode')} ({splits}), {counted(frames, 'frame')} of {info.size} x {info.size} "
-        f"at {info.fps:g} fps",
-        _told(info),
-        *(f"warning: {doubt}" for doubt in doubts(imported.still, imported.duplicates)),
-        *([] if imported.fps else _rates(infos)),
-        *([_unmoved(imported.unmoved)] if imported.unmoved > FEW * sources else []),
-        *([_nothing_held_out(sources, imported.divided)] if none_held_out else []),
-        *([_unheeded(imported.unheeded)] if imported.unheeded else []),
-        *([f"imported anew: {some_of(imported.anew, SOME)}"] if imported.anew else []),
-        *([f"imported before, not in this folder, and kept: {some_of(imported.gone, SOME)}"] if imported.gone else []),
-        *(f"skipped: {reason}" for reason in imported.skipped.values()),
-        *([f"passed over, as no videos by their endings: {others}"] if others else []),
-    ]
-
-
-def _rates(infos: Sequence[EpisodeInfo]) -> list[str]:
-    """Warnings of videos that do not all run at one rate: an action, and a model, counts frames, not seconds."""
-    firsts = [info for info in infos if not info.meta.get("part")]
-    by_rate: dict[str, list[str]] = {}
-    for info in firsts:
-        if isinstance(rate := info.meta.get("fps"), float):
-            by_rate.setdefault(f"{rate:.4g}", []).append(info.meta.get("source", info.name))
-    lines = []
-    if len(by_rate) > 1:
-        usual, *others = sorted(by_rate, key=lambda rate: -len(by_rate[rate]))
-        several = "; ".join(f"{some_of(by_rate[rate], SOME)} at {rate}" for rate in others)
-        one = "import each rate into a folder of its own, or bring all to one"
-        lines.append(f"warning: frames a second differ, {usual} in most, {several}: {one}")
-    if changing := [info.meta.get("source", info.name) for info in firsts if info.meta.get("uneven")]:
-        constant = "make it constant: ffmpeg -i IN -vf fps=10 OUT"
-        lines.append(f"warning: the time between frames varies in {some_of(changing, SOME)}: {constant}")
-    return lines
-
-
-def _told(info: DatasetInfo) -> str:
-    """What the actions were taken for: a header or a counter would stand out among the names."""
-    if info.action_kind == "none":
-        return "no actions" + (f", {len(info.label_names)} classes" if info.label_names else "")
-    shown = ", ".join(info.action_names[:12]) + (" ..." if len(info.action_names) > 12 else "")
-    count = len(info.action_names)
-    return (
-        f"{count} actions: {shown}" if info.action_kind == "id" else f"actions of {counted(count, 'number')}: {shown}"
-    )
-
-
-def _nothing_held_out(videos: int, divided: bool) -> str:
-    if divided:
-        way_out = "import the list or folder of the others into the same --out"
-    elif videos == 1:
-        way_out = "import more, or this one in two files"
-    else:
-        way_out = "import them into a new --out, with --test-share 0.34"
-    return f"nothing is held out to evaluate on: {way_out}"
-
-
-def _unmoved(videos: int) -> str:
-    keep = f"{counted(videos, 'video')} {'keeps the side it was' if videos == 1 else 'keep the side they were'}"
-    return f"{keep} first given, train or test: another --test-share wants a new --out"
-
-
-def _unheeded(folders: list[str]) -> str:
-    whole = "folders hold a split only where they lie directly in what is imported, and all videos lie in such folders"
-    return f"warning: {', '.join(folders)} is not taken as a split: {whole}; or import each with --split into one --out"

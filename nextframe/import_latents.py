@@ -62,7 +62,7 @@ def import_latents(
     sources, words = _listed(place, use_actions, action_names)
     autoencoder = load_autoencoder(run, torch.device("cpu"))
     shape = autoencoder.config.latent_shape
-    labels, numbers = classes(sources)
+    labels, numbers = classes(sources, numbered=True)
     info = DatasetInfo(fps or USUAL_FPS, autoencoder.config.frame_size, words.names, {}, words.kind, labels)
     with sole_writer(out):
         if not (out / INDEX).exists():

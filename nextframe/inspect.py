@@ -28,12 +28,9 @@ def inspect(data: Path, out: Path | None = None) -> Inspection:
         raise UserError(f"{data} has no episodes yet: record or import some")
     problems = damaged(dataset, infos)
     sample = evenly_spaced([info for info in infos if info.name not in problems], SAMPLE)
-    episodes = [dataset.read(info) for info in sample]
-    found = inspection_of(dataset, infos, episodes, tuple(problems.values()))
+    found = inspection_of(dataset, infos, map(dataset.read, sample), tuple(problems.values()))
     print("\n".join(summary(dataset, found)))
-    path = html.write_page(
-        (out or Path(data)) / PAGE, contact_sheet(dataset, _facts(dataset, found), found, sample, episodes)
-    )
+    path = html.write_page((out or Path(data)) / PAGE, contact_sheet(dataset, _facts(dataset, found), found, sample))
     print(f"contact sheet: {path}")
     if problems:
         raise UserError(f"{len(problems)} of {len(infos)} episodes are damaged, the first: {found.problems[0]}")

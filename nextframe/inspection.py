@@ -1,7 +1,7 @@
 """What there is to know about a data set: counts, what its actions do to the picture, and whether they are on time."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -87,7 +87,7 @@ class Inspection:
 def alignment(dataset: EpisodeDataset) -> str:
     """In a line, whether the actions of a data set are on time, by a sample of its episodes."""
     infos = evenly_spaced(dataset.episodes(), SAMPLE if dataset.info.action_kind != "none" else 0)
-    return verdict(inspection_of(dataset, infos, [dataset.read(info) for info in infos]))
+    return verdict(inspection_of(dataset, infos, map(dataset.read, infos)))
 
 
 def damaged(dataset: EpisodeDataset, infos: list[EpisodeInfo]) -> dict[str, str]:
@@ -104,38 +104,43 @@ def damaged(dataset: EpisodeDataset, infos: list[EpisodeInfo]) -> dict[str, str]
 
 
 def inspection_of(
-    dataset: EpisodeDataset, infos: list[EpisodeInfo], episodes: list[Episode], problems: tuple[str, ...] = ()
+    dataset: EpisodeDataset, infos: list[EpisodeInfo], episodes: Iterable[Episode], problems: tuple[str, ...] = ()
 ) -> Inspection:
-    """Everything about a data set, given the episodes sampled from it."""
+    """Everything about a data set, given the episodes sampled from it, of which no two need be in memory at once. They
+    are not asked for where there are no actions.
+    """
     labels = Counter(dataset.info.label_names[info.label] for info in infos if info.label is not None)
     source = dataset.info.source
+    told = dataset.info.action_kind != "none"
+    sampled = [(motion(episode.video), episode.actions) for episode in episodes] if told else []
     found = Inspection(
         splits=dict(sorted(Counter(info.split for info in infos).items())),
         frames=tuple(info.frames for info in infos),
-        sampled=len(episodes),
+        sampled=len(sampled),
         problems=problems,
         imported=(source.get("offset", 0), source.get("every", 1)) if source.get("world") == "imported" else None,
         still=tuple(info.name for info in infos if info.meta.get("still")),
         duplicates=duplicates(infos),
         labels=dict(labels.most_common()),
     )
-    if dataset.info.action_kind == "none":
+    if not told:
         return found
-    movements = [(motion(episode.video), episode.actions) for episode in episodes if len(episode.video) > 1]
+    movements, taken = [one for one in sampled if len(one[0])], [actions for _, actions in sampled]
     explained = explained_by_actions(movements) if movements else {0: 0.0}
     found = replace(found, explained=explained, by_chance=explained_by_chance(movements))
     if dataset.info.action_kind == "vector":
-        return replace(found, numbers=_number_uses(dataset, episodes))
-    return replace(found, actions=_action_uses(dataset, episodes, movements))
+        return replace(found, numbers=_number_uses(dataset, taken))
+    return replace(found, actions=_action_uses(dataset, taken, movements))
 
 
 def _action_uses(
-    dataset: EpisodeDataset, episodes: list[Episode], movements: list[tuple[np.ndarray, np.ndarray]]
+    dataset: EpisodeDataset, taken: Sequence[np.ndarray], movements: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[ActionUse, ...]:
-    """Of actions that are ids; `movements`: motion [f - 1, 3] and actions [f] of each episode of two frames or more."""
+    """Of actions that are ids, as `taken` in each episode; `movements`: motion [f - 1, 3] and actions [f] of those of
+    two frames or more."""
     uses = []
     for number, name in enumerate(dataset.info.action_names):
-        count = sum(int((episode.actions == number).sum()) for episode in episodes)
+        count = sum(int((actions == number).sum()) for actions in taken)
         parts = [movement[actions[:-1] == number] for movement, actions in movements]
         rows = np.concatenate([np.zeros((0, 3)), *parts])
         shift, spread, change = rows.mean(0) if len(rows) else (0.0, 0.0, 0.0)
@@ -143,12 +148,12 @@ def _action_uses(
     return tuple(uses)
 
 
-def _number_uses(dataset: EpisodeDataset, episodes: list[Episode]) -> tuple[NumberUse, ...]:
+def _number_uses(dataset: EpisodeDataset, taken: Sequence[np.ndarray]) -> tuple[NumberUse, ...]:
     """Of actions that are vectors; none when all episodes are damaged."""
-    if not episodes:
+    if not taken:
         return ()
-    taken = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
-    table = np.stack([taken.min(0), taken.mean(0), taken.max(0)], axis=1).tolist()
+    rows = np.concatenate(taken).astype(np.float64)
+    table = np.stack([rows.min(0), rows.mean(0), rows.max(0)], axis=1).tolist()
     return tuple(NumberUse(name, *row) for name, row in zip(dataset.info.action_names, table, strict=True))
 
 

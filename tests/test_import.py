@@ -31,8 +31,9 @@ from nextframe.data.sources import divided, find_sources, name_of
 from nextframe.data.tensors import tensors_of
 from nextframe.data.video import VIDEO_ERRORS, decoded, fitted, lossless_mp4, video_facts
 from nextframe.errors import UserError
-from nextframe.import_footage import Imported, import_footage, summary
+from nextframe.import_footage import import_footage
 from nextframe.import_latents import import_latents
+from nextframe.imported import Imported, summary
 from nextframe.inspection import alignment
 
 SAMPLES = Path(__file__).parent / "samples"

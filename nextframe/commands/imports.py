@@ -77,7 +77,7 @@ def import_footage(
         return
     from nextframe.data.cutting import Cut
     from nextframe.import_footage import import_footage as run
-    from nextframe.import_footage import summary
+    from nextframe.imported import summary
     from nextframe.inspection import alignment
 
     imported = run(

@@ -3,8 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +19,11 @@ from nextframe.files import can_be_told
 
 L = TypeVar("L", str, list[str])
 SUFFIXES = (".csv", ".jsonl", ".npz", ".npy")
-COUNTS = ("frame", "index", "")
-CLOCKS = (*COUNTS, "t", "time", "timestamp")
+COUNTER = re.compile(r"|(frame|index)([ _-]?(id|idx|index|no|nr|num|number))?")
+CLOCK = re.compile(r"t|(time|timestamp)([^a-z].*)?")
 """Columns that count frames or seconds; they are no actions. One without a name is the index that tables come with."""
+COUNTED = 16
+"""Rows from which a column that counts them is no action, whatever it is called."""
 ACTION = ("action", "actions")
 """Columns that are the actions, whatever is beside them."""
 TRUTH = {"false": 0.0, "true": 1.0}
@@ -45,6 +48,8 @@ class ActionTable:
     words: tuple[str, ...] | None = None
     vectors: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    from_one: bool = False
+    """The file counts its rows, and begins with 1."""
 
     @property
     def kind(self) -> ActionKind:
@@ -59,7 +64,8 @@ def read_actions(path: Path) -> ActionTable:
     """Read a file by its suffix. Raises UserError when it is missing, damaged, or no table of actions.
 
     csv: a column of ids or of names; or several columns of numbers, under a line with their names. Where one of several
-    is called `action`, it alone counts. A column `frame` must count the rows, from 0 or 1.
+    is called `action`, it alone counts. A column `frame` must count the rows, from 0 or 1, and one of seconds go
+    forward; neither is an action, nor is any other that counts the rows.
     jsonl: on each line an id, a name, a list of numbers, or an object: of numbers by name, or with such an `action`.
     npz, npy: the array `actions` (or the only one), integers or names [f] or numbers [f, a]; maybe `action_names`.
     """
@@ -75,11 +81,15 @@ def read_actions(path: Path) -> ActionTable:
 
 def _from_csv(path: Path) -> ActionTable:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = without_blank_end(list(csv.reader(file, strict=True)))
+        rows = without_blank_end(list(csv.reader(file, strict=True, skipinitialspace=True)))
     if not rows:
         raise ValueError("it is empty")
     if not all(rows):
         raise ValueError(f"line {rows.index([]) + 1} is blank: a row is missing, or one too many is there")
+    if len(rows[0]) == 1 and (mark := next((mark for mark in ";\t" if mark in rows[0][0]), None)):
+        raise ValueError(f"its cells are separated by {mark!r}: separate them by commas")
+    if all(len(row) > 1 and not row[-1].strip() for row in rows):  # every line ends in a comma
+        rows = [row[:-1] for row in rows]
     header: list[str] = []
     # A column of names may have no header: only `action` and the like, or a header over numbers, is one.
     titles = [cell.strip().lower() for cell in rows[0]]
@@ -95,8 +105,8 @@ def _from_csv(path: Path) -> ActionTable:
     }
     if len(columns) != width:
         raise ValueError("two columns have one name")
-    for name in [name for name in columns if name.lower() in CLOCKS]:
-        _check_clock(name, columns.pop(name))
+    counters = _counters(columns)
+    from_one = any([_check_clock(name, columns.pop(name)) == 1 for name in counters])
     if header:
         columns = {name: cells for name, cells in columns.items() if name.lower() in ACTION} or columns
     names = tuple(columns) if header else ()
@@ -106,9 +116,11 @@ def _from_csv(path: Path) -> ActionTable:
     if len(columns) == 1:
         (cells,) = columns.values()
         _check_words(cells, titled=bool(header))
-        return _table(path, [_scalar(cell) for cell in cells], names)
-    columns_of_numbers = [_numbers(name, cells) for name, cells in columns.items()]
-    return _table(path, [list(row) for row in zip(*columns_of_numbers, strict=True)], names)
+        table = _table(path, [_scalar(cell) for cell in cells], names)
+    else:
+        columns_of_numbers = [_numbers(name, cells) for name, cells in columns.items()]
+        table = _table(path, [list(row) for row in zip(*columns_of_numbers, strict=True)], names)
+    return replace(table, from_one=from_one)
 
 
 def _numbers(name: str, cells: Sequence[str]) -> list[float]:
@@ -123,10 +135,8 @@ def _numbers(name: str, cells: Sequence[str]) -> list[float]:
 
 
 def _check_words(cells: Sequence[str], titled: bool) -> None:
-    """Raises ValueError where a single column is of cells that no comma separates, or begins with an unknown header."""
+    """Raises ValueError where a single column begins with an unknown header."""
     first, *others = cells or [""]
-    if isinstance(_scalar(first), str) and (mark := next((mark for mark in ";\t" if mark in first), None)):
-        raise ValueError(f"its cells are separated by {mark!r}: separate them by commas")
     if not titled and isinstance(_scalar(first), str) and others and first not in others:
         raise ValueError(
             f"its first line, {first!r}, does not come again: if it is a header, call it `action`; if it is an "
@@ -141,15 +151,31 @@ def without_blank_end(lines: list[L]) -> list[L]:
     return lines
 
 
-def _check_clock(name: str, cells: Sequence[str]) -> None:
-    """A column that counts frames must count them all; one of seconds must go forward."""
-    times = [float(cell) for cell in cells]
-    counts = name.lower() in COUNTS
+def _is_clock(name: str) -> bool:
+    return bool(COUNTER.fullmatch(name.lower()) or CLOCK.fullmatch(name.lower()))
+
+
+def _counters(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Columns that are no actions: by their names, or because they are one of several and count the rows."""
+    rows = len(next(iter(columns.values())))
+    counts = [list(map(str, range(first, first + rows))) for first in (0, 1)] if rows >= COUNTED else []
+    several = len(columns) > 1
+    return [name for name, cells in columns.items() if _is_clock(name) or (several and list(cells) in counts)]
+
+
+def _check_clock(name: str, cells: Sequence[Any]) -> float | None:
+    """A column that counts frames must count them all, one of seconds must go forward. Returns the first count."""
+    try:
+        times = [float(cell) for cell in cells]
+    except (TypeError, ValueError):
+        raise ValueError(f"column {name!r} is not of numbers: leave it out") from None
+    counts = not CLOCK.fullmatch(name.lower())
     for row, (before, after) in enumerate(pairwise(times)):
         if (after != before + 1) if counts else not after >= before:
             raise ValueError(f"column {name!r} goes from {before:g} to {after:g} at row {row + 1}")
     if counts and times and times[0] not in (0, 1):
         raise ValueError(f"column {name!r} begins at {times[0]:g}, not at the first frame")
+    return times[0] if counts and times else None
 
 
 def _from_jsonl(path: Path) -> ActionTable:
@@ -157,16 +183,21 @@ def _from_jsonl(path: Path) -> ActionTable:
     if not all(lines):
         raise ValueError(f"line {lines.index('') + 1} is blank: a row is missing, or one too many is there")
     rows: list[Any] = [json.loads(line) for line in lines]
+    from_one = False
     if rows and all(isinstance(row, dict) for row in rows):
+        clocks = [name for name in rows[0] if _is_clock(name) and all(name in row for row in rows)]
+        from_one = any([_check_clock(name, [row[name] for row in rows]) == 1 for name in clocks])
         key = next((key for key in ACTION if all(key in row for row in rows)), None)
         if key is not None:
             rows = [row[key] for row in rows]
     if rows and all(isinstance(row, dict) for row in rows):
-        names = tuple(name for name in rows[0] if name.lower() not in CLOCKS)
-        if any({name for name in row if name.lower() not in CLOCKS} != set(names) for row in rows):
+        names = tuple(name for name in rows[0] if not _is_clock(name))
+        if any({name for name in row if not _is_clock(name)} != set(names) for row in rows):
             raise ValueError("not every line has the same names")
-        return _table(path, [[float(row[name]) for name in names] for row in rows], names)
-    return _table(path, rows, ())
+        if words := [name for name in names if any(isinstance(row[name], str) for row in rows)]:
+            raise ValueError(f"{words[0]!r} is not of numbers: leave it out, or call it `action` if it is that")
+        return replace(_table(path, [[float(row[name]) for name in names] for row in rows], names), from_one=from_one)
+    return replace(_table(path, rows, ()), from_one=from_one)
 
 
 def _from_arrays(path: Path) -> ActionTable:

@@ -75,7 +75,7 @@ def episodes_of(
         clip = np.stack(pictures)
         meta: dict[str, Any] = {**job["meta"], "part": part, "last": last}
         meta |= {"fps": clock.fps} if clock.fps else {}
-        meta |= {"uneven": True} if uneven(clock.times) else {}
+        meta |= {"uneven": True} if uneven(clock.times, clock.fps) else {}
         if int(np.abs(clip.astype(np.int16) - clip[:1]).max()) <= STILL:
             meta["still"] = True
         own = f"{name}.{part:04d}" if part else name
@@ -101,6 +101,11 @@ def _frames(
             except ValueError as error:
                 raise UserError(f"{path} {error}: {MEND}") from None
             yield row if table is not None else 0, frame
+    if table is not None and table.from_one and rows == count - 1 and cut.offset == 0:
+        raise UserError(
+            f"{table.path} counts {rows} rows from 1, {path.name} has {count} frames: number them from 0, or put in "
+            f"the row that is missing; {MEND}"
+        )
     if table is not None and rows not in (count, count - 1):
         raise UserError(f"{table.path} has {rows} rows, {path.name} has {count} frames: give one row per frame; {MEND}")
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as short
@@ -74,9 +74,17 @@ def find_sources(place: Path, labelled: bool = False, out: Path | None = None) -
             raise UserError(f"{other.video} and {source.video} would have one name, {source.name}: rename one of them")
         by_name[source.name] = source
     for name, source in by_name.items():
-        if (part := PART.fullmatch(name)) and (other := by_name.get(part[1])):
-            raise UserError(f"{source.video} is called as a part of {other.video} would be: rename one of them")
+        if whole := part_of_another(name, by_name):
+            raise UserError(
+                f"{source.video} is called as a part of {by_name[whole].video} would be: rename one of them"
+            )
     return [by_name[name] for name in sorted(by_name)]
+
+
+def part_of_another(name: str, names: Container[str]) -> str | None:
+    """The video among `names` whose further episodes would be called like the video `name`."""
+    part = PART.fullmatch(name)
+    return part[1] if part and part[1] in names else None
 
 
 def _of_folder(folder: Path, labelled: bool, out: Path | None) -> list[Source]:
@@ -108,18 +116,22 @@ def unheeded_splits(place: Path, sources: Sequence[Source]) -> list[str]:
 
 
 def _files(folder: Path, out: Path | None) -> list[Path]:
+    """By name; hidden ones are not looked at, and links that lead nowhere are kept: whoever reads them says so."""
     found: list[Path] = []
     seen: set[str] = set()
-    for at, folders, names in os.walk(folder, followlinks=True, onerror=_unread):
-        if (real := os.path.realpath(at)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        if Path(at) != folder and holds_dataset(Path(at)):  # what an import into a folder in here has made
-            folders.clear()
-            continue
-        found += [Path(at) / name for name in names]
-    files = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    starts = [folder]
+    for start in starts:  # grows: where links lead is looked at last, so that a file has the name of its own folder
+        for at, folders, names in os.walk(start, onerror=_unread):
+            real = os.path.realpath(at)
+            made_by_us = Path(at) != folder and holds_dataset(Path(at))  # by an import into a folder in here
+            if real in seen or made_by_us:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            starts += [path for name in folders if (path := Path(at) / name).is_symlink()]
+            found += [Path(at) / name for name in names if not name.startswith(".")]
+    files = sorted(path for path in found if path.is_file() or not path.exists())
     if out is not None and out.resolve() != folder.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(out.resolve())]
     return files
@@ -234,14 +246,15 @@ def divided(sources: Sequence[Source], test_share: float, known: dict[str, str])
     ]
 
 
-def classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], dict[str | None, int | None]]:
+def classes(sources: Sequence[Source], numbered: bool) -> tuple[tuple[str, ...], dict[str | None, int | None]]:
     """The names of the classes of all sources, in the order of their numbers; and the number of each label.
 
-    Numbers, as in the published lists, get the name of the folder their videos lie in, if that is one to one.
+    `numbered`: labels that are numbers, as in the published lists, count the classes from 0, and get the name of the
+    folder their videos lie in, if that is one to one. Otherwise they are names as others are.
     """
     labels = {source.label for source in sources if source.label is not None}
-    if not labels or not all(label.isdecimal() for label in labels):
-        words = tuple(sorted(labels))
+    if not numbered or not labels or not all(label.isdecimal() for label in labels):
+        words = tuple(sorted(labels, key=_by_numbers))
         return words, {None: None, **{label: number for number, label in enumerate(words)}}
     if long := [label for label in labels if len(label) > 9 or int(label) >= 2**16]:
         raise UserError(f"there is a label {short(long[0])}: number the classes from 0")
@@ -254,6 +267,12 @@ def classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], dict[str | None
     one_to_one = all(len(found) == 1 for found in folders.values()) and len(set(names)) == count
     words = tuple(names) if one_to_one else tuple(map(str, range(count)))
     return words, {None: None, **{label: int(label) for label in labels}}
+
+
+def _by_numbers(name: str) -> list[tuple[bool, int, str]]:
+    """For sorting: 9 comes before 10."""
+    parts = [part for part in re.split(r"(\d{1,9})", name) if part]
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def tables_of(sources: Sequence[Source]) -> list[actions.ActionTable]:

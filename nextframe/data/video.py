@@ -20,8 +20,9 @@ Fit = Literal["crop", "squeeze"]
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 MOST_PIXELS = 8192 * 8192
 """Of a frame, as the file says before any is decoded."""
-FEWEST_TIMES, FEW = 16, 0.05
-"""Frames, and share of the distances between them, from which a rate counts as uneven."""
+FEWEST_TIMES, FEW, FAR = 16, 0.05, 0.1
+"""Frames, share of the distances between them, and distance of the usual one from what the file says, from which a
+rate counts as uneven."""
 ALONE = {"protocol_whitelist": "none"}
 """For FFmpeg: nothing is read but the open file. One that is a list of others would have it open those."""
 VIDEO_ERRORS = (av.error.FFmpegError, IndexError, ValueError, AttributeError, MemoryError)
@@ -65,8 +66,19 @@ def decoded(file: IO[bytes], times: list[float] | None = None) -> Iterator[np.nd
             if times is not None and frame.time is not None:
                 times.append(frame.time)
             planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
-            picture = frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24")
-            yield np.rot90(picture, frame.rotation // 90) if frame.rotation % 360 else picture
+            yield upright(frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24"), frame)
+
+
+def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """The picture [h, w, 3] of a frame as it is to be shown: phones turn and mirror it by a matrix beside it."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return picture
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
+    (a, b, _), (c, d, _), _ = np.frombuffer(side_data, np.int32).reshape(3, 3).tolist()
+    if abs(c) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: 1 if d >= 0 else -1, :: 1 if a >= 0 else -1]
 
 
 @dataclass(frozen=True)
@@ -88,14 +100,15 @@ def video_facts(path: Path) -> VideoFacts:
         return VideoFacts(rate if 0 < rate < math.inf else None, frames)
 
 
-def uneven(times: list[float]) -> bool:
+def uneven(times: list[float], fps: float | None) -> bool:
     """Whether frames follow each other at several rates: more than a few at half the usual distance, or half as far
-    again."""
+    again; or all but a pause at another rate than `fps`, which a file states in the mean."""
     if len(times) < FEWEST_TIMES:
         return False
     distances = np.diff(times)
     usual = np.median(distances)
-    return bool((np.abs(distances - usual) > usual / 2).mean() > FEW)
+    paused = fps is not None and bool(abs(usual * fps - 1) > FAR)
+    return paused or bool((np.abs(distances - usual) > usual / 2).mean() > FEW)
 
 
 def unreadable(path: Path, error: Exception) -> str:

@@ -23,10 +23,9 @@ def contact_sheet(
     dataset: EpisodeDataset,
     facts: list[tuple[str, str]],
     found: Inspection,
-    sample: list[EpisodeInfo],
-    episodes: list[Episode],
+    whole: list[EpisodeInfo],
 ) -> str:
-    """The whole page. `facts`: names and values for the head of it. `sample` and its `episodes`: some are shown."""
+    """The whole page. `facts`: names and values for the head of it. `whole`: undamaged episodes; some are shown."""
     body = [
         html.paragraph("nextframe inspect", "over"),
         html.heading(dataset.folder.resolve().name, 1),
@@ -41,13 +40,12 @@ def contact_sheet(
             *_movements(found),
         ]
     body.append(html.heading("Contact sheet"))
-    if found.explained:
-        text = "Under each frame the action taken at it, which leads to the next frame."
-        body.append(html.paragraph(text, "soft"))
-    shown = evenly_spaced(sample, SHOWN)
-    for info, episode in zip(sample, episodes, strict=True):
-        if info in shown:
-            body += _episode(dataset, info, episode)
+    shown = evenly_spaced(whole, SHOWN)
+    text = f"{len(shown)} of {counted(len(found.frames), 'episode')}: a video of each, and its first, middle and last "
+    text += "frames" + (", under each the action taken at it, which leads to the next." if found.explained else ".")
+    body.append(html.paragraph(text, "soft"))
+    for info in shown:
+        body += _episode(dataset, info, dataset.read(info))
     return html.page(f"{dataset.folder.name}: contact sheet", body)
 
 
