@@ -195,7 +195,10 @@ class Results:
         others = {METHODS[method]: self.scores.get(method, {}) for method in METHODS if method != "model"}
         others |= {REFERENCES[name]: {"control": score} for name, score in self.control.items()}
         for name, scores in others.items():
-            cells = [_cell(metric, scores[metric]) if metric in scores else "" for metric in metrics]
+            # Not of drift: that of all episodes together is no mean over them (the report has it, early and late).
+            cells = [
+                _cell(metric, scores[metric]) if metric in scores and metric != "drift" else "" for metric in metrics
+            ]
             rows += [[name, *cells]] if any(cells) else []
         lines = aligned(rows)
         if self.protocol.frames > EARLY and self.frame_metrics:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -29,7 +30,7 @@ from nextframe.data.episodes import EpisodeDataset
 from nextframe.data.latents import LatentDataset
 from nextframe.data.sources import divided, find_sources, name_of
 from nextframe.data.tensors import tensors_of
-from nextframe.data.video import VIDEO_ERRORS, decoded, fitted, lossless_mp4, video_facts
+from nextframe.data.video import VIDEO_ERRORS, decoded, fitted, lossless_mp4, upright, video_facts
 from nextframe.errors import UserError
 from nextframe.import_footage import import_footage
 from nextframe.import_latents import import_latents
@@ -779,3 +780,106 @@ def test_a_frame_or_two_may_be_hidden(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(cutting, "video_facts", lambda path, promised=promised: promised)
         with says:
             assert len(list(cutting._pictures(tmp_path / "walk.mp4", cutting.Clock()))) == 5
+
+
+def test_another_video_of_the_same_name_replaces_none(tmp_path: Path) -> None:
+    """Arrays of one length are files of one length, and folders of one name are not one folder."""
+    for folder, value in (("a/walks", 10), ("b/walks", 90)):
+        (tmp_path / folder).mkdir(parents=True)
+        np.savez(tmp_path / folder / "n.npz", video=np.full((4, SIZE, SIZE, 3), value, np.uint8))
+    imported(tmp_path / "a/walks", tmp_path / "out")
+    with pytest.raises(UserError, match=r"has another n, from walks: rename one"):
+        imported(tmp_path / "b/walks", tmp_path / "out")
+    shutil.copy(tmp_path / "b/walks/n.npz", tmp_path / "a/walks/n.npz")
+    again = imported(tmp_path / "a/walks", tmp_path / "out")  # but a file that changed in its place does
+    assert again.anew == ["n"] and again.dataset.read(again.dataset.episodes()[0]).video[0, 0, 0, 0] == 90
+
+
+def test_a_part_is_not_replaced_by_a_video_of_its_name(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/clip.mp4", 6)
+    write_video(tmp_path / "more/clip.0001.mp4", 3, seed=1)
+    cut = Cut(frames=3, least_frames=2)
+    imported(tmp_path / "in", tmp_path / "out", cut=cut)
+    with pytest.raises(UserError, match=r"clip\.0001 is called as a part of clip would be"):
+        imported(tmp_path / "more", tmp_path / "out", cut=cut)
+
+
+@pytest.mark.parametrize("across", [-1, 1])
+@pytest.mark.parametrize("down", [-1, 1])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_phone_turns_and_mirrors_by_a_matrix(across: int, down: int, turned: bool) -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    matrix = np.array(
+        [[0, down, 0], [across, 0, 0], [0, 0, 1]] if turned else [[across, 0, 0], [0, down, 0], [0, 0, 1]]
+    )
+    frame: Any = SimpleNamespace(side_data={"DISPLAYMATRIX": (matrix << 16).astype(np.int32).tobytes()})
+    shown = upright(picture, frame)
+    for y, x in np.ndindex(2, 3):
+        to_x, to_y = (across * y, down * x) if turned else (across * x, down * y)  # counted back from the far edge
+        np.testing.assert_array_equal(shown[to_y - (down < 0), to_x - (across < 0)], picture[y, x])
+
+
+def test_hidden_folders_broken_links_and_the_order_of_links(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/z/walk.mp4", 4)
+    write_video(tmp_path / "in/.Trash/old.mp4", 4, seed=1)
+    (tmp_path / "in/b").mkdir()
+    (tmp_path / "in/b/link").symlink_to(tmp_path / "in/z")
+    assert [info.name for info in imported(tmp_path / "in", tmp_path / "out").dataset.episodes()] == ["z__walk"]
+    (tmp_path / "in/gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    with pytest.raises(UserError, match=r"gone\.mp4 is missing"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "walk.jsonl",
+            '{"frame": 0, "action": 1}\n{"frame": 2, "action": 1}\n{"frame": 1, "action": 0}\n',
+            "goes from 0",
+        ),
+        ("walk.jsonl", '{"key": "go"}\n' * 3, "call it `action`"),
+        ("walk.csv", "frame,action\n1,0\n2,1\n", "counts 2 rows from 1"),
+        ("walk.csv", "time,action\nnoon,0\none,1\ntwo,1\n", "'time' is not of numbers"),
+        ("walk.csv", "dx;dy\n0,5;1\n0,5;1\n0,5;1\n", "separated by ';'"),
+    ],
+)
+def test_actions_that_would_be_taken_wrongly(tmp_path: Path, name: str, content: str, said: str) -> None:
+    write_video(tmp_path / "in/walk.mp4", 3)
+    (tmp_path / "in" / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_counters_of_any_name_blanks_and_commas_at_the_end(tmp_path: Path) -> None:
+    for name, line in (("a", '{0}, "go",'), ("b", '{0}, "stop",')):
+        write_video(tmp_path / f"in/{name}.mp4", 16, seed=ord(name))
+        rows = [line.format(row) for row in range(16)]
+        (tmp_path / f"in/{name}.csv").write_text("\n".join(["step, action,", *rows, ""]))
+    assert imported(tmp_path / "in", tmp_path / "out").dataset.info.action_names == ("go", "stop")
+
+
+def test_folders_that_are_numbers_are_names_of_classes(tmp_path: Path) -> None:
+    for name in ("10", "9", "2024"):
+        write_video(tmp_path / f"in/{name}/a.mp4", 4, seed=int(name))
+    dataset = imported(tmp_path / "in", tmp_path / "out", labelled=True).dataset
+    assert dataset.info.label_names == ("9", "10", "2024")
+
+
+def test_after_all_was_skipped_the_folder_is_free(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mp4").write_bytes(b"none")
+    with pytest.raises(UserError, match="none of the 1 videos"):
+        imported(tmp_path / "in", tmp_path / "out", skip_bad=True)
+    write_video(tmp_path / "in/a.mp4", 4)
+    assert len(imported(tmp_path / "in", tmp_path / "out").dataset.episodes()) == 1
+
+
+def test_a_pause_and_tables_beside_nothing_are_reported(tmp_path: Path) -> None:
+    video = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
+    times = np.arange(24) + 3000 * (np.arange(24) > 11)
+    write_bytes(tmp_path / "in/screen.mp4", mp4_shown_at(video, times))
+    (tmp_path / "in/Screen.csv").write_text("0\n" * 24)
+    lines = summary(imported(tmp_path / "in", tmp_path / "out"))
+    assert any("the time between frames varies in screen" in line for line in lines)
+    assert any("1 .csv beside no video of the same name, so there are no actions" in line for line in lines)
