@@ -12,7 +12,6 @@ from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -812,11 +811,22 @@ def test_a_phone_turns_and_mirrors_by_a_matrix(across: int, down: int, turned: b
     matrix = np.array(
         [[0, down, 0], [across, 0, 0], [0, 0, 1]] if turned else [[across, 0, 0], [0, down, 0], [0, 0, 1]]
     )
-    frame: Any = SimpleNamespace(side_data={"DISPLAYMATRIX": (matrix << 16).astype(np.int32).tobytes()})
-    shown = upright(picture, frame)
+    shown = upright(picture, (matrix << 16).astype(np.int32).tobytes())
     for y, x in np.ndindex(2, 3):
         to_x, to_y = (across * y, down * x) if turned else (across * x, down * y)  # counted back from the far edge
         np.testing.assert_array_equal(shown[to_y - (down < 0), to_x - (across < 0)], picture[y, x])
+
+
+def test_a_file_of_a_phone_is_decoded_upright() -> None:
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:16, :32] = 255
+    content = bytearray(lossless_mp4(picture[None].repeat(3, 0), 10.0))
+    matrix = content.index(b"tkhd") + 44  # after version, times, number, duration, layer and volume
+    content[matrix : matrix + 36] = (np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 2**14]]) << 16).astype(">i4").tobytes()
+    frames = list(decoded(BytesIO(content)))
+    assert len(frames) == 3
+    for frame in frames:
+        np.testing.assert_array_equal(frame, picture.swapaxes(0, 1)[:, ::-1])
 
 
 def test_hidden_folders_broken_links_and_the_order_of_links(tmp_path: Path) -> None:

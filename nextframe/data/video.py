@@ -60,22 +60,26 @@ def decoded(file: IO[bytes], times: list[float] | None = None) -> Iterator[np.nd
         if stream.width * stream.height > MOST_PIXELS:
             raise ValueError(f"{stream.width} x {stream.height} pixels are too many")
         stream.thread_type = "NONE"
+        matrix: bytes | None = None
+        rotation: int | None = None
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise ValueError("a frame is damaged")
             if times is not None and frame.time is not None:
                 times.append(frame.time)
+            if frame.rotation != rotation:  # not of every frame: one whose side data were looked at is freed late
+                rotation, side_data = frame.rotation, frame.side_data.get("DISPLAYMATRIX")
+                matrix = None if side_data is None else bytes(side_data)
             planar = frame.format.name == "gbrp"  # 15 times cheaper to copy than to have it converted
-            yield upright(frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24"), frame)
+            yield upright(frame.to_ndarray() if planar else frame.to_ndarray(format="rgb24"), matrix)
 
 
-def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+def upright(picture: np.ndarray, matrix: bytes | None) -> np.ndarray:
     """The picture [h, w, 3] of a frame as it is to be shown: phones turn and mirror it by a matrix beside it."""
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
+    if matrix is None:
         return picture
     # A pixel at (x, y) is shown at (a x + c y, b x + d y).
-    (a, b, _), (c, d, _), _ = np.frombuffer(side_data, np.int32).reshape(3, 3).tolist()
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3).tolist()
     if abs(c) > abs(a):
         picture, a, d = picture.swapaxes(0, 1), c, b
     return picture[:: 1 if d >= 0 else -1, :: 1 if a >= 0 else -1]
