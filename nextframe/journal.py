@@ -118,7 +118,8 @@ def metrics_log(run: Path, step: int, config: TrainConfig) -> Iterator[Callable[
 
 
 def read_log(run: Path) -> list[Record]:
-    """The records of a run by step, those of one step together. Raises UserError when there are none."""
+    """The records of a run by step, those of one step together; none where it has only begun. Raises UserError for
+    what is no run."""
     path = run / METRICS
     try:
         begun = (run / CONFIG).exists() and not path.exists()
@@ -128,8 +129,6 @@ def read_log(run: Path) -> list[Record]:
     by_step: dict[float, Record] = {}
     for record in records:
         by_step[record["step"]] = {**by_step.get(record["step"], {}), **record}
-    if not by_step:
-        raise UserError(f"{path} has no records yet: train longer, or lower --train.log-every")
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -21,10 +21,12 @@ from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_play
 from tiny import TOKENIZER, eventually, tiny_run
 
 from nextframe.options import OWN_SETTINGS
+from nextframe.pages.watch import REFRESH_SECONDS
 from nextframe.protocol import Protocol
 from nextframe.web.address import LOOPBACK, listen
 from nextframe.web.opening import open_model
 from nextframe.web.server import application
+from nextframe.web.watching import Watch
 from nextframe.worlds.maze.record import record_maze
 from nextframe.worlds.maze.settings import MazeSettings
 
@@ -454,3 +456,57 @@ def test_everything_has_a_name(visit: Callable[..., Page]) -> None:
             "one => one.ariaLabel || one.innerText || [...one.labels ?? []].map((l) => l.innerText).join()"
         )
         assert name.strip(), element.evaluate("one => one.outerHTML")
+
+
+def test_a_server_that_hangs_is_told_and_waited_for(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.clock.install()
+    stage = Stage(page)
+    stage.begin()
+    page.clock.run_for(10_000)  # nobody answers the pings
+    expect(page.locator("#line")).to_have_text("The server does not answer. Waiting for it …")
+    stage.say(type="pong", at=0)
+    expect(page.locator("#line")).to_be_hidden()
+
+
+def test_help_begins_with_its_beginning_on_a_phone(visit: Callable[..., Page]) -> None:
+    page = visit(viewport={"width": 360, "height": 420})
+    stage = Stage(page)
+    stage.begin()
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    assert page.evaluate("[help.scrollTop, help.scrollHeight > help.clientHeight]") == [0, True]
+
+
+@pytest.mark.parametrize("frames", ["0", "", "2.5", "2001"])
+def test_a_context_that_is_none_begins_nothing(visit: Callable[..., Page], frames: str) -> None:
+    stage = Stage(visit())
+    stage.page.fill("#context", frames)
+    stage.page.click(".starts button")
+    stage.page.wait_for_timeout(100)
+    assert not stage.heard
+    stage.page.fill("#context", "7")
+    stage.begin()
+
+
+def test_watch_waits_for_the_first_line_and_says_when_nobody_answers(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("{}")
+    page = browser.new_page()
+    page.clock.install()
+    with listen("127.0.0.1", 0) as listener:
+        server = Watch([tmp_path / "run"], listener)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        expect(page.locator("#figures")).to_contain_text("none yet")
+        (tmp_path / "run/metrics.jsonl").write_text('{"step": 20, "loss": 0.1234}\n')
+        page.clock.run_for(1000 * REFRESH_SECONDS)
+        expect(page.locator("#figures")).to_contain_text("0.1234")
+        expect(page.locator("#silent")).to_be_hidden()
+        server.shutdown()
+        server.server_close()
+    page.clock.run_for(1000 * REFRESH_SECONDS)
+    expect(page.locator("#silent")).to_contain_text("Nobody answers any more")
+    expect(page.locator("#figures")).to_contain_text("0.1234")
+    assert page.title().startswith("(no answer) ")
+    page.close()

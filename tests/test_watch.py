@@ -145,13 +145,21 @@ def test_a_step_that_is_none_is_left_out(tmp_path: Path) -> None:
     assert "<svg" in watch_page([run], refreshed=False)
 
 
+def test_a_run_is_waited_for_until_its_first_line(tmp_path: Path) -> None:
+    for name in ("begun", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begun/config.yaml").write_text("{}")
+    (tmp_path / "empty/metrics.jsonl").write_text("")
+    page = watch_page([tmp_path / "begun", tmp_path / "empty", logged(tmp_path / "run", 3)], refreshed=True)
+    assert page.count("none yet") == 2 and "<svg" in page and '<section id="curves">' in page
+    alone = watch_page([tmp_path / "begun"], refreshed=True)
+    assert "none yet" in alone and "<svg" not in alone and '<section id="curves">' in alone
+
+
 def test_what_cannot_be_watched_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "metrics.jsonl").write_text("")
     for words, message in (
         ([], "name a run"),
         ([str(tmp_path / "nowhere")], "cannot be read"),
-        ([str(tmp_path / "empty")], "has no records yet"),
     ):
         with pytest.raises(UserError, match=message):
             run_command(["watch", *words, "--out", str(tmp_path / "page.html")])

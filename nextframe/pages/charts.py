@@ -93,7 +93,10 @@ def line_chart(lines: Sequence[Line], label: str, from_zero: bool) -> str:
 
 def loss_curve(run: Path) -> str:
     """The loss of a training run over its steps. Raises UserError where there is none."""
-    learnt = [(record["step"], record["loss"]) for record in read_log(run) if "loss" in record]
+    records = read_log(run)
+    if not records:
+        raise UserError(f"{run} has no records yet: train longer, or lower --train.log-every")
+    learnt = [(record["step"], record["loss"]) for record in records if "loss" in record]
     if not learnt:
         raise UserError(f"{run} has no loss yet that is a number: lower --train.optimizer.learning-rate")
     steps, losses = zip(*learnt, strict=True)

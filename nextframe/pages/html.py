@@ -62,17 +62,25 @@ td:nth-child(2):last-child { overflow-wrap: anywhere; }
 pre { background: #14181d; color: #e8eaec; padding: 12px 16px; border-radius: 10px; white-space: pre-wrap;
   overflow-wrap: anywhere; margin: 6px 0 14px;
   font: 13.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.banner { position: fixed; left: 50%; bottom: 16px; transform: translateX(-50%); width: max-content;
+  max-width: min(92vw, 720px); margin: 0; padding: 8px 16px; border-radius: 10px; background: #b3352c; color: #fff; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 .good { color: var(--accent); font-weight: 600; } .bad { color: #d0483e; font-weight: 600; }
 footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }
 """
 
 
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' "
+    "height='16' rx='3' fill='%230f8a7a'/%3E%3Cpath d='M5 4l7 4-7 4z' fill='white'/%3E%3C/svg%3E"
+)
+
+
 def page(title: str, body: Sequence[str]) -> str:
     """A whole document. `title` is plain text, `body` HTML."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>
+<title>{escape(title)}</title><link rel="icon" href="{ICON}"><style>{STYLE}</style></head><body><main>
 {"".join(body)}
 </main></body></html>
 """

@@ -35,9 +35,14 @@ REFRESH_SECONDS = 10
 SCRIPT = """
 setInterval(async () => {
   const answer = await fetch(location.href).catch(() => null);
-  document.title = document.title.replace("(no answer) ", "");
-  if (!answer?.ok) return void (document.title = `(no answer) ${document.title}`);
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const text = await answer?.text().catch(() => null);
+  const said = answer?.ok ? "" : text ?? "Nobody answers any more: start nextframe watch again to see what is new.";
+  const line = document.getElementById("silent");
+  line.hidden = !said;
+  if (line.textContent !== said) line.textContent = said;
+  document.title = (said ? "(no answer) " : "") + document.title.replace("(no answer) ", "");
+  if (said) return;
+  const page = new DOMParser().parseFromString(text, "text/html");
   for (const old of document.querySelectorAll("section")) {
     const fresh = page.getElementById(old.id);
     if (fresh && fresh.innerHTML !== old.innerHTML) old.replaceWith(document.adoptNode(fresh));
@@ -47,7 +52,7 @@ setInterval(async () => {
 
 
 def watch_page(runs: Sequence[Path], refreshed: bool) -> str:
-    """An HTML page on training runs. Raises UserError when a run is none, or has logged nothing yet.
+    """An HTML page on training runs. Raises UserError when a run is none.
 
     `refreshed`: the page asks again and again where it came from, and shows what is new.
     """
@@ -61,6 +66,7 @@ def watch_page(runs: Sequence[Path], refreshed: bool) -> str:
         _section("clips", _clips(dict(zip(names, runs, strict=True)))),
     ]
     if refreshed:
+        body.append('<p id="silent" class="banner" role="status" hidden></p>')
         body.append(f"<script>{SCRIPT % (1000 * REFRESH_SECONDS)}</script>")
     return html.page(f"nextframe watch: {', '.join(names)}", body)
 
@@ -90,6 +96,9 @@ def _figures(runs: Mapping[str, Path], logs: Mapping[str, list[Record]]) -> Iter
     )
     rows = []
     for name, log in logs.items():
+        if not log:
+            rows.append([name, *("–" for _ in head[2:]), "none yet"])
+            continue
         last: Record = {}
         for record in log:
             last |= record
@@ -165,8 +174,8 @@ def _clips(runs: Mapping[str, Path]) -> Iterator[str]:
     if any(newest.values()):
         yield html.heading("Held-out clips")
         yield html.paragraph(
-            "To the left the truth, to the right the model with its averaged weights. Amber: what it was given. "
-            "Teal: what it made.",
+            "To the left the footage (of a world model: as its autoencoder gives it back), to the right the model with "
+            "its averaged weights. Amber: what it was given. Teal: what it made.",
             "soft",
         )
     for name, found in newest.items():

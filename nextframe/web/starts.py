@@ -17,6 +17,7 @@ from nextframe.pages.drawing import png_bytes
 from nextframe.protocol import Protocol
 from nextframe.runs import WorldModel
 from nextframe.web.history import Action
+from nextframe.web.messages import StartMessage
 from nextframe.worlds.maze.explorer import move
 from nextframe.worlds.maze.map import Pose, make_maze, poses_of
 from nextframe.worlds.maze.settings import NOOP, MazeSettings, settings_of
@@ -127,5 +128,5 @@ class Library:
         return (label or 0) if self.world.config.model.condition == "label" else None
 
     def _thumbnail(self, name: str) -> bytes:
-        """png of the first frame of an episode. Raises UserError when there is none."""
-        return png_bytes(self.start(name, 1).video[0])
+        """png of the frame of an episode that a walk begins at. Raises UserError when there is none."""
+        return png_bytes(self.start(name, StartMessage.context).video[-1])

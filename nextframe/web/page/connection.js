@@ -1,6 +1,8 @@
 /* The server: requests, and one socket that is opened again when it drops. */
 
 const TOKEN = new URLSearchParams(location.search).get("token");
+const PULSE = 5000; // ms between questions whether the server is there
+const DOUBT = 8000; // ms without an answer before it is said
 const PATIENCE = 20000; // ms without an answer before a silent socket counts as dropped
 
 export function address(path) {
@@ -37,7 +39,8 @@ function readFrame(buffer) {
   return header;
 }
 
-/** Calls `on.frame(header with pixels)`, `on.message(json)`, and `on.dropped(seconds until the next attempt)`. */
+/** Calls `on.frame(header with pixels)`, `on.message(json)`, `on.silent(whether nothing has been heard for a while)`, and
+ * `on.dropped(seconds until the next attempt)`. */
 export class Connection {
   constructor(on) {
     this.on = on;
@@ -45,7 +48,8 @@ export class Connection {
     this.session = null;
     this.attempts = 0;
     this.heard = 0;
-    setInterval(() => this.#checkPulse(), 5000);
+    this.silent = false;
+    setInterval(() => this.#checkPulse(), PULSE);
   }
 
   get open() {
@@ -62,6 +66,7 @@ export class Connection {
     clearTimeout(this.timer);
     const old = this.socket;
     this.socket = this.session = null;
+    this.silent = false;
     old?.close();
   }
 
@@ -86,6 +91,7 @@ export class Connection {
 
   #receive(data) {
     this.heard = performance.now();
+    if (this.silent) this.on.silent((this.silent = false));
     if (typeof data !== "string") return this.on.frame(readFrame(data));
     const message = JSON.parse(data);
     if (message.type === "ready") {
@@ -98,6 +104,7 @@ export class Connection {
   /** 1008: the server does not want this session, and would not next time. Anything else may pass. */
   #closed(code, first) {
     this.socket = null;
+    this.silent = false;
     if (code === 1008 || (!this.session && first.type === "start")) return this.on.dropped(null);
     const seconds = Math.min(8, 0.5 * 2 ** this.attempts++);
     this.on.dropped(seconds);
@@ -108,7 +115,9 @@ export class Connection {
   /** A phone that changes networks leaves a socket that looks open and is dead. */
   #checkPulse() {
     if (!this.open || !this.session) return; // before `ready`, a slow model may be reading its context
-    if (performance.now() - this.heard > PATIENCE) {
+    const quiet = performance.now() - this.heard;
+    if (quiet > DOUBT && !this.silent) this.on.silent((this.silent = true));
+    if (quiet > PATIENCE) {
       const dead = this.socket;
       dead.onclose = null;
       dead.close();

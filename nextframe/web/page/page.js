@@ -9,7 +9,7 @@ const world = await (await request("/api/world").catch(({ message }) => {
   Object.assign($("line"), { textContent: message, className: "line error", hidden: false });
   throw new Error(message);
 })).json();
-const connection = new Connection({ frame: onFrame, message: onMessage, dropped: onDropped });
+const connection = new Connection({ frame: onFrame, message: onMessage, silent: onSilent, dropped: onDropped });
 const memory = new Memory({ strip: $("strip"), seek, address: addressOf });
 const controls = new Controls({
   world,
@@ -68,7 +68,8 @@ function startButton({ name, thumbnail, frames }) {
   const length = Object.assign(document.createElement("small"), { textContent: frames > 1 ? `${frames} frames` : "" });
   button.append(picture, label, length);
   button.onclick = () => {
-    const shown = Math.max(1, Math.min(Math.round($("context").value), frames - 1, 2000)) || 1;
+    if (!$("context").reportValidity()) return;
+    const shown = Math.max(1, Math.min($("context").value, frames - 1));
     begin({ type: "start", episode: name, context: shown, real: world.real && $("real").checked }, shown);
   };
   return button;
@@ -170,6 +171,10 @@ function changeBranch({ branch, branches }) {
 function forgetFrom(first) {
   memory.forgetFrom(first);
   for (const frame of psnr.keys()) if (frame >= first) psnr.delete(frame);
+}
+
+function onSilent(silent) {
+  say(silent ? "The server does not answer. Waiting for it …" : "", "wait");
 }
 
 function onDropped(seconds) {
@@ -353,6 +358,7 @@ function showHelp() {
   }));
   controls.releaseAll();
   $("help").showModal();
+  $("help").scrollTop = 0; // the button at its end has the focus
 }
 
 function connectButtons() {
