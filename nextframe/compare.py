@@ -9,11 +9,10 @@ import numpy as np
 from nextframe.configfile import dotted
 from nextframe.errors import UserError, counted, reason_of
 from nextframe.files import described, read_json
+from nextframe.metrics.kinds import METRICS
 from nextframe.metrics.statistics import EARLY, FEWEST, figures
-from nextframe.results import DIGITS, FRAME_METRICS, RESULTS, aligned, name_of, sign_of
+from nextframe.results import RESULTS, aligned
 
-PAIRED = (*FRAME_METRICS, "control")
-"""Metrics that score every episode by itself, so that two evaluations can be compared episode by episode."""
 MADE_BY = ("protocol", "sample", "model.config", "data.folder", "environment.precision", "how")
 """What decides a score, as far as it can be chosen."""
 Evaluation = Mapping[str, Any]
@@ -48,27 +47,29 @@ def _read(folder: Path) -> Evaluation:
 
 def _scores(found: Mapping[str, Evaluation]) -> list[str]:
     """The model of each, by all metrics that any has."""
-    metrics = [metric for metric in DIGITS if any(metric in one["by_seed"] for one in found.values())]
+    metrics = [metric for metric in METRICS if any(metric in one["by_seed"] for one in found.values())]
     rows = [["", *(heading for metric in metrics for heading in _headings(metric))]]
     for name, one in found.items():
         rows.append([name, *(cell for metric in metrics for cell in _cells(one, metric))])
-    return aligned(rows)
+    less = [METRICS[metric].title for metric in metrics if METRICS[metric].lower]
+    return aligned(rows) + ([f"less is better: {', '.join(less)}"] if less else [])
 
 
 def _headings(metric: str) -> list[str]:
-    if metric not in FRAME_METRICS:
-        return [name_of(metric)]
-    return [f"{name_of(metric)} 1-{EARLY}", "later"]
+    if not METRICS[metric].by_frame:
+        return [METRICS[metric].title]
+    return [f"{METRICS[metric].title} 1-{EARLY}", "later"]
 
 
 def _cells(one: Evaluation, metric: str) -> list[str]:
     """Frames 1 to 16 and later ones apart where the metric scores every frame, else one figure of all."""
     if metric not in one["by_seed"]:
         return ["-"] * len(_headings(metric))
-    if metric not in FRAME_METRICS:
-        return [f"{one['by_seed'][metric]['mean']:.{DIGITS[metric]}f}"]
+    kind = METRICS[metric]
+    if not kind.by_frame:
+        return [f"{one['by_seed'][metric]['mean']:.{kind.digits}f}"]
     score = one["scores"]["model"][metric]
-    return ["-" if part is None else f"{part['mean']:.{DIGITS[metric]}f}" for part in (score["early"], score["late"])]
+    return ["-" if part is None else f"{part['mean']:.{kind.digits}f}" for part in (score["early"], score["late"])]
 
 
 def _differences(found: Mapping[str, Evaluation]) -> list[str]:
@@ -79,8 +80,9 @@ def _differences(found: Mapping[str, Evaluation]) -> list[str]:
         if _predicted(one) != _predicted(reference):
             unlike.append(f"{name} has predicted other episodes or frames than {first}: it is not compared in pairs")
             continue
-        metrics = [m for m in PAIRED if all(m in x["scores"]["model"] for x in (one, reference))]
-        rows += [[name, name_of(metric), *_difference(one, reference, metric)] for metric in metrics]
+        both = [x["scores"]["model"] for x in (one, reference)]
+        metrics = [name for name, kind in METRICS.items() if kind.paired and all(name in scores for scores in both)]
+        rows += [[name, METRICS[metric].title, *_difference(one, reference, metric)] for metric in metrics]
     if not rows:
         return unlike
     episodes = counted(len(reference["episodes"]), "episode")
@@ -93,13 +95,14 @@ def _predicted(one: Evaluation) -> tuple[Any, ...]:
 
 def _difference(one: Evaluation, reference: Evaluation, metric: str) -> list[str]:
     values, others = (np.array(x["scores"]["model"][metric]["episodes"]) for x in (one, reference))
-    figure, digits = figures(values - others)[0], DIGITS[metric] + 1
+    kind, figure = METRICS[metric], figures(values - others)[0]
+    digits = kind.digits + 1
     if len(values) < FEWEST:
         said = "too few episodes to tell"
     elif figure.low <= 0 <= figure.high:
         said = "not told apart"
     else:
-        said = "better" if sign_of(metric) * figure.mean > 0 else "worse"
+        said = "better" if kind.sign * figure.mean > 0 else "worse"
     return [f"{figure.mean:+.{digits}f}", f"({figure.low:+.{digits}f} to {figure.high:+.{digits}f})", said]
 
 

@@ -83,11 +83,8 @@ def begin(autoencoder: Autoencoder, run: Path, info: DatasetInfo, out: Path, mir
     index = LatentIndex(
         autoencoder=sha256(run / WEIGHTS),
         shape=autoencoder.config.latent_shape,
-        action_names=info.action_names,
-        fps=info.fps,
-        action_kind=info.action_kind,
-        label_names=info.label_names,
         mirrored=mirrored,
+        **{name: getattr(info, name) for name in SHARED},
     )
     write_index(out, index)
 

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from nextframe.config import Solver
+
 CLEAN_TIME = -1.0
 """Network time of a clean context frame. It is embedded as any other time (as published), like the next one."""
 COARSE_TIME = -2.0
@@ -90,7 +92,7 @@ def adams(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     return x
 
 
-SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
+SOLVERS: dict[Solver, Callable[[Velocity, Tensor, int], Tensor]] = {
     "euler": euler,
     "even-euler": even_euler,
     "heun": heun,
@@ -100,7 +102,7 @@ SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
 and draws no noise of its own."""
 
 
-def evaluated_levels(solver: str, steps: int) -> list[float]:
+def evaluated_levels(solver: Solver, steps: int) -> list[float]:
     """The levels at which a solver asks for the velocity, in order."""
     levels: list[float] = []
 
@@ -112,6 +114,6 @@ def evaluated_levels(solver: str, steps: int) -> list[float]:
     return levels
 
 
-def noise_levels(solver: str, steps: int) -> list[float]:
+def noise_levels(solver: Solver, steps: int) -> list[float]:
     """The same, each once and the noisiest first."""
     return sorted(set(evaluated_levels(solver, steps)), reverse=True)

@@ -28,7 +28,7 @@ from nextframe.runs import load_autoencoder
 from nextframe.session import predicted
 from nextframe.transformer import Transformer
 
-SPLITS = ("validation", "test")
+LOOKED_AT = ("validation", "test")
 """What is held out: the first of these that there is."""
 BATCHES, CLIPS = 4, 2
 """Of the loss of a world model; the batches differ in length where the clips of training do."""
@@ -45,7 +45,7 @@ BORDER = 4
 
 def held_out_split(splits: Iterable[str]) -> str | None:
     found = set(splits)
-    return next((split for split in SPLITS if split in found), None)
+    return next((split for split in LOOKED_AT if split in found), None)
 
 
 def world_model_examination(config: WorldModelConfig, data: LatentDataset, run: Path) -> Examination | None:

@@ -24,7 +24,7 @@ from nextframe.errors import UserError
 from nextframe.files import TEMPORARY, sha256, write_atomically
 from nextframe.flops import training_flops
 from nextframe.footprint import Demand
-from nextframe.held_out import SPLITS, autoencoder_examination, world_model_examination
+from nextframe.held_out import LOOKED_AT, autoencoder_examination, world_model_examination
 from nextframe.journal import Examination, check_wandb, newest_with
 from nextframe.layers import VectorEmbedding
 from nextframe.learner import Learner, Task
@@ -130,7 +130,7 @@ def prepared(config: RunConfig, data: Path, run: Path, initial: Path | None) -> 
             say([f"{run} goes on from its own weights: --initial is for a new run"])
         say(notes(config, before, opened, run))
         if wanted and examine is None:
-            what = f"no long enough episode of the split {' or '.join(SPLITS)}"
+            what = f"no long enough episode of the split {' or '.join(LOOKED_AT)}"
             say([f"{data} has {what}: there will be no held-out loss and no samples"])
     last = newest_with("seconds_per_step", run)
     position = Position(int(found[-1].name), last.get("seconds", 0.0)) if found else Position()

@@ -16,6 +16,7 @@ from nextframe.config import SampleConfig
 from nextframe.data.arrays import read_npz
 from nextframe.errors import UserError
 from nextframe.files import new_file, write_json
+from nextframe.metrics.kinds import FRAME_METRICS, METRICS
 from nextframe.metrics.statistics import EARLY, Figure, Gain, Score, Spread, gain, score
 from nextframe.protocol import Protocol
 
@@ -35,13 +36,8 @@ METHODS: dict[Method, str] = {
 REFERENCES = {"truth": "the true frames", "guess": "the commonest action"}
 """What control is measured of beside the methods."""
 BASELINES: tuple[Method, ...] = ("repeat_last", "context_mean")
-FRAME_METRICS = ("psnr", "ssim", "lpips")
-"""Those that score every predicted frame."""
 OWN_METRICS = ("drift", "revisit", "control")
-"""Words, not abbreviations; no best trajectory is picked for them."""
-LOWER_IS_BETTER = ("lpips", "fvd", "drift")
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1, "drift": 2, "revisit": 2, "control": 3}
-"""After the point, where a metric is printed."""
+"""No best trajectory is picked for them."""
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 """Predicted frames, counted from 1, that film strips show and reconstructions are kept of."""
 
@@ -191,7 +187,7 @@ class Results:
         model; first of all `the model  PSNR 22.31 ± 0.02  SSIM 0.687 ± 0.001  FVD missing`.
         """
         metrics = self.protocol.metrics
-        rows = [[METHODS["model"], *(f"{name_of(metric)} {self.figure(metric)}" for metric in metrics)]]
+        rows = [[METHODS["model"], *(f"{METRICS[metric].title} {self.figure(metric)}" for metric in metrics)]]
         others = {METHODS[method]: self.scores.get(method, {}) for method in METHODS if method != "model"}
         others |= {REFERENCES[name]: {"control": score} for name, score in self.control.items()}
         for name, scores in others.items():
@@ -202,20 +198,20 @@ class Results:
             rows += [[name, *cells]] if any(cells) else []
         lines = aligned(rows)
         if self.protocol.frames > EARLY and self.frame_metrics:
-            early = [f"{name_of(metric)} {self._early(metric)}" for metric in self.frame_metrics]
+            early = [f"{METRICS[metric].title} {self._early(metric)}" for metric in self.frame_metrics]
             lines.append(
                 f"over {self.protocol.frames} frames; the model over the first {EARLY} alone: {', '.join(early)}"
             )
-        return lines + [f"{name_of(metric)} is missing: {reason}" for metric, reason in self.missing.items()]
+        return lines + [f"{METRICS[metric].title} is missing: {reason}" for metric, reason in self.missing.items()]
 
     def _early(self, metric: str) -> str:
-        return f"{self.scores['model'][metric].early.mean:.{DIGITS[metric]}f}"
+        return f"{self.scores['model'][metric].early.mean:.{METRICS[metric].digits}f}"
 
     def figure(self, metric: str) -> str:
         """The model by one metric, over all predicted frames, and how far the seeds lie apart."""
         if metric in self.missing:
             return "missing"
-        found, digits = self.by_seed[metric], DIGITS[metric]
+        found, digits = self.by_seed[metric], METRICS[metric].digits
         return f"{found.mean:.{digits}f}" + (f" ± {found.deviation:.{digits}f}" if found.deviation is not None else "")
 
     def best_to_worst(self) -> list[int]:
@@ -225,7 +221,7 @@ class Results:
         """
         if not self.frame_metrics:
             return list(range(len(self.episodes)))
-        values, sign = self.scores["model"][self.frame_metrics[0]].episodes, sign_of(self.frame_metrics[0])
+        values, sign = self.scores["model"][self.frame_metrics[0]].episodes, METRICS[self.frame_metrics[0]].sign
         return sorted(range(len(values)), key=lambda index: -sign * values[index])
 
 
@@ -237,22 +233,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _cell(metric: str, scored: Score) -> str:
     """`PSNR 15.31`, over all predicted frames."""
-    return f"{name_of(metric)} {np.mean(scored.episodes):.{DIGITS[metric]}f}"
-
-
-def name_of(metric: str) -> str:
-    """`PSNR`, and `drift`."""
-    return metric if metric in OWN_METRICS else metric.upper()
+    return f"{METRICS[metric].title} {np.mean(scored.episodes):.{METRICS[metric].digits}f}"
 
 
 def best_trajectories(metric: str, values: np.ndarray) -> np.ndarray:
     """The place of each episode's best: [..., trajectories, frames] -> int64 [...], by the mean over frames."""
-    return (sign_of(metric) * values.mean(-1)).argmax(-1)
-
-
-def sign_of(metric: str) -> int:
-    """1 where more is better, -1 where less is."""
-    return -1 if metric in LOWER_IS_BETTER else 1
+    return (METRICS[metric].sign * values.mean(-1)).argmax(-1)
 
 
 def summarise(values: dict[str, np.ndarray]) -> tuple[dict[Method, dict[str, Score]], dict[Method, dict[str, Gain]]]:
@@ -265,7 +251,7 @@ def summarise(values: dict[str, np.ndarray]) -> tuple[dict[Method, dict[str, Sco
         {method: {metric: score(found[method]) for metric, found in by_metric.items()} for method in METHODS},
         {
             baseline: {
-                metric: gain(sign_of(metric) * found["model"], sign_of(metric) * found[baseline])
+                metric: gain(METRICS[metric].sign * found["model"], METRICS[metric].sign * found[baseline])
                 for metric, found in by_metric.items()
             }
             for baseline in BASELINES

@@ -15,13 +15,13 @@ from nextframe.metrics.compression import through_mp4
 from nextframe.metrics.control import ActionReader
 from nextframe.metrics.fvd import FEWEST_FRAMES, FEWEST_VIDEOS, VideoFeatures, frechet_distance
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim, torchmetrics_version
+from nextframe.metrics.kinds import FRAME_METRICS
 from nextframe.metrics.lpips import FILES as LPIPS_FILES
 from nextframe.metrics.lpips import Lpips
-from nextframe.metrics.statistics import DIGITS, Figure, Gain, Score, Spread, figures, jackknife, score, spread
+from nextframe.metrics.statistics import ROUNDED_TO, Figure, Gain, Score, Spread, figures, jackknife, score, spread
 from nextframe.metrics.weights import fingerprint
 from nextframe.protocol import Protocol
 from nextframe.results import (
-    FRAME_METRICS,
     METHODS,
     OWN_METRICS,
     Measured,
@@ -354,4 +354,4 @@ def _fvd(measured: Sequence[Measured], shape: tuple[int, int, int]) -> tuple[Spr
     reach = jackknife(lambda part: float(np.mean([distance(part, seed, 1) for seed in range(seeds)])), episodes)
     if reach is None:
         return found, None
-    return found, Figure(found.mean, round(found.mean - reach, DIGITS), round(found.mean + reach, DIGITS))
+    return found, Figure(found.mean, round(found.mean - reach, ROUNDED_TO), round(found.mean + reach, ROUNDED_TO))

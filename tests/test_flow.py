@@ -1,12 +1,13 @@
 """The path, its times, and the way back."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from conftest import LONG
 
-from nextframe.config import WorldModelConfig
+from nextframe.config import Solver, WorldModelConfig
 from nextframe.flow import SOLVERS, euler, evaluated_levels, noise_generator, noised, published_levels, training_levels
 from nextframe.objective import Clips, FrameFlowMatching
 
@@ -57,7 +58,7 @@ def test_objective_keeps_times_context_and_weights_together() -> None:
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("even-euler", 1), ("heun", 2), ("adams", 2)])
-def test_solvers_have_their_order(solver: str, order: int) -> None:
+def test_solvers_have_their_order(solver: Solver, order: int) -> None:
     """Twice the steps, 2^order times less error, on dx/ds = x + s, whose solution is known."""
     start = torch.ones(1, dtype=torch.float64)
     exact = 3 * math.exp(-1) - 1  # x(s) = C e^s - s - 1 with x(1) = 1, at s = 0
@@ -69,6 +70,7 @@ def test_solvers_have_their_order(solver: str, order: int) -> None:
 
 
 def test_evaluations_per_step() -> None:
+    assert set(SOLVERS) == set(get_args(Solver))
     counts = {solver: len(evaluated_levels(solver, 8)) for solver in SOLVERS}
     assert counts == {"euler": 8, "even-euler": 8, "heun": 15, "adams": 8}
     assert all(0 < level <= 1 for solver in SOLVERS for level in evaluated_levels(solver, 8))

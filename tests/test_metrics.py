@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from nextframe.errors import UserError
 from nextframe.metrics import fvd
 from nextframe.metrics.fvd import VideoFeatures, frechet_distance
 from nextframe.metrics.image import LARGEST_PSNR, psnr, ssim
+from nextframe.metrics.kinds import METRICS
 from nextframe.metrics.motion import explained_by_actions, motion
 from nextframe.metrics.statistics import EARLY, Spread, figures, gain, score, spread
+from nextframe.protocol import Metric
 
 
 def random_video(seed: int, frames: int = 3) -> np.ndarray:
@@ -151,3 +154,9 @@ def test_the_action_that_moves_the_picture_is_found(late: int) -> None:
     episodes = [tiny_episode(seed, 60, late) for seed in range(2)]
     explained = explained_by_actions([(motion(episode.video), episode.actions) for episode in episodes])
     assert max(explained, key=lambda offset: explained[offset]) == late
+
+
+def test_every_metric_has_what_is_printed_of_it() -> None:
+    assert tuple(METRICS) == get_args(Metric)
+    assert METRICS["psnr"].text(21.34) == "21.3 dB" and METRICS["ssim"].text(0.9124) == "SSIM 0.912"
+    assert METRICS["lpips"].sign == METRICS["fvd"].sign == METRICS["drift"].sign == -METRICS["control"].sign == -1

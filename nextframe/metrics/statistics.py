@@ -13,7 +13,7 @@ FEWEST = 5
 RESAMPLES = 5000
 PARTS = 10
 """Of the episodes, of which a jackknife leaves out one at a time."""
-DIGITS = 4
+ROUNDED_TO = 4
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Spread:
 
 def spread(values: np.ndarray) -> Spread:
     """`values`: [seeds]."""
-    rounded = tuple(round(float(value), DIGITS) for value in values)
-    deviation = round(float(values.std(ddof=1)), DIGITS) if len(values) > 1 else None
-    return Spread(round(float(values.mean()), DIGITS), deviation, rounded)
+    rounded = tuple(round(float(value), ROUNDED_TO) for value in values)
+    deviation = round(float(values.std(ddof=1)), ROUNDED_TO) if len(values) > 1 else None
+    return Spread(round(float(values.mean()), ROUNDED_TO), deviation, rounded)
 
 
 def score(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = None) -> Score:
@@ -73,7 +73,7 @@ def score(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = No
         figures(values[:, :EARLY].mean(1, keepdims=True), of)[0],
         figures(late.mean(1, keepdims=True), of)[0] if late.size else None,
         figures(values, of),
-        tuple(round(float(mean), DIGITS) for mean in (means if of is None else of(means))),
+        tuple(round(float(mean), ROUNDED_TO) for mean in (means if of is None else of(means))),
     )
 
 
@@ -93,7 +93,7 @@ def figures(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = 
     if of is not None:
         mean, drawn = (of(found.reshape(-1, *values.shape[1:])) for found in (mean, drawn))
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    rows = np.stack([mean[0], low, high], axis=1).round(DIGITS)
+    rows = np.stack([mean[0], low, high], axis=1).round(ROUNDED_TO)
     return tuple(Figure(*row) for row in rows.tolist())
 
 
@@ -109,7 +109,7 @@ def jackknife(distance: Callable[[np.ndarray], float], episodes: int) -> float |
         return None
     parts = np.array_split(np.random.default_rng(0).permutation(episodes), min(PARTS, episodes))
     without = np.array([distance(np.setdiff1d(np.arange(episodes), part)) for part in parts])
-    return round(float(1.96 * np.sqrt((len(parts) - 1) * without.var())), DIGITS)
+    return round(float(1.96 * np.sqrt((len(parts) - 1) * without.var())), ROUNDED_TO)
 
 
 @lru_cache(1)

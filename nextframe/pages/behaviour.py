@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nextframe.config import SampleConfig
+from nextframe.metrics.kinds import METRICS
 from nextframe.metrics.statistics import Score
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
@@ -11,7 +12,7 @@ from nextframe.pages.scores import interval
 from nextframe.presets import PROTOCOLS
 from nextframe.protocol import Protocol
 from nextframe.published.tables import PUBLISHED, Row
-from nextframe.results import DIGITS, METHODS, REFERENCES, Results, name_of
+from nextframe.results import METHODS, REFERENCES, Results
 
 TEXTS = {
     "drift": "How far predicted frames move away from the look of true ones (brightness, contrast, colour, sharpness), "
@@ -34,14 +35,14 @@ def behaviour(results: Results) -> Iterator[str]:
             )
         yield from (html.paragraph(texts[metric], "soft") for metric in curves)
         yield legend()
-        yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in curves))
+        yield html.grid(*(html.chart(error_curves(results, metric), METRICS[metric].title) for metric in curves))
         names = {**METHODS, **(REFERENCES if results.control else {})}
         rows = []
         for method, name in names.items():
             scores = {"control": results.control[method]} if method not in METHODS else results.scores[method]
             cells = [scores.get(metric) for metric in curves]
             rows.append([name, *(_early_and_late(metric, cell) for metric, cell in zip(curves, cells, strict=True))])
-        yield html.table(["mean (95 % interval), frames 1-16 / later", *(name_of(one) for one in curves)], rows)
+        yield html.table(["mean (95 % interval), frames 1-16 / later", *(METRICS[one].title for one in curves)], rows)
     shown = [group for group in results.revisit if group.frames]
     if shown:
         yield html.heading("Does it remember places?")
@@ -89,7 +90,7 @@ def beside_published(results: Results) -> Iterator[str]:
     rows = [["this model", results.data["folder"], *ours]]
     for row in published:
         rows.append([f"{row.model} (paper)", row.said_of, *(_printed(row, metric) for metric in metrics)])
-    yield html.table(["", "footage", *(name_of(metric) for metric in metrics)], rows)
+    yield html.table(["", "footage", *(METRICS[metric].title for metric in metrics)], rows)
 
 
 def unlike_the_papers(protocol: Protocol, sample: SampleConfig) -> list[str]:
@@ -122,4 +123,4 @@ def _printed(row: Row, metric: str) -> str:
     if value is None:
         return ""
     deviation = f" ± {row.fvd_deviation:g}" if metric == "fvd" and row.fvd_deviation is not None else ""
-    return f"{value:.{DIGITS[metric]}f}" + deviation
+    return f"{value:.{METRICS[metric].digits}f}" + deviation

@@ -10,6 +10,7 @@ import numpy as np
 
 from nextframe.errors import UserError
 from nextframe.journal import read_log
+from nextframe.metrics.kinds import METRICS
 from nextframe.metrics.statistics import EARLY
 from nextframe.results import METHODS, Method, Results
 
@@ -18,13 +19,6 @@ METHOD_COLOURS: dict[Method, str] = {
     "repeat_last": "#d9822b",
     "context_mean": "#8b5fc7",
     "reconstruction": "#8a939d",
-}
-UNITS = {
-    "psnr": "PSNR in dB (higher is better)",
-    "ssim": "SSIM (1 is identical)",
-    "lpips": "LPIPS (lower is better)",
-    "drift": "drift (lower is better)",
-    "control": "share that obeys its action",
 }
 INK = "#012345"
 """Drawn in this colour, shown in the page's own text colour."""
@@ -50,7 +44,7 @@ def error_curves(results: Results, metric: str) -> str:
     axes.axvspan(1, min(EARLY, results.protocol.frames), color=INK, alpha=0.05, linewidth=0)
     axes.set_xlim(1, max(2, results.protocol.frames))
     axes.set_xlabel("predicted frame")
-    axes.set_ylabel(UNITS[metric])
+    axes.set_ylabel(METRICS[metric].axis)
     return _svg(figure)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from nextframe.configfile import dotted
 from nextframe.data.episodes import EpisodeDataset
 from nextframe.errors import UserError, counted
+from nextframe.metrics.kinds import METRICS
 from nextframe.pages import html
 from nextframe.pages.behaviour import behaviour, beside_published
 from nextframe.pages.charts import loss_curve
@@ -25,7 +26,7 @@ from nextframe.pages.scores import (
     verdict,
 )
 from nextframe.progress import clock
-from nextframe.results import DIGITS, Results, name_of, prediction_path, read_prediction, shown
+from nextframe.results import Results, prediction_path, read_prediction, shown
 
 LEAD_SECONDS = 2.0
 """How much of the context a clip shows before the prediction begins."""
@@ -124,8 +125,7 @@ def _score_of(results: Results, index: int) -> str:
     if results.frame_metrics:
         metric = results.frame_metrics[0]
         value = results.scores["model"][metric].episodes[index]
-        amount = f"{value:.1f} dB" if metric == "psnr" else f"{name_of(metric)} {value:.{DIGITS[metric]}f}"
-        text = f", {amount} over {protocol.frames} frames"
+        text = f", {METRICS[metric].text(value)} over {protocol.frames} frames"
     if len(protocol.seeds) == protocol.trajectories == 1:
         return text
     if protocol.trajectories == 1:
@@ -171,7 +171,7 @@ def _opening(results: Results, median: Clip) -> Iterator[str]:
 def _clips(results: Results, clips: Sequence[Clip]) -> Iterator[str]:
     others = [clip for clip in clips if clip is not clips[len(clips) // 2]]
     if others:
-        metric = name_of(results.frame_metrics[0]) if results.frame_metrics else ""
+        metric = METRICS[results.frame_metrics[0]].title if results.frame_metrics else ""
         first, last = ("best", "worst") if metric else ("first", "last")
         yield html.heading(f"The {first} and the {last}" if len(others) > 1 else f"The {first}")
         by = f"by {metric} over all predicted frames, as the median above" if metric else "by name, as the one above"
@@ -196,7 +196,7 @@ def _reconstruction(results: Results, clip: Clip) -> Iterator[str]:
     frames = shown(len(clip.truth))
     rows = {"truth": clip.truth[[frame - 1 for frame in frames]], "autoencoder": clip.reconstruction}
     means = {metric: figure_of(results, "reconstruction", metric, False).mean for metric in results.frame_metrics}
-    texts = [f"{mean:.1f} dB" if name == "psnr" else f"{name_of(name)} {mean:.3f}" for name, mean in means.items()]
+    texts = [METRICS[metric].text(mean) for metric, mean in means.items()]
     yield html.heading("What the autoencoder alone loses")
     yield html.paragraph(
         "The model thinks in small latent pictures. These are true frames turned into latents and back, no prediction "
@@ -290,7 +290,7 @@ def _settings(results: Results) -> Iterator[str]:
         ["its weights", f"sha256 {model['autoencoder_sha256']}"],
         ["footage", f"{data['folder']}: {data['size']} x {data['size']} pixels, {data['fps']:g} frames per second"],
         ["made by", _listed(data["source"])],
-        *([name_of(metric), text] for metric, text in results.how.items()),
+        *([METRICS[metric].title, text] for metric, text in results.how.items()),
         ["protocol", _listed(asdict(protocol))],
         ["sampling", _listed(asdict(results.sample))],
         ["seeds of the noise", f"{results.seeds[0]} to {results.seeds[-1]}, one per episode{further}"],

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from nextframe.errors import counted
+from nextframe.metrics.kinds import METRICS
 from nextframe.metrics.statistics import EARLY, FEWEST, Figure
 from nextframe.pages import html
 from nextframe.pages.charts import error_curves, legend
-from nextframe.results import BASELINES, DIGITS, METHODS, Method, Results, name_of
+from nextframe.results import BASELINES, METHODS, Method, Results
 
 
 def span_name(results: Results, late: bool) -> str:
@@ -53,8 +54,9 @@ def verdict(results: Results, late: bool) -> str:
         )
     elif all(figure.low > 0 for by_metric in leads.values() for figure in by_metric.values()):
         smaller = 10 ** (min(by_metric["psnr"].mean for by_metric in leads.values()) / 10)
+        titles = " and on ".join(METRICS[metric].title for metric in results.frame_metrics)
         said = (
-            f"it beats both {baselines}, on {' and on '.join(name_of(metric) for metric in results.frame_metrics)}: "
+            f"it beats both {baselines}, on {titles}: "
             f"{means['model']} dB against {against}. Its squared error is about {smaller:.1f} times smaller than the "
             "better one's."
         )
@@ -73,7 +75,7 @@ def _outcomes(leads: Mapping[str, Figure]) -> str:
     by_outcome: dict[str, list[str]] = {}
     for metric, lead in leads.items():
         outcome = "better" if lead.low > 0 else "worse" if lead.high < 0 else "neither clearly better nor worse"
-        by_outcome.setdefault(outcome, []).append(name_of(metric))
+        by_outcome.setdefault(outcome, []).append(METRICS[metric].title)
     return ", ".join(f"{outcome} on {' and '.join(metrics)}" for outcome, metrics in by_outcome.items())
 
 
@@ -101,11 +103,11 @@ def tiles(results: Results) -> Iterator[tuple[str, str, str]]:
     rest.append(("Speed", f"{speed.frames_per_second:.1f} frames/s", f"{how}, {speed.hardware}"))
     for late in _spans(results):
         for metric in results.frame_metrics:
-            digits, unit = (1, " dB") if metric == "psnr" else (2, "") if metric == "ssim" else (3, "")
-            means = {method: f"{figure_of(results, method, metric, late).mean:.{digits}f}" for method in METHODS}
+            kind = METRICS[metric]
+            means = {method: kind.amount(figure_of(results, method, metric, late).mean) for method in METHODS}
             baselines = f"repeat last {means['repeat_last']} · mean frame {means['context_mean']}"
             below = f"{baselines} · ceiling {means['reconstruction']}"
-            yield f"{name_of(metric)}, frames {span_name(results, late)}", means["model"] + unit, below
+            yield f"{kind.title}, frames {span_name(results, late)}", means["model"], below
         if len(results.frame_metrics) == 2 and rest:
             yield rest.pop(0)
     if "fvd" in results.by_seed:
@@ -127,10 +129,12 @@ def errors(results: Results) -> Iterator[str]:
         "soft",
     )
     yield legend()
-    yield html.grid(*(html.chart(error_curves(results, metric), name_of(metric)) for metric in results.frame_metrics))
+    yield html.grid(
+        *(html.chart(error_curves(results, metric), METRICS[metric].title) for metric in results.frame_metrics)
+    )
     columns = [(metric, late) for metric in results.frame_metrics for late in _spans(results)]
-    units = {"psnr": "PSNR (dB)"}
-    head = [f"{units.get(metric, name_of(metric))} {span_name(results, late)}" for metric, late in columns]
+    units = {metric: f" ({kind.unit})" if kind.unit else "" for metric, kind in METRICS.items()}
+    head = [f"{METRICS[metric].title}{units[metric]} {span_name(results, late)}" for metric, late in columns]
     rows = []
     for method, name in METHODS.items():
         figures = [interval(figure_of(results, method, metric, late), metric) for metric, late in columns]
@@ -143,7 +147,7 @@ def errors(results: Results) -> Iterator[str]:
         cells = [interval(figure, metric, "+") for figure, (metric, _) in zip(figures, columns, strict=True) if figure]
         won = " / ".join(f"{gains[metric].won}" for metric in results.frame_metrics)
         leads.append([f"over “{METHODS[baseline]}”", *cells, f"{won} of {len(results.episodes)}"])
-    names = " / ".join(name_of(metric) for metric in results.frame_metrics)
+    names = " / ".join(METRICS[metric].title for metric in results.frame_metrics)
     yield html.table(
         ["the model's lead, episode by episode (+: better)", *head, f"episodes won, all frames ({names})"], leads
     )
@@ -152,7 +156,7 @@ def errors(results: Results) -> Iterator[str]:
 def by_seed(results: Results) -> Iterator[str]:
     """Every metric over all frames that it counts, with each seed; and those that are missing."""
     for metric, reason in results.missing.items():
-        yield html.paragraph(f"{name_of(metric)} is missing: {reason}", "bad")
+        yield html.paragraph(f"{METRICS[metric].title} is missing: {reason}", "bad")
     seeds = results.protocol.seeds
     if len(seeds) == 1 and "fvd" not in results.by_seed:
         return
@@ -163,16 +167,16 @@ def by_seed(results: Results) -> Iterator[str]:
         yield html.paragraph(text, "soft")
     rows = []
     for metric, found in results.by_seed.items():
-        each = [f"{value:.{DIGITS[metric]}f}" for value in found.seeds] if several else []
+        each = [f"{value:.{METRICS[metric].digits}f}" for value in found.seeds] if several else []
         interval_of = results.fvd if metric == "fvd" else None
         figure = results.figure(metric) + (
             f" ({interval_of.low:.1f} to {interval_of.high:.1f} over episodes)" if interval_of else ""
         )
-        rows.append([name_of(metric), figure, *each])
+        rows.append([METRICS[metric].title, figure, *each])
     yield html.table(["", "the model", *([f"seed {seed}" for seed in seeds] if several else [])], rows)
 
 
 def interval(figure: Figure, metric: str, sign: str = "") -> str:
     """A mean and its interval, where there is one: of a single episode there is none."""
-    numbers = [f"{value:{sign}.{DIGITS[metric]}f}" for value in (figure.mean, figure.low, figure.high)]
+    numbers = [f"{value:{sign}.{METRICS[metric].digits}f}" for value in (figure.mean, figure.low, figure.high)]
     return numbers[0] + (f" ({numbers[1]} to {numbers[2]})" if figure.low < figure.high else "")
