@@ -296,6 +296,7 @@ def predict_missing(plan: Plan) -> None:
             seeds, labels = [job.seed for job in group], [job.label for job in group]
             made = forecast(world, episodes, protocol, plan.sample, seeds, advance, labels)
             for job, episode, video in zip(group, episodes, made.videos, strict=True):
+                advance(0, "scoring")
                 judged = scorer.judge(world, episode, video, job.first)
                 measured = Measured(
                     scores=judged.scores,

@@ -111,7 +111,7 @@ def test_a_world_is_scored_by_all_of_them_and_again_without_predicting(
     shown, never = results.revisit[:2]
     assert shown.frames + never.frames == 9 and shown.frames == sum(one.frames for one in results.revisit[2:])
     page = write_report(tmp_path / "report.html", results, out, dataset.folder).read_text()
-    assert "Does it remember places?" in page and "Does it stay itself" in page
+    assert "Does it remember places?" in page and "Does it stay itself? Does it obey?" in page
 
 
 def test_published_choices_are_another_measurement_of_the_same_predictions() -> None:

@@ -14,6 +14,7 @@ from nextframe.protocol import Protocol
 from nextframe.published.tables import PUBLISHED, Row
 from nextframe.results import METHODS, REFERENCES, Results
 
+QUESTIONS = {"drift": "Does it stay itself?", "control": "Does it obey?"}
 TEXTS = {
     "drift": "How far predicted frames move away from the look of true ones (brightness, contrast, colour, sharpness), "
     "on average over episodes: 0 is no drift, 1 as far as true frames lie apart.",
@@ -26,7 +27,7 @@ def behaviour(results: Results) -> Iterator[str]:
     """Curves of drift and control, bars of revisits, where they were computed."""
     curves = [metric for metric in TEXTS if metric in results.scores["model"]]
     if curves:
-        yield html.heading("Does it stay itself, and does it obey?")
+        yield html.heading(" ".join(QUESTIONS[metric] for metric in curves))
         texts = dict(TEXTS)
         if results.control:
             truth, guess = (f"{results.control[name].early.mean:.0%}" for name in ("truth", "guess"))
@@ -51,8 +52,8 @@ def behaviour(results: Results) -> Iterator[str]:
             "way, by the logged poses). A model that remembers does better on those than on views it was never shown."
         )
         yield html.paragraph(text, "soft")
-        bars = [(one.group, [one.scores["model"].mean], interval(one.scores["model"], "revisit")) for one in shown]
-        yield html.bars(bars)
+        models = [(one.group, one.scores["model"]) for one in shown]
+        yield html.bars([(group, [found.mean], f"{interval(found, 'revisit')} dB") for group, found in models])
         rows = [
             [one.group, f"{one.frames:,}", f"{one.episodes}"]
             + [interval(one.scores[method], "revisit") for method in METHODS]
