@@ -18,6 +18,7 @@ from nextframe.commands.play import play
 from nextframe.commands.whole import demo, doctor
 from nextframe.errors import Stopped, UserError, unknown
 from nextframe.memory import keep_freed_memory
+from nextframe.options import listed
 from nextframe.version import VERSION
 
 USAGE_ERROR = 2
@@ -114,9 +115,9 @@ def refuse_repeated(arguments: list[str]) -> None:
 
 def overview() -> str:
     """What `nextframe --help` prints."""
-    lines = ["nextframe: footage in, a world to walk in out", "", "usage: nextframe COMMAND ...", ""]
-    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join([*lines, "", "nextframe COMMAND --help says more; nextframe --version."])
+    verbs = listed({name: verb.summary for name, verb in VERBS.items()})
+    title, usage = "nextframe: footage in, a world to walk in out", "usage: nextframe COMMAND ..."
+    return "\n\n".join([title, usage, verbs, "nextframe COMMAND --help says more; nextframe --version."])
 
 
 def _first_to_say(text: str) -> bool:

@@ -4,7 +4,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -78,6 +79,14 @@ def say_next(what: str, *command: str | Path) -> None:
     print(f"{what}: {program()} {shlex.join(map(str, command))}")
 
 
+def listed(summaries: Mapping[str, str]) -> str:
+    """Names, and what they are beside them, no wider than the terminal."""
+    indent = max(map(len, summaries)) + 4
+    room = max(shutil.get_terminal_size((1000, 24)).columns - indent, 20)  # without a terminal, lines are not broken
+    texts = {name: f"\n{'':<{indent}}".join(textwrap.wrap(text, room)) for name, text in summaries.items()}
+    return "\n".join(f"{f'  {name}':<{indent}}{text}" for name, text in texts.items())
+
+
 def choose(
     what: str,
     arguments: list[str],
@@ -87,12 +96,11 @@ def choose(
 ) -> None:
     """Run the choice that the first argument names, with the rest. `choices`: what each is, in a line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        longest = max(map(len, choices))
         print(f"usage: {command} {what.upper()} ...\n")
-        print("\n".join(f"  {name:<{longest}}  {summary}" for name, summary in choices.items()))
+        print(listed(choices))
         print(f"\n{command} {what.upper()} --help lists the settings of one.")
         if not arguments:
-            raise UserError(f"name a {what}: {', '.join(choices)}")
+            raise UserError(f"name a {what} of the list: {command} {what.upper()} ...")
     elif arguments[0].startswith("-"):
         raise UserError(f"name a {what} before {arguments[0]}: {command} {what.upper()} {arguments[0]} ...")
     elif arguments[0] not in choices:

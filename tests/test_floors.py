@@ -108,7 +108,7 @@ WITHIN_A_FLOOR = {
     "saver": {"checkpoint", "devices", "pieces"},
     "scoring": {"results", "runs"},
     "__main__": {"cli"},
-    "cli": {"commands"},
+    "cli": {"commands", "options"},
     "bench": {"train"},
     "demo": {"options"},
     "evaluate": {"estimate"},

@@ -219,7 +219,8 @@ def test_bad_data_gets_one_line(
     assert not list(Path().glob("o/*"))
 
 
-def test_help_is_quick_and_knows_every_verb() -> None:
+def test_help_is_quick_and_knows_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # for both, wherever this runs
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nextframe", "--help"], capture_output=True, text=True, check=True
     )
@@ -311,3 +312,13 @@ def test_what_is_no_text_is_printed_all_the_same() -> None:
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     printed = subprocess.run([sys.executable, "-c", script], env=strict, capture_output=True, text=True, timeout=60)
     assert printed.returncode == 0 and "udcff" in printed.stdout, printed.stderr
+
+
+def test_lists_of_names_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    run_command(["train", "--help"])
+    lines = [*overview().splitlines(), *capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 60
+    assert next(line for line in lines if line.startswith("  maze")).endswith("clips of")  # and goes on below
+    monkeypatch.setenv("COLUMNS", "10")
+    assert "Traceback" not in overview()
