@@ -173,7 +173,7 @@ def what_next(out: Path, model: Path, protocol: Protocol) -> list[tuple[str, str
         ("Look at the footage", f"{here} inspect {shlex.quote(str(data))}"),
         ("Dream with more steps a frame", dream),
         ("Record mazes of your own to score it on", f"{here} record maze --episodes 64 --split test --out data/maze"),
-        ("others, to learn to read actions off pictures from", f"{here} record maze --episodes 24 --out data/maze"),
-        ("and score it on them", score),
+        ("And others, to learn to read actions off pictures from", f"{here} record maze --episodes 24 --out data/maze"),
+        ("Score it on them", score),
         ("Train everything yourself, in an hour", f"{here} demo --train --budget 1h --out runs/mine"),
     ]

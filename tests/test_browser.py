@@ -467,6 +467,10 @@ def test_a_server_that_hangs_is_told_and_waited_for(visit: Callable[..., Page]) 
     expect(page.locator("#line")).to_have_text("The server does not answer. Waiting for it …")
     stage.say(type="pong", at=0)
     expect(page.locator("#line")).to_be_hidden()
+    page.clock.run_for(10_000)
+    expect(page.locator("#line")).to_be_visible()
+    page.click("#again")  # nobody is waited for any more
+    expect(page.locator("#line")).to_be_hidden()
 
 
 def test_help_begins_with_its_beginning_on_a_phone(visit: Callable[..., Page]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from nextframe.cli import run_command
 from nextframe.errors import UserError
 from nextframe.files import TEMPORARY
-from nextframe.pages.charts import running_median
+from nextframe.pages.charts import loss_curve, running_median
 from nextframe.pages.watch import MOST_POINTS, thinned, titles, watch_page
 from nextframe.web.address import listen
 from nextframe.web.watching import Page, Watch
@@ -154,6 +154,8 @@ def test_a_run_is_waited_for_until_its_first_line(tmp_path: Path) -> None:
     assert page.count("none yet") == 2 and "<svg" in page and '<section id="curves">' in page
     alone = watch_page([tmp_path / "begun"], refreshed=True)
     assert "none yet" in alone and "<svg" not in alone and '<section id="curves">' in alone
+    with pytest.raises(UserError, match="begun has no records yet"):  # a report promises a curve
+        loss_curve(tmp_path / "begun")
 
 
 def test_what_cannot_be_watched_is_one_line(tmp_path: Path) -> None:

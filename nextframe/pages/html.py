@@ -172,8 +172,8 @@ def bars(rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
 
 
 def commands(lines: Sequence[tuple[str, str]]) -> str:
-    """Commands to type, each under what it does; one without goes with the one before."""
-    return "".join(f"{paragraph(what) if what else ''}<pre>{escape(command)}</pre>" for what, command in lines)
+    """Commands to type, each under what it does."""
+    return "".join(f"{paragraph(what)}<pre>{escape(command)}</pre>" for what, command in lines)
 
 
 def folded(summary: str, *content: str) -> str:

@@ -91,7 +91,7 @@ export class Connection {
 
   #receive(data) {
     this.heard = performance.now();
-    if (this.silent) this.on.silent((this.silent = false));
+    if (this.silent) this.#tellSilent(false);
     if (typeof data !== "string") return this.on.frame(readFrame(data));
     const message = JSON.parse(data);
     if (message.type === "ready") {
@@ -99,6 +99,11 @@ export class Connection {
       this.attempts = 0;
     }
     this.on.message(message);
+  }
+
+  #tellSilent(silent) {
+    this.silent = silent;
+    this.on.silent(silent);
   }
 
   /** 1008: the server does not want this session, and would not next time. Anything else may pass. */
@@ -116,7 +121,7 @@ export class Connection {
   #checkPulse() {
     if (!this.open || !this.session) return; // before `ready`, a slow model may be reading its context
     const quiet = performance.now() - this.heard;
-    if (quiet > DOUBT && !this.silent) this.on.silent((this.silent = true));
+    if (quiet > DOUBT && !this.silent) this.#tellSilent(true);
     if (quiet > PATIENCE) {
       const dead = this.socket;
       dead.onclose = null;

@@ -366,7 +366,10 @@ function connectButtons() {
   for (const id in steps) $(id).onclick = () => state && seek(state.frame + steps[id]);
   $("home").onclick = () => state && seek(state.context - 1);
   $("pause").onclick = () => act({ type: "pause" });
-  $("again").onclick = chooseAgain;
+  $("again").onclick = () => {
+    say(""); // of the walk that is left
+    chooseAgain();
+  };
   $("help-open").onclick = showHelp;
   for (const id of ["steps", "guidance", "solver"]) {
     $(id).onchange = changeSettings;
